@@ -1,0 +1,96 @@
+"""The Python interface: `pretrain`, `load`, `evaluate`. `import bertsmith` gives these names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertsmith.config import resolve
+
+if TYPE_CHECKING:
+    from bertsmith.evaluation.held_out import Evaluation
+    from bertsmith.inference.model import PretrainedModel
+    from bertsmith.training.pretrain import Run
+
+# What does the work is imported inside the functions: torch takes seconds to load, and
+# `import bertsmith` or `bertsmith --help` should not wait for it.
+
+
+def pretrain(
+    corpus: str | Path | Sequence[str | Path] | None = None,
+    *,
+    preset: str | None = None,
+    recipe: str | None = None,
+    config: str | Path | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> Run:
+    """Pretrain a BERT on a text.
+
+    Args:
+        corpus: a corpus by name, a path, or several of either; default: the config's, else
+            wikitext-2.
+        preset: textbook, tiny, mini, small, medium, base or large; default: textbook.
+        recipe: default or chapter.
+        config: a TOML file of settings, such as the config.toml of another run.
+        output: the run's folder; default: a fresh one under `runs/`.
+        overwrite: replace a run that is in `output`.
+        quiet: show no progress.
+        settings: any field of `ModelConfig`, `DataConfig` and `TrainingConfig`, by name.
+
+    Returns:
+        The finished run: `output`, `metrics`, `sentence_pairs_per_second`.
+
+    Raises:
+        BertsmithError: what must hold, what was found, what to do.
+    """
+    from bertsmith.training.pretrain import run_pretraining
+
+    if corpus is not None:
+        parts = (corpus,) if isinstance(corpus, str | Path) else tuple(corpus)
+        settings["corpus"] = tuple(str(part) for part in parts)
+    return run_pretraining(
+        resolve(preset=preset, recipe=recipe, file=config, overrides=settings),
+        output=None if output is None else Path(output),
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+
+
+def load(path: str | Path, *, device: str = "auto") -> PretrainedModel:
+    """A trained model: from a run's folder, one of its checkpoints, or a Hugging Face BERT folder.
+
+    Raises:
+        BertsmithError: there is no whole model, or the device is not on this machine.
+    """
+    from bertsmith.inference.model import load as load_model
+
+    return load_model(path, device=device)
+
+
+def evaluate(
+    path: str | Path,
+    *,
+    corpus: str | Path | Sequence[str | Path] | None = None,
+    split: str = "validation",
+    device: str = "auto",
+) -> Evaluation:
+    """Losses and accuracies of a trained model on held-out pairs with fixed masks of 15 %.
+
+    Args:
+        path: as in `load`.
+        corpus: as in `pretrain`; default: the one the run was trained on.
+        split: train, validation or test.
+        device: auto, cpu, cuda or mps.
+
+    Raises:
+        BertsmithError: there is no such model, corpus or split.
+    """
+    from bertsmith.evaluation.of_folder import evaluate_folder
+
+    parts = (corpus,) if isinstance(corpus, str | Path) else corpus
+    names = None if parts is None else [str(part) for part in parts]
+    return evaluate_folder(Path(path), corpus=names, split=split, device=device)

@@ -1,0 +1,49 @@
+"""What can go wrong, as a tree: everything a user can mend derives from `BertsmithError`.
+
+A message says what must hold, what was found, and what to do. The command line prints it as one
+line and leaves with exit status 1; from Python it is an ordinary exception.
+"""
+
+
+class BertsmithError(Exception):
+    """Base of every error that the user can mend."""
+
+
+class ConfigError(BertsmithError):
+    """A setting has an impossible value, an unknown name, or contradicts another one."""
+
+
+class CorpusError(BertsmithError):
+    """A corpus is missing, unreadable, or holds no text to learn from."""
+
+
+class DownloadError(CorpusError):
+    """No source gave the file that was asked for."""
+
+
+class TokenizerError(BertsmithError):
+    """A tokenizer cannot be trained from the text or read from its folder."""
+
+
+class DataError(BertsmithError):
+    """The text is there, but no batch of examples can be made of it."""
+
+
+class ModelError(BertsmithError):
+    """A model folder is incomplete, damaged, or not the BERT that is asked for."""
+
+
+class InputError(BertsmithError):
+    """A text given to a trained model does not suit what is asked of it."""
+
+
+class RunError(BertsmithError):
+    """A run's folder is in use, is not a run, or cannot be written."""
+
+
+class DeviceError(BertsmithError):
+    """The device that was asked for is not on this machine."""
+
+
+class DivergenceError(BertsmithError):
+    """A loss or a gradient is no longer a finite number."""
