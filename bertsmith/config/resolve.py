@@ -1,0 +1,110 @@
+"""From preset, recipe, file and flags to one `PretrainConfig`, and to TOML and back."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bertsmith.config.presets import PRESETS, RECIPES
+from bertsmith.config.schema import (
+    BUDGETS,
+    SECTIONS,
+    DataConfig,
+    ModelConfig,
+    PretrainConfig,
+    TrainingConfig,
+    near,
+    section_of,
+)
+from bertsmith.errors import ConfigError
+
+
+def resolve(
+    *,
+    preset: str | None = None,
+    recipe: str | None = None,
+    file: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> PretrainConfig:
+    """Lay the recipe over the preset, the file over both, and `overrides` over all.
+
+    Args:
+        preset: a name of `PRESETS`; default: the file's, else textbook.
+        recipe: a name of `RECIPES`; default: the file's, else default.
+        file: a TOML file with any part of what `to_toml` writes.
+        overrides: settings by field name, as flags or keywords give them. A budget among them
+            takes the place of any budget below it.
+
+    Raises:
+        ConfigError: an unknown name, an impossible value, an unreadable file.
+    """
+    from_file = _read(Path(file)) if file is not None else {}
+    preset = _choose("preset", preset, from_file.pop("preset", None), PRESETS, "textbook")
+    recipe = _choose("recipe", recipe, from_file.pop("recipe", None), RECIPES, "default")
+    settings: dict[str, Any] = {}
+    for layer in (PRESETS[preset], RECIPES[recipe](preset), from_file, overrides or {}):
+        if any(layer.get(budget) is not None for budget in BUDGETS):
+            settings = {name: value for name, value in settings.items() if name not in BUDGETS}
+        settings |= layer
+    by_section: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for name, value in settings.items():
+        by_section[section_of(name)][name] = value
+    return PretrainConfig(
+        preset=preset,
+        recipe=recipe,
+        model=ModelConfig(**by_section["model"]),
+        data=DataConfig(**by_section["data"]),
+        training=TrainingConfig(**by_section["training"]),
+    )
+
+
+def to_toml(config: PretrainConfig) -> str:
+    """All settings as TOML, a section each; settings that are None are left out."""
+    import tomli_w
+
+    table: dict[str, Any] = {"preset": config.preset, "recipe": config.recipe}
+    for section in SECTIONS:
+        values = asdict(getattr(config, section))
+        table[section] = {name: value for name, value in values.items() if value is not None}
+    return tomli_w.dumps(table)
+
+
+def _choose(
+    kind: str, asked: str | None, in_file: str | None, known: Mapping[str, Any], default: str
+) -> str:
+    if asked and in_file and asked != in_file:
+        raise ConfigError(
+            f"The config file was made with {kind} {in_file}, and {asked} was asked for; "
+            f"leave out the {kind} or the file."
+        )
+    name = asked or in_file or default
+    if name not in known:
+        raise ConfigError(f"There is no {kind} {name!r}; {near(str(name), known)}")
+    return name
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The settings of a TOML file, its sections laid flat."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read the config file {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} must be TOML: {error}.") from error
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        if name in ("preset", "recipe"):
+            if not isinstance(value, str):
+                raise ConfigError(f"{path}: `{name}` must be a name; got {value!r}.")
+            flat[name] = value
+        elif name not in SECTIONS or not isinstance(value, dict):
+            raise ConfigError(f"{path}: no section [{name}]; {near(name, SECTIONS)}")
+        else:
+            for entry in value:
+                if section_of(entry) != name:
+                    raise ConfigError(f"{path}: `{entry}` belongs in [{section_of(entry)}].")
+            flat |= value
+    return flat

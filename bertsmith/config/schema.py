@@ -1,0 +1,265 @@
+"""The settings of a run: every field, its meaning, its unit, its default and what must hold.
+
+Three frozen sections, `ModelConfig`, `DataConfig` and `TrainingConfig`, under one `PretrainConfig`.
+Names of model fields are Hugging Face's. No field name stands in two sections, so that a flag, a
+keyword and a line of TOML mean the same setting. The command line and its help are generated from
+these classes: the text under a field is its help.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from bertsmith.errors import ConfigError
+
+BUDGETS = ("steps", "epochs", "pairs", "tokens", "minutes")
+"""Fields of `TrainingConfig` that say when training ends; a run sets one of them."""
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """The end of an error message about an unknown `name`: the nearest known ones, or all."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shape of the network: the original BERT (Devlin et al. 2018, section 3)."""
+
+    num_hidden_layers: int = 2
+    """Transformer layers."""
+    hidden_size: int = 128
+    """Width of a token's vector."""
+    intermediate_size: int = 256
+    """Width of the feed-forward network inside a layer."""
+    num_attention_heads: int = 2
+    """Attention heads a layer; must divide the hidden size."""
+    hidden_act: Literal["relu", "gelu"] = "gelu"
+    """Activation of the feed-forward network and of the MLM head."""
+    hidden_dropout_prob: float = 0.1
+    """Dropout after the embeddings and after each sub-layer, in training."""
+    attention_probs_dropout_prob: float = 0.1
+    """Dropout of attention weights, in training."""
+    max_position_embeddings: int = 512
+    """Longest sequence the model has position vectors for, in tokens."""
+    type_vocab_size: int = 2
+    """Segments a sequence may have: first text and second text."""
+    initializer_range: float = 0.02
+    """Standard deviation of the initial weights."""
+    layer_norm_eps: float = 1e-12
+    """Added to the variance in layer normalisation."""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _positive(self, "num_hidden_layers", "hidden_size", "intermediate_size")
+        _positive(self, "num_attention_heads", "max_position_embeddings", "type_vocab_size")
+        _positive(self, "initializer_range", "layer_norm_eps")
+        _fraction(self, "hidden_dropout_prob", "attention_probs_dropout_prob", below_one=True)
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                "`hidden_size` must be a multiple of `num_attention_heads` "
+                f"({self.num_attention_heads}); got {self.hidden_size}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """From text to batches: the corpus, its tokenizer, the pairs and the masks."""
+
+    corpus: tuple[str, ...] = ("wikitext-2",)
+    """A corpus by name (`bertsmith corpora` lists them), or text files and folders of them."""
+    language: str = "en"
+    """Language code by which plain text is split into sentences."""
+    validation_fraction: float = 0.05
+    """Share of documents held out for validation where the corpus has no validation split."""
+    tokenizer: Literal["word", "wordpiece"] = "word"
+    """Kind of vocabulary: whole words, or WordPieces trained on the corpus."""
+    vocab_size: int = 30522
+    """Most entries that a WordPiece vocabulary is trained to; words are bounded by frequency."""
+    min_frequency: int = 5
+    """Times a word (or a WordPiece pair) must be seen to enter the vocabulary."""
+    lowercase: bool = True
+    """Whether text is lower-cased (and, for WordPiece, its accents stripped)."""
+    max_length: int = 64
+    """Longest sequence in tokens, [CLS] and both [SEP] counted; longer pairs are cut."""
+    pairing: Literal["adjacent", "filled"] = "adjacent"
+    """Two adjacent sentences, or several each side that fill the length (original BERT)."""
+    short_pair_probability: float = 0.1
+    """Share of filled pairs that are made shorter than the length allows."""
+    mlm_probability: float = 0.15
+    """Share of tokens to predict in training; evaluation always uses 0.15."""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _positive(self, "min_frequency")
+        _fraction(self, "short_pair_probability")
+        _fraction(self, "mlm_probability", "validation_fraction", below_one=True)
+        if not self.corpus:
+            raise ConfigError("`corpus` must name a corpus or a path; got nothing.")
+        if self.max_length < 8:
+            raise ConfigError(f"`max_length` must be at least 8 tokens; got {self.max_length}.")
+        if self.vocab_size < 16:
+            raise ConfigError(f"`vocab_size` must be at least 16 entries; got {self.vocab_size}.")
+        if self.mlm_probability == 0:
+            raise ConfigError("`mlm_probability` must be over 0; got 0.0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The budget, the optimizer, the device, and what is logged, validated and kept."""
+
+    steps: int | None = None
+    """Budget in optimizer steps. Give one budget at most."""
+    epochs: float | None = None
+    """Budget in passes over the training pairs."""
+    pairs: int | None = None
+    """Budget in sentence pairs."""
+    tokens: int | None = None
+    """Budget in tokens, [CLS] and [SEP] counted."""
+    minutes: float | None = None
+    """Budget in minutes of training."""
+    batch_size: int = 128
+    """Sentence pairs an optimizer step."""
+    micro_batch_size: int | None = None
+    """Sentence pairs in memory at once; changes nothing but memory and speed. None: by length."""
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    """AdamW decouples weight decay from the gradient; Adam is the chapter's."""
+    learning_rate: float = 2e-3
+    """Peak learning rate."""
+    adam_beta1: float = 0.9
+    """Decay of the gradient's running mean."""
+    adam_beta2: float = 0.98
+    """Decay of the squared gradient's running mean."""
+    adam_epsilon: float = 1e-6
+    """Added to the root of the squared gradient's mean."""
+    weight_decay: float = 0.01
+    """Weight decay of matrices; biases and norms have none."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    """What the learning rate does after the warm-up: falls to 0, or stays."""
+    warmup_ratio: float = 0.1
+    """Share of the budget over which the learning rate rises from 0."""
+    mlm_bias_init: Literal["frequency", "zero"] = "frequency"
+    """Where the MLM head begins: at the words' log frequencies in the training text, or at 0."""
+    max_grad_norm: float = 1.0
+    """The gradient's norm is clipped to this; 0 switches clipping off."""
+    seed: int = 0
+    """Weights, dropout, order, pairs and masks follow from it."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train; auto takes CUDA, then MPS, then the CPU."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the matrix products; auto is bfloat16 on CUDA, else float32."""
+    log_every: int = 1
+    """Steps between two lines of metrics.jsonl; a line holds the mean of its steps."""
+    validate_every: int | None = None
+    """Steps between two validations; None: about ten in a run."""
+    validation_pairs: int = 1024
+    """Most pairs of a validation during the run; the last one takes them all."""
+    checkpoint_every: int | None = None
+    """Steps between two checkpoints; None: about four in a run."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        given = [name for name in BUDGETS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ConfigError(f"A run has one budget; got {' and '.join(given)}. Keep one.")
+        _positive(self, *given, "batch_size", "learning_rate", "adam_epsilon")
+        _positive(self, "log_every", "validation_pairs", "keep_checkpoints")
+        for name in ("micro_batch_size", "validate_every", "checkpoint_every"):
+            if getattr(self, name) is not None:
+                _positive(self, name)
+        _fraction(self, "warmup_ratio")
+        _fraction(self, "adam_beta1", "adam_beta2", below_one=True)
+        for name in ("weight_decay", "max_grad_norm", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"`{name}` must not be negative; got {getattr(self, name)}.")
+        if self.seed >= 2**63:
+            raise ConfigError(f"`seed` must be under 2**63; got {self.seed}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """All that repeats a run: the three sections, and which preset and recipe they began as."""
+
+    preset: str = "textbook"
+    recipe: str = "default"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        if self.data.max_length > self.model.max_position_embeddings:
+            raise ConfigError(
+                "`max_length` must be within `max_position_embeddings` "
+                f"({self.model.max_position_embeddings}); got {self.data.max_length}. "
+                "Set both to train on longer sequences."
+            )
+
+
+SECTIONS: dict[str, type] = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "training": TrainingConfig,
+}
+
+
+def section_of(name: str) -> str:
+    """The section that holds the field `name`. Raises: `ConfigError` with the nearest names."""
+    for section, cls in SECTIONS.items():
+        if name in _types(cls):
+            return section
+    known = [entry.name for cls in SECTIONS.values() for entry in fields(cls)]
+    raise ConfigError(f"There is no setting `{name}`; {near(name, known)}")
+
+
+def _types(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _check_types(config: Any) -> None:
+    """Hold every field to its annotation, and turn a whole number into a float where one belongs.
+
+    TOML and Python callers are not held to annotations by anyone else; a string where a number
+    belongs would otherwise surface as a traceback deep in training.
+    """
+    for name, expected in _types(type(config)).items():
+        value = getattr(config, name)
+        options = typing.get_args(expected)
+        if typing.get_origin(expected) is Literal:
+            if value not in options:
+                raise ConfigError(f"`{name}` has no choice {value!r}; {near(str(value), options)}")
+            continue
+        if expected == tuple[str, ...]:
+            texts = (value,) if isinstance(value, str) else tuple(map(str, value))
+            object.__setattr__(config, name, texts)
+            continue
+        if value is None and type(None) in options:
+            continue
+        kind = next((option for option in options if option is not type(None)), expected)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            object.__setattr__(config, name, value := float(value))
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise ConfigError(f"`{name}` must be of type {kind.__name__}; got {value!r}.")
+        if kind is float and not math.isfinite(value):
+            raise ConfigError(f"`{name}` must be a finite number; got {value}.")
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) <= 0:
+            raise ConfigError(f"`{name}` must be over 0; got {getattr(config, name)}.")
+
+
+def _fraction(config: Any, *names: str, below_one: bool = False) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value <= 1 or (below_one and value == 1):
+            bound = "under 1" if below_one else "at most 1"
+            raise ConfigError(f"`{name}` must be at least 0 and {bound}; got {value}.")
