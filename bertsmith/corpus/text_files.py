@@ -1,0 +1,101 @@
+"""Plain text files: a line is a paragraph, an empty line ends a document, as does a file's end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from bertsmith.corpus.document import Document
+from bertsmith.corpus.sentences import split_sentences
+from bertsmith.errors import CorpusError
+
+TEXT_SUFFIXES = (".txt", ".text", ".tokens")
+"""What is read of a folder; a file named by itself may have any suffix but those below."""
+
+STRUCTURED_SUFFIXES = (
+    *(".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".xml", ".html", ".pdf"),
+    *(".zip", ".gz", ".zst", ".bz2", ".xz", ".tar"),
+)
+"""Formats that are not plain text; reading one line by line would learn its brackets."""
+
+
+def find_text_files(path: Path) -> list[Path]:
+    """The text files that `path` stands for: itself, or all in the folder, sorted, not hidden.
+
+    Raises:
+        CorpusError: there is no such path, nothing to read in it, or another format.
+    """
+    if path.is_dir():
+        found = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in TEXT_SUFFIXES
+            and file.is_file()
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        )
+        if not found:
+            kinds = ", ".join(TEXT_SUFFIXES)
+            raise CorpusError(f"The folder {path} must hold text files ({kinds}); it holds none.")
+        return found
+    if not path.is_file():
+        raise CorpusError(
+            f"{path} must be a regular file or a folder of text files; it is neither."
+        )
+    if path.suffix.lower() in STRUCTURED_SUFFIXES:
+        raise CorpusError(
+            f"{path} must be plain text, a paragraph a line; {path.suffix} is not read yet. "
+            "Convert it to .txt."
+        )
+    return [path]
+
+
+def read_text_files(files: list[Path], language: str, left_out: Counter[str]) -> Iterator[Document]:
+    """Documents of `files`, in the order given.
+
+    Raises:
+        CorpusError: a file is empty, binary, unreadable, or not UTF-8; the message has the place.
+    """
+    for file in files:
+        document: Document = []
+        for line in _read_lines(file):
+            sentences = split_sentences(line, language)
+            if sentences:
+                document.append(sentences)
+            elif document:
+                yield document
+                document = []
+        if document:
+            yield document
+
+
+def _read_lines(file: Path) -> Iterator[str]:
+    """Lines of a UTF-8 file, stripped; a byte-order mark and carriage returns are white space."""
+    place = 0
+    has_text = False
+    try:
+        with file.open("rb") as stream:
+            for raw in stream:
+                line = _decode(raw, file, place).removeprefix("\ufeff").strip()
+                has_text = has_text or bool(line)
+                place += len(raw)
+                yield line
+    except OSError as error:
+        raise CorpusError(f"Cannot read {file}: {error.strerror}.") from error
+    if not has_text:
+        raise CorpusError(f"{file} must hold text; it is empty.")
+
+
+def _decode(raw: bytes, file: Path, place: int) -> str:
+    if (nul := raw.find(b"\0")) >= 0:
+        raise CorpusError(
+            f"{file} must be text; it is binary (a NUL byte at byte {place + nul}). "
+            "Name text files, or save it as UTF-8."
+        )
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"{file} must be UTF-8; byte {place + error.start} (0x{raw[error.start]:02x}) is not. "
+            "Save it as UTF-8."
+        ) from error

@@ -1,0 +1,80 @@
+"""WikiText-2, word level (Merity et al. 2016, arXiv:1609.07843): read from a folder or downloaded.
+
+A line is a paragraph, words are parted by spaces, ` . ` ends a sentence, `= Title =` begins an
+article. As in the textbook chapter (d2l.ai 15.9), lines without ` . ` (headings, empty lines) are
+left out, and the full stop between two sentences belongs to neither.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from bertsmith.corpus.document import UNKNOWN_WORD, Corpus, Document, Reader
+from bertsmith.errors import CorpusError
+
+FILES = {
+    "train": "wiki.train.tokens",
+    "validation": "wiki.valid.tokens",
+    "test": "wiki.test.tokens",
+}
+"""The file of each split, by its published name."""
+
+_TITLE = re.compile(r"= [^=].*=")
+_SENTENCE_END = " . "
+
+
+def is_wikitext_folder(path: Path) -> bool:
+    """Whether `path` is a folder with a `wiki.*.tokens` file in it."""
+    return path.is_dir() and any((path / file).is_file() for file in FILES.values())
+
+
+def open_wikitext(name: str, folder: Path) -> Corpus:
+    """The corpus in `folder`, with the splits whose files are there.
+
+    Raises:
+        CorpusError: there is no training file.
+    """
+    if not (folder / FILES["train"]).is_file():
+        raise CorpusError(f"The folder {folder} must hold {FILES['train']}; it does not.")
+    splits = {split: folder / file for split, file in FILES.items() if (folder / file).is_file()}
+    return Corpus(
+        name=name,
+        pretokenized=True,
+        splits={split: _reader(path) for split, path in splits.items()},
+    )
+
+
+def _reader(path: Path) -> Reader:
+    def read(left_out: Counter[str]) -> Iterator[Document]:
+        try:
+            with path.open(encoding="utf-8", newline="\n") as lines:
+                yield from _articles(lines, left_out)
+        except UnicodeDecodeError as error:
+            raise CorpusError(f"{path} must be UTF-8: {error}.") from error
+        except OSError as error:
+            raise CorpusError(f"Cannot read {path}: {error.strerror}.") from error
+
+    return read
+
+
+def _articles(lines: Iterator[str], left_out: Counter[str]) -> Iterator[Document]:
+    article: Document = []
+    for line in lines:
+        text = line.strip()
+        if _TITLE.fullmatch(text):
+            if article:
+                yield article
+            article = []
+        # The textbook looks for ` . ` before it strips: a line of one sentence ends in " . \n".
+        if _SENTENCE_END in line:
+            text = text.replace("<unk>", UNKNOWN_WORD)
+            sentences = [part for piece in text.split(_SENTENCE_END) if (part := piece.strip())]
+            if sentences:
+                article.append(sentences)
+        elif text:
+            left_out["headings and lines without a sentence end"] += 1
+    if article:
+        yield article

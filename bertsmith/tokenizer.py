@@ -1,0 +1,229 @@
+"""Text into token ids, with the `tokenizers` library: trained from a corpus, or read from a folder.
+
+Two kinds. `word` is the textbook's: whole words seen often enough, everything else is [UNK].
+`wordpiece` is BERT's (Schuster and Nakajima 2012; Devlin et al. 2018): frequent words whole, rare
+ones in pieces. Both are saved as Hugging Face fast tokenizers and give the same ids there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from tokenizers import (
+    Tokenizer as Backend,
+)
+from tokenizers import (
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+
+from bertsmith.corpus import UNKNOWN_WORD, Document
+from bertsmith.errors import TokenizerError
+
+PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", UNKNOWN_WORD, "[CLS]", "[SEP]", "[MASK]")
+
+_NO_BOUND = 2**31 - 1  # entries; a vocabulary of words is bounded by frequency alone
+
+
+class Tokenizer:
+    """A trained vocabulary and the rules that turn text into ids of it.
+
+    Attributes:
+        vocab_size: entries, special ones counted.
+        pad_id, unk_id, cls_id, sep_id, mask_id: ids of the special tokens.
+        special_ids: int64 [5], sorted.
+        regular_ids: int64 [vocab_size - 5], sorted: the ids of words.
+        max_length: longest sequence its model was trained on, in tokens.
+    """
+
+    def __init__(self, backend: Backend, max_length: int, *, lowercase: bool = True) -> None:
+        self._backend = backend
+        self._lowercase = lowercase
+        self.max_length = max_length
+        self.vocab_size = backend.get_vocab_size()
+        vocabulary = backend.get_vocab()
+        missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
+        if missing:
+            raise TokenizerError(f"The tokenizer must have {' '.join(missing)}; it has not.")
+        ids = [vocabulary[token] for token in SPECIAL_TOKENS]
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
+        self.special_ids = np.array(sorted(ids), dtype=np.int64)
+        self.regular_ids = np.setdiff1d(np.arange(self.vocab_size), self.special_ids)
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{CLS} $A {SEP}",
+            pair=f"{CLS} $A {SEP} $B:1 {SEP}:1",
+            special_tokens=[(CLS, self.cls_id), (SEP, self.sep_id)],
+        )
+
+    @classmethod
+    def train(
+        cls,
+        documents: Iterable[Document],
+        *,
+        kind: Literal["word", "wordpiece"],
+        pretokenized: bool,
+        lowercase: bool = True,
+        min_frequency: int = 5,
+        vocab_size: int = 30522,
+        max_length: int = 512,
+    ) -> Tokenizer:
+        """Learn a vocabulary from `documents`.
+
+        Args:
+            documents: the training split.
+            kind: whole words, or WordPieces.
+            pretokenized: whether spaces already part words from punctuation.
+            lowercase: whether "The" and "the" are one entry.
+            min_frequency: least count of a word, or of a pair of pieces that is merged.
+            vocab_size: most entries of a WordPiece vocabulary.
+            max_length: recorded for those who load the tokenizer.
+
+        Raises:
+            TokenizerError: no word is frequent enough.
+        """
+        backend, trainer = (
+            _word_level(pretokenized, lowercase, min_frequency)
+            if kind == "word"
+            else _wordpiece(lowercase, min_frequency, vocab_size)
+        )
+        backend.train_from_iterator(_training_text(documents), trainer)
+        if backend.get_vocab_size() <= len(SPECIAL_TOKENS):
+            raise TokenizerError(
+                f"The vocabulary needs words seen at least {min_frequency} times; the text has "
+                "none. Give more text or a lower --min-frequency."
+            )
+        backend.add_special_tokens(list(SPECIAL_TOKENS))
+        return cls(backend, max_length, lowercase=lowercase)
+
+    def encode_text(self, sentences: Sequence[str]) -> list[list[int]]:
+        """Ids of each sentence alone, without special tokens: corpus text on its way to the store.
+
+        A special token that stands in the text by its name, such as "[MASK]" in an article about
+        BERT, is an unknown word there: text must not be able to say where a sequence ends.
+        """
+        reserved = set(self.special_ids.tolist()) - {self.unk_id}
+        encodings = self._backend.encode_batch_fast(list(sentences), add_special_tokens=False)
+        rows = [encoding.ids for encoding in encodings]
+        return [
+            row
+            if reserved.isdisjoint(row)
+            else [self.unk_id if token in reserved else token for token in row]
+            for row in rows
+        ]
+
+    def encode(
+        self, text: str, text_pair: str | None = None
+    ) -> tuple[list[int], list[int], list[str]]:
+        """Ids, segments (0 or 1) and tokens of [CLS] text [SEP] (text_pair [SEP]), uncut."""
+        encoding = self._backend.encode(text, text_pair)
+        return encoding.ids, encoding.type_ids, encoding.tokens
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, special tokens left out."""
+        return str(self._backend.decode(list(ids)))
+
+    def token(self, token_id: int) -> str:
+        """The vocabulary entry with the id `token_id`."""
+        return str(self._backend.id_to_token(int(token_id)))
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, as `AutoTokenizer` reads them."""
+        config = {
+            # The general class takes tokenizer.json as it stands; BERT's own would rebuild it.
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": self.max_length,
+            "do_lower_case": self._lowercase,
+            "clean_up_tokenization_spaces": False,
+            "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+            **{
+                f"{name}_token": token
+                for name, token in zip(
+                    ("pad", "unk", "cls", "sep", "mask"), SPECIAL_TOKENS, strict=True
+                )
+            },
+        }
+        (folder / "tokenizer.json").write_text(self._backend.to_str(pretty=True), encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps(config, indent=2) + "\n", encoding="utf-8"
+        )
+
+    @classmethod
+    def load(cls, folder: Path, *, default_max_length: int) -> Tokenizer:
+        """Read a Hugging Face fast tokenizer.
+
+        Args:
+            folder: holds `tokenizer.json`, and `tokenizer_config.json` or not.
+            default_max_length: taken where the folder does not say one.
+
+        Raises:
+            TokenizerError: the files are missing, damaged, or lack BERT's special tokens.
+        """
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise TokenizerError(f"The folder {folder} must hold tokenizer.json; it does not.")
+        try:
+            backend = Backend.from_str(path.read_text(encoding="utf-8"))
+            config_path = folder / "tokenizer_config.json"
+            config = json.loads(config_path.read_text("utf-8")) if config_path.is_file() else {}
+            max_length = min(
+                int(config.get("model_max_length", default_max_length)), default_max_length
+            )
+            lowercase = bool(config.get("do_lower_case", True))
+        except (
+            Exception
+        ) as error:  # the library raises its bare Exception for a file it cannot parse
+            raise TokenizerError(f"The tokenizer in {folder} is damaged: {error}.") from error
+        backend.no_truncation()
+        backend.no_padding()
+        return cls(backend, max_length, lowercase=lowercase)
+
+
+def _word_level(
+    pretokenized: bool, lowercase: bool, min_frequency: int
+) -> tuple[Backend, trainers.WordLevelTrainer]:
+    backend = Backend(models.WordLevel(unk_token=UNK))
+    if lowercase:
+        backend.normalizer = normalizers.Lowercase()
+    spaces = pre_tokenizers.WhitespaceSplit()
+    backend.pre_tokenizer = (
+        spaces if pretokenized else pre_tokenizers.Sequence([spaces, pre_tokenizers.Punctuation()])
+    )
+    return backend, trainers.WordLevelTrainer(
+        vocab_size=_NO_BOUND,
+        min_frequency=min_frequency,
+        special_tokens=list(SPECIAL_TOKENS),
+        show_progress=False,
+    )
+
+
+def _wordpiece(
+    lowercase: bool, min_frequency: int, vocab_size: int
+) -> tuple[Backend, trainers.WordPieceTrainer]:
+    backend = Backend(models.WordPiece(unk_token=UNK))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    return backend, trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        # Scripts of many characters need more single ones than the library's thousand.
+        limit_alphabet=max(1000, vocab_size // 3),
+        special_tokens=list(SPECIAL_TOKENS),
+        show_progress=False,
+    )
+
+
+def _training_text(documents: Iterable[Document]) -> Iterator[str]:
+    """Sentences without the mark for unknown words, which is not a word to learn."""
+    for document in documents:
+        for paragraph in document:
+            for sentence in paragraph:
+                yield sentence.replace(UNKNOWN_WORD, " ")
