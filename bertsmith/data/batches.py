@@ -1,0 +1,188 @@
+"""Batches: pairs cut to length, laid end to end, and masked. Step number in, tensors out.
+
+Legend: B = sequences; T = tokens of all of them; M = tokens to predict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bertsmith.data.masking import choose_positions, replace_tokens
+from bertsmith.data.pairs import NUM_SPECIAL_IN_PAIR, Pairing, PairSpans, cut_lengths
+from bertsmith.data.random_bits import Int64, Stream, extend, permute, random_bits
+from bertsmith.data.store import TokenStore
+from bertsmith.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Sequences end to end, longest first; there is no padding."""
+
+    input_ids: Tensor
+    """int64 [T]."""
+    token_type_ids: Tensor
+    """int64 [T]; 0 = [CLS] A [SEP], 1 = B [SEP]."""
+    position_ids: Tensor
+    """int64 [T]; from 0 in each sequence."""
+    cu_seqlens: Tensor
+    """int32 [B + 1]; where each sequence begins, and T."""
+    masked_positions: Tensor
+    """int64 [M]; places in [0, T) to predict, rising."""
+    masked_labels: Tensor
+    """int64 [M]; the true tokens there."""
+    next_sentence_labels: Tensor
+    """int64 [B]; 0 = B follows A, 1 = B is random (Hugging Face's meaning)."""
+    lengths: tuple[int, ...]
+    """B lengths in tokens, falling; on the host, so that no step waits for the device."""
+    num_cut_pairs: int = 0
+    """Pairs that were longer than the length allows."""
+    num_cut_tokens: int = 0
+    """Tokens that were cut off them."""
+
+    @property
+    def num_sequences(self) -> int:
+        """B."""
+        return len(self.lengths)
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return len(self.input_ids)
+
+    @property
+    def num_masked(self) -> int:
+        """M."""
+        return len(self.masked_positions)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with its tensors on `device`."""
+        moved = {
+            field.name: getattr(self, field.name).to(device, non_blocking=True)
+            for field in fields(self)
+            if isinstance(getattr(self, field.name), Tensor)
+        }
+        return replace(self, **moved)
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """Micro-batches of at most `size` sequences each, as views; neighbours in length."""
+        starts = self.cu_seqlens.tolist()
+        masked = np.searchsorted(self.masked_positions.numpy(), starts).tolist()
+        for first in range(0, self.num_sequences, size):
+            last = min(first + size, self.num_sequences)
+            tokens = slice(starts[first], starts[last])
+            targets = slice(masked[first], masked[last])
+            yield Batch(
+                input_ids=self.input_ids[tokens],
+                token_type_ids=self.token_type_ids[tokens],
+                position_ids=self.position_ids[tokens],
+                cu_seqlens=self.cu_seqlens[first : last + 1] - starts[first],
+                masked_positions=self.masked_positions[targets] - starts[first],
+                masked_labels=self.masked_labels[targets],
+                next_sentence_labels=self.next_sentence_labels[first:last],
+                lengths=self.lengths[first:last],
+            )
+
+
+class Batches:
+    """All batches of a run: `batch(step)` is a pure function of the store, the seed and the step.
+
+    Pair number `step * batch_size + i` of the run belongs to epoch `// num_pairs`; each epoch has
+    its own order, its own random second sentences and its own masks, and no pair is left over at an
+    epoch's end: a batch may reach into the next one.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        pairing: Pairing,
+        tokenizer: Tokenizer,
+        *,
+        batch_size: int,
+        max_length: int,
+        mlm_probability: float,
+        seed: int,
+    ) -> None:
+        self.num_pairs = pairing.num_pairs
+        self.batch_size = batch_size
+        self.store = store
+        self._pairing = pairing
+        self._tokenizer = tokenizer
+        self._max_tokens = max_length - NUM_SPECIAL_IN_PAIR
+        self._mlm_probability = mlm_probability
+        self._seed = seed
+        self._is_special = np.zeros(tokenizer.vocab_size, dtype=bool)
+        self._is_special[tokenizer.special_ids] = True
+
+    def batch(self, step: int) -> Batch:
+        """The batch of optimizer step `step`, from 0."""
+        first = step * self.batch_size
+        return self.examples(np.arange(first, first + self.batch_size, dtype=np.int64))
+
+    def examples(self, places: Int64) -> Batch:
+        """The batch of the pairs at `places` (int64 [B]) of the run's endless sequence of pairs."""
+        epoch = places // self.num_pairs
+        numbers = permute(places % self.num_pairs, self.num_pairs, self._seed, epoch)
+        spans = self._pairing.draw(numbers, epoch)
+        a, b = spans.a_end - spans.a_start, spans.b_end - spans.b_start
+        cut_a, cut_b = cut_lengths(a, b, self._max_tokens)
+        num_cut = (a - cut_a) + (b - cut_b)
+        lengths = cut_a + cut_b + NUM_SPECIAL_IN_PAIR
+        order = np.argsort(-lengths, kind="stable")
+        ids, segments, positions, sequence = self._lay_out(spans, cut_a[order], cut_b[order], order)
+        lengths, epoch, numbers = lengths[order], epoch[order], numbers[order]
+        masked, labels = self._mask(ids, positions, sequence, epoch, numbers)
+        return Batch(
+            input_ids=torch.from_numpy(ids),
+            token_type_ids=torch.from_numpy(segments),
+            position_ids=torch.from_numpy(positions),
+            cu_seqlens=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
+            masked_positions=torch.from_numpy(masked),
+            masked_labels=torch.from_numpy(labels),
+            next_sentence_labels=torch.from_numpy(spans.is_random[order].astype(np.int64)),
+            lengths=tuple(lengths.tolist()),
+            num_cut_pairs=int(np.count_nonzero(num_cut)),
+            num_cut_tokens=int(num_cut.sum()),
+        )
+
+    def _lay_out(
+        self, spans: PairSpans, a: Int64, b: Int64, order: Int64
+    ) -> tuple[Int64, Int64, Int64, Int64]:
+        """[CLS] A [SEP] B [SEP]: ids, segments, positions, sequence numbers; int64 [T] each."""
+        lengths = a + b + NUM_SPECIAL_IN_PAIR
+        starts = np.cumsum(lengths) - lengths
+        sequence = np.repeat(np.arange(len(lengths)), lengths)
+        positions = np.arange(lengths.sum()) - starts[sequence]
+        segments = (positions >= (a + 2)[sequence]).astype(np.int64)
+        ids = np.full(len(positions), self._tokenizer.sep_id, dtype=np.int64)
+        ids[starts] = self._tokenizer.cls_id
+        for source, length, target in (
+            (spans.a_start[order], a, starts + 1),
+            (spans.b_start[order], b, starts + a + 2),
+        ):
+            within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+            ids[np.repeat(target, length) + within] = self.store.ids[
+                np.repeat(source, length) + within
+            ]
+        return ids, segments, positions, sequence
+
+    def _mask(
+        self, ids: Int64, positions: Int64, sequence: Int64, epoch: Int64, numbers: Int64
+    ) -> tuple[Int64, Int64]:
+        """Choose tokens and replace them in `ids`; gives their places and true ids, int64 [M]."""
+        where = random_bits(self._seed, Stream.MASK_POSITION, epoch, numbers)
+        bits = extend(where[sequence], positions)
+        masked = choose_positions(~self._is_special[ids], sequence, bits, self._mlm_probability)
+        labels = ids[masked]
+        what = random_bits(self._seed, Stream.MASK_ACTION, epoch, numbers)
+        ids[masked] = replace_tokens(
+            labels,
+            extend(what[sequence[masked]], positions[masked]),
+            self._tokenizer.mask_id,
+            self._tokenizer.regular_ids,
+        )
+        return masked, labels
