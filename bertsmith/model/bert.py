@@ -1,0 +1,211 @@
+"""The original BERT (Devlin et al. 2018) on sequences laid end to end, in one file.
+
+Post-norm encoder, pooler on [CLS], MLM head with the decoder tied to the word embeddings, NSP head.
+Linear layers see real tokens only, and the MLM head masked positions only; sequences meet the
+padded grid of `Layout` inside attention and nowhere else.
+
+Legend: B = sequences; T = tokens of all of them; L = longest sequence; M = masked tokens;
+H = hidden size; N = heads; D = H / N; V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bertsmith.config import ModelConfig
+from bertsmith.data.batches import Batch
+from bertsmith.model.layout import Layout
+from bertsmith.model.loss import count_correct, masked_lm_loss
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+
+
+class Losses(NamedTuple):
+    """Sums over a (micro-)batch; the loss of a step is these divided by the step's counts."""
+
+    mlm: Tensor
+    """float32 []; sum over masked tokens of the cross entropy, in nats."""
+    nsp: Tensor
+    """float32 []; sum over pairs of the cross entropy, in nats."""
+
+
+class Correct(NamedTuple):
+    """Right answers of a batch."""
+
+    mlm: Tensor
+    """int64 []; masked tokens whose first guess is true."""
+    nsp: Tensor
+    """int64 []; pairs judged rightly."""
+
+
+class Embeddings(nn.Module):
+    """Word + position + segment, normalised."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.word = nn.Embedding(vocab_size, size)
+        self.position = nn.Embedding(config.max_position_embeddings, size)
+        self.token_type = nn.Embedding(config.type_vocab_size, size)
+        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """int64 [T] each → [T, H]."""
+        total = self.word(input_ids) + self.position(position_ids) + self.token_type(token_type_ids)
+        hidden: Tensor = self.dropout(self.norm(total))
+        return hidden
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention within each sequence; query, key and value in one product."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.dropout_prob = config.attention_probs_dropout_prob
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
+        """[T, H] → [T, H]."""
+        grid = layout.pad(self.qkv(hidden))  # [B, L, 3 * H]
+        heads = grid.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = heads.unbind(0)  # [B, N, L, D] each
+        context = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=layout.attention_mask,
+            dropout_p=self.dropout_prob if self.training else 0.0,
+        )
+        mixed: Tensor = self.output(layout.unpad(context.transpose(1, 2).flatten(2)))
+        return mixed
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward network, each with a residual and a norm after it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.intermediate = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.output = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.output_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
+        """[T, H] → [T, H]."""
+        hidden = self.attention_norm(hidden + self.dropout(self.attention(hidden, layout)))
+        inner = self.activation(self.intermediate(hidden))
+        return self.output_norm(hidden + self.dropout(self.output(inner)))
+
+
+class MaskedLanguageModelHead(nn.Module):
+    """Dense, activation, norm; the projection to the vocabulary is the embedding matrix, tied."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.transform = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[M, H] → [M, H]; what the embedding matrix is multiplied with."""
+        transformed: Tensor = self.norm(self.activation(self.transform(hidden)))
+        return transformed
+
+
+class Bert(nn.Module):
+    """BERT with its two pretraining heads.
+
+    Args:
+        config: the network's shape.
+        vocab_size: rows of the embedding matrix.
+    """
+
+    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size = vocab_size
+        self.embeddings = Embeddings(config, vocab_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
+        self.mlm_head = MaskedLanguageModelHead(config, vocab_size)
+        self.nsp_head = nn.Linear(config.hidden_size, 2)
+
+    def initialize(self, seed: int) -> None:
+        """Draw the weights: normal of `initializer_range`; biases 0, norms 1 (as the original)."""
+        generator = torch.Generator().manual_seed(seed)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                # Drawn on the host: the same weights whatever the device.
+                weight = torch.empty(module.weight.shape)
+                weight.normal_(0.0, self.config.initializer_range, generator=generator)
+                module.weight.data.copy_(weight)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def forward(
+        self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor, layout: Layout
+    ) -> Tensor:
+        """The encoder.
+
+        Args:
+            input_ids, token_type_ids, position_ids: int64 [T], sequences end to end.
+            layout: where each sequence lies.
+
+        Returns:
+            [T, H]; the vector of each token in its context.
+        """
+        hidden: Tensor = self.embeddings(input_ids, token_type_ids, position_ids)
+        for layer in self.layers:
+            hidden = layer(hidden, layout)
+        return hidden
+
+    def pool(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """Tanh of a dense layer on each sequence's [CLS] vector: [T, H] → [B, H]."""
+        return torch.tanh(self.pooler(hidden.index_select(0, cu_seqlens[:-1].long())))
+
+    def mlm_logits(self, hidden: Tensor) -> Tensor:
+        """Scores of every vocabulary entry at the rows given: [M, H] → [M, V]."""
+        return F.linear(self.mlm_head(hidden), self.embeddings.word.weight, self.mlm_head.bias)
+
+    def nsp_logits(self, pooled: Tensor) -> Tensor:
+        """[B, H] → [B, 2]; 0 = B follows A, 1 = B is random."""
+        logits: Tensor = self.nsp_head(pooled)
+        return logits
+
+    def losses(self, batch: Batch) -> Losses:
+        """Both losses of a batch, as sums, with gradients."""
+        return self._heads(batch)[0]
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> tuple[Losses, Correct]:
+        """Both losses of a batch, as sums, and the right answers."""
+        losses, masked, nsp_logits = self._heads(batch)
+        word = self.embeddings.word.weight
+        return losses, Correct(
+            count_correct(masked, word, self.mlm_head.bias, batch.masked_labels),
+            (nsp_logits.argmax(1) == batch.next_sentence_labels).sum(),
+        )
+
+    def _heads(self, batch: Batch) -> tuple[Losses, Tensor, Tensor]:
+        """Losses, MLM head's output [M, H], NSP logits [B, 2]."""
+        layout = Layout.of(batch.lengths, batch.input_ids.device)
+        hidden = self(batch.input_ids, batch.token_type_ids, batch.position_ids, layout)
+        masked = self.mlm_head(hidden.index_select(0, batch.masked_positions))
+        mlm = masked_lm_loss(
+            masked, self.embeddings.word.weight, self.mlm_head.bias, batch.masked_labels
+        )
+        logits = self.nsp_logits(self.pool(hidden, batch.cu_seqlens))
+        nsp = F.cross_entropy(logits.float(), batch.next_sentence_labels, reduction="sum")
+        return Losses(mlm, nsp), masked, logits

@@ -1,0 +1,229 @@
+"""A model as a Hugging Face folder: `BertForPreTraining`'s names and config, safetensors, JSON.
+
+What is written loads with `AutoModelForPreTraining.from_pretrained(folder)` and `AutoTokenizer`,
+and any folder of an original-structure BERT loads here. Nothing in a folder is executed or
+unpickled; names and shapes are checked before a weight is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bertsmith.config import ModelConfig
+from bertsmith.errors import ConfigError, ModelError
+from bertsmith.model.bert import ACTIVATIONS, Bert
+from bertsmith.tokenizer import Tokenizer
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+_NAMES = {
+    "embeddings.word": "bert.embeddings.word_embeddings",
+    "embeddings.position": "bert.embeddings.position_embeddings",
+    "embeddings.token_type": "bert.embeddings.token_type_embeddings",
+    "embeddings.norm": "bert.embeddings.LayerNorm",
+    "pooler": "bert.pooler.dense",
+    "mlm_head.transform": "cls.predictions.transform.dense",
+    "mlm_head.norm": "cls.predictions.transform.LayerNorm",
+    "mlm_head": "cls.predictions",
+    "nsp_head": "cls.seq_relationship",
+}
+_LAYER_NAMES = {
+    "attention.output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "intermediate": "intermediate.dense",
+    "output": "output.dense",
+    "output_norm": "output.LayerNorm",
+}
+_QKV = ("query", "key", "value")
+
+OPTIONAL_PARTS = {
+    "pooler": "bert.pooler.",
+    "mlm_head": "cls.predictions.",
+    "nsp_head": "cls.seq_relationship.",
+}
+"""Parts that a folder may lack (a bare `BertModel`, a `BertForMaskedLM`), by their prefix there."""
+
+_MAX_JSON_BYTES = 2**20
+
+
+class ModelFolder(NamedTuple):
+    """What a Hugging Face folder holds."""
+
+    model: Bert
+    tokenizer: Tokenizer
+    missing: frozenset[str]
+    """Keys of `OPTIONAL_PARTS` that the folder has no weights for; they are as initialised."""
+
+
+def hugging_face_names(name: str) -> list[str]:
+    """Names in the saved file of our parameter `name`: one, or three for the fused projection."""
+    module, _, kind = name.rpartition(".")
+    if module in _NAMES:
+        return [f"{_NAMES[module]}.{kind}"]
+    _, index, inner = module.split(".", 2)
+    prefix = f"bert.encoder.layer.{index}"
+    if inner == "attention.qkv":
+        return [f"{prefix}.attention.self.{part}.{kind}" for part in _QKV]
+    return [f"{prefix}.{_LAYER_NAMES[inner]}.{kind}"]
+
+
+def to_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict under the names of `BertForPreTraining`, on the host, contiguous."""
+    out = {}
+    for name, value in state.items():
+        names = hugging_face_names(name)
+        for target, part in zip(names, value.detach().cpu().chunk(len(names)), strict=True):
+            out[target] = part.contiguous().clone()
+    return out
+
+
+def save_model(model: Bert, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write config, weights and tokenizer into the existing `folder`."""
+    config = {
+        "architectures": ["BertForPreTraining"],
+        "model_type": "bert",
+        "vocab_size": model.vocab_size,
+        "pad_token_id": tokenizer.pad_id,
+        "tie_word_embeddings": True,
+        "dtype": "float32",
+        **asdict(model.config),
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file(to_hugging_face(model.state_dict()), folder / WEIGHTS_FILE, {"format": "pt"})
+    tokenizer.save(folder)
+
+
+def load_model(folder: Path) -> ModelFolder:
+    """Read a BERT and its tokenizer from a Hugging Face folder.
+
+    Raises:
+        ModelError: a file is missing or damaged, or it is not a BERT of the original structure.
+        TokenizerError: the tokenizer's files are missing or damaged.
+    """
+    config, vocab_size = _read_config(folder)
+    tokenizer = Tokenizer.load(folder, default_max_length=config.max_position_embeddings)
+    if tokenizer.vocab_size > vocab_size:
+        raise ModelError(
+            f"{folder}: the tokenizer must fit the model's {vocab_size} embeddings; "
+            f"it has {tokenizer.vocab_size} entries."
+        )
+    # On the meta device no memory is taken before the file has been held against the config.
+    with torch.device("meta"):
+        model = Bert(config, vocab_size)
+    state, missing = _read_weights(folder, model)
+    model.to_empty(device="cpu")
+    model.initialize(seed=0)
+    model.load_state_dict(state, strict=False)
+    return ModelFolder(model.eval(), tokenizer, missing)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of at most 1 MiB. Raises: `ModelError`."""
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(_MAX_JSON_BYTES + 1)
+        if len(raw) > _MAX_JSON_BYTES:
+            raise ModelError(f"{path} must be at most {_MAX_JSON_BYTES} bytes of JSON; it is more.")
+        value = json.loads(raw)
+    except OSError as error:
+        raise ModelError(f"Cannot read {path}: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} must be JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} must hold a JSON object; it holds a {type(value).__name__}.")
+    return value
+
+
+def _read_config(folder: Path) -> tuple[ModelConfig, int]:
+    found = read_json(folder / CONFIG_FILE)
+    expected = {
+        "model_type": ("bert", None),
+        "position_embedding_type": ("absolute", "absolute"),
+        "is_decoder": (False, False),
+        "tie_word_embeddings": (True, True),
+    }
+    for name, (wanted, default) in expected.items():
+        if found.get(name, default) != wanted:
+            raise ModelError(
+                f"{folder / CONFIG_FILE}: `{name}` must be {wanted!r} for a BERT of the original "
+                f"structure; got {found.get(name)!r}."
+            )
+    if found.get("hidden_act", "gelu") not in ACTIVATIONS:
+        known = " or ".join(ACTIVATIONS)
+        raise ModelError(f"{folder}: `hidden_act` must be {known}; got {found['hidden_act']!r}.")
+    names = {field.name for field in fields(ModelConfig)}
+    vocab_size = found.get("vocab_size", 30522)
+    if not isinstance(vocab_size, int) or vocab_size < 1:
+        raise ModelError(f"{folder}: `vocab_size` must be a number over 0; got {vocab_size!r}.")
+    try:
+        # Absent fields mean BERT_BASE's values, as in Hugging Face's BertConfig.
+        shape: dict[str, Any] = {
+            "num_hidden_layers": 12,
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_attention_heads": 12,
+        }
+        shape |= {name: value for name, value in found.items() if name in names}
+        return ModelConfig(**shape), vocab_size
+    except ConfigError as error:
+        raise ModelError(f"{folder / CONFIG_FILE}: {error}") from error
+
+
+def _read_weights(folder: Path, model: Bert) -> tuple[dict[str, Tensor], frozenset[str]]:
+    """Our state dict from the file, without the parts that it lacks, and the names of those."""
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise ModelError(
+            f"The folder {folder} must hold {WEIGHTS_FILE}; it does not. "
+            "Weights in other formats (pickles among them) are not read."
+        )
+    expected = {name: hugging_face_names(name) for name in model.state_dict()}
+    state = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = {_canonical(name): name for name in file.keys()}  # noqa: SIM118 (no mapping)
+            missing = frozenset(
+                part
+                for part, prefix in OPTIONAL_PARTS.items()
+                if not any(name.startswith(prefix) for name in stored)
+            )
+            for name, value in model.state_dict().items():
+                if name.split(".")[0] in missing:
+                    continue
+                shape = [len(value) // len(expected[name]), *value.shape[1:]]
+                for target in expected[name]:
+                    _check_shape(path, file, stored, target, shape)
+                parts = [file.get_tensor(stored[target]) for target in expected[name]]
+                state[name] = torch.cat(parts).float()
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged: {error}.") from error
+    return state, missing
+
+
+def _canonical(name: str) -> str:
+    """The name in `BertForPreTraining`: bare encoders lack its prefix, old files say gamma."""
+    if name.startswith(("embeddings.", "encoder.", "pooler.")):
+        name = f"bert.{name}"
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
+        "LayerNorm.beta", "LayerNorm.bias"
+    )
+
+
+def _check_shape(
+    path: Path, file: Any, stored: Mapping[str, str], target: str, shape: list[int]
+) -> None:
+    if target not in stored:
+        raise ModelError(f"{path} must hold {target}; it does not.")
+    found = list(file.get_slice(stored[target]).get_shape())
+    if found != shape:
+        raise ModelError(f"{path}: {target} must have shape {shape} by the config; got {found}.")
