@@ -1,0 +1,44 @@
+"""Losses and sizes added up over some steps, and the true means of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bertsmith.data.batches import Batch
+from bertsmith.training.step import StepResult
+
+
+@dataclass(kw_only=True)
+class Sums:
+    """Totals over some steps; means are over all masked tokens and over all pairs in them."""
+
+    mlm: float = 0.0
+    nsp: float = 0.0
+    masked: int = 0
+    pairs: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, result: StepResult, batch: Batch, seconds: float) -> None:
+        """Count one step, of so many seconds of wall clock."""
+        self.mlm += float(result.losses.mlm)
+        self.nsp += float(result.losses.nsp)
+        self.masked += batch.num_masked
+        self.pairs += batch.num_sequences
+        self.tokens += batch.num_tokens
+        self.seconds += seconds
+
+    def means(self) -> dict[str, float]:
+        """`mlm_loss` in nats a masked token, `nsp_loss` in nats a pair."""
+        return {
+            "mlm_loss": self.mlm / max(self.masked, 1),
+            "nsp_loss": self.nsp / max(self.pairs, 1),
+        }
+
+    def throughput(self) -> dict[str, float]:
+        """Pairs and real tokens a second."""
+        seconds = max(self.seconds, 1e-9)
+        return {
+            "sentence_pairs_per_second": self.pairs / seconds,
+            "tokens_per_second": self.tokens / seconds,
+        }
