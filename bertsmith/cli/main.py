@@ -1,0 +1,91 @@
+"""The command line: one command, one dataclass of flags, one function.
+
+Exit status: 0; 1 for something the user can mend, in one line on standard error; 2 for wrong flags;
+130 when interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import tyro
+
+from bertsmith.cli import pretrain, use
+from bertsmith.cli.arguments import registry
+from bertsmith.config import BUDGETS
+from bertsmith.errors import BertsmithError
+
+_ABOUT = "Pretrain BERT encoders from scratch on your own text, and use them."
+
+_COMMANDS: dict[str, tuple[type, Any]] = {
+    "pretrain": (pretrain.Pretrain, pretrain.run),
+    "encode": (use.Encode, use.encode),
+    "fill": (use.Fill, use.fill),
+    "next": (use.Next, use.next_sentence),
+    "evaluate": (use.Evaluate, use.evaluate),
+    "corpora": (use.Corpora, use.corpora),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and leave with its exit status.
+
+    Args:
+        arguments: without the program's name; default: those of the process.
+    """
+    warnings.showwarning = _show_warning
+    try:
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BertsmithError as error:
+        print(f"bertsmith: error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("bertsmith: interrupted; checkpoints that were written are whole.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
+def _run(arguments: list[str]) -> None:
+    name = arguments[0] if arguments else ""
+    if name not in _COMMANDS:
+        # Builds the list of commands for --help, and says what is wrong with anything else.
+        commands: dict[str, Any] = {known: cls for known, (cls, _) in _COMMANDS.items()}
+        tyro.extras.subcommand_cli_from_dict(
+            commands,
+            prog="bertsmith",
+            description=_ABOUT,
+            args=arguments or ["--help"],
+            registry=registry,
+        )
+        return
+    cls, run = _COMMANDS[name]
+    parse: dict[str, Any] = {
+        "prog": f"bertsmith {name}",
+        "args": arguments[1:],
+        "registry": registry,
+    }
+    if name != "pretrain":
+        run(tyro.cli(cls, **parse))
+        return
+    _refuse_two_budgets(arguments[1:])
+    base = pretrain.parse_base(arguments[1:])
+    run(tyro.cli(cls, default=pretrain.defaults(base), **parse), base)
+
+
+def _refuse_two_budgets(arguments: list[str]) -> None:
+    given = [flag for flag in arguments if flag.partition("=")[0].removeprefix("--") in BUDGETS]
+    flags = sorted({flag.partition("=")[0] for flag in given if flag.startswith("--")})
+    if len(flags) > 1:
+        print(f"bertsmith: a run has one budget; got {' and '.join(flags)}.", file=sys.stderr)
+        sys.exit(2)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"bertsmith: {message}", file=sys.stderr)

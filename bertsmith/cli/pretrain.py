@@ -1,0 +1,108 @@
+"""`bertsmith pretrain`: flags over a preset, a recipe and a config file, into one call."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from bertsmith.config import (
+    BUDGETS,
+    DataConfig,
+    ModelConfig,
+    PretrainConfig,
+    TrainingConfig,
+    resolve,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """Pretrain a BERT on a text and leave a run's folder with the model, curves and metrics."""
+
+    preset: Annotated[str, tyro.conf.arg(metavar="NAME")] = "textbook"
+    """Network and data shape: textbook, tiny, mini, small, medium, base or large."""
+    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "default"
+    """How it is trained: default, or chapter (the textbook's own)."""
+    config: Path | None = None
+    """A TOML file of settings, such as another run's config.toml; flags go over it."""
+    output: Path | None = None
+    """The run's folder; without it, a fresh one under runs/."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace the run that is in the output folder."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the closing figures as one JSON object in the last line of standard output."""
+    quiet: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Show no progress."""
+    data: tyro.conf.OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
+    training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
+    model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
+
+
+def parse_base(arguments: Sequence[str]) -> PretrainConfig:
+    """What the flags are laid over: the preset, recipe and file that `arguments` name.
+
+    Found before the other flags are read, so that `--help` shows the defaults as they will be.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("preset", "recipe", "config"):
+        parser.add_argument(f"--{name}")
+    try:
+        named, _ = parser.parse_known_args(list(arguments))
+    except argparse.ArgumentError:  # a flag without its value: the full parser says so better
+        return resolve()
+    return resolve(preset=named.preset, recipe=named.recipe, file=named.config)
+
+
+def defaults(base: PretrainConfig) -> Pretrain:
+    """Defaults of the flags, without a budget: any one that is given replaces the base's."""
+    return Pretrain(
+        preset=base.preset,
+        recipe=base.recipe,
+        data=base.data,
+        training=_with_budget(base.training, {}),
+        model=base.model,
+    )
+
+
+def settings(command: Pretrain, base: PretrainConfig) -> PretrainConfig:
+    """The flags' settings, with the base's budget if they have none."""
+    training = command.training
+    if all(getattr(training, name) is None for name in BUDGETS):
+        training = _with_budget(training, vars(base.training))
+    return PretrainConfig(
+        preset=base.preset,
+        recipe=base.recipe,
+        data=command.data,
+        training=training,
+        model=command.model,
+    )
+
+
+def _with_budget(training: TrainingConfig, budgets: Mapping[str, Any]) -> TrainingConfig:
+    """`training` with the budget that `budgets` holds, and no other."""
+    budget: dict[str, Any] = {name: budgets.get(name) for name in BUDGETS}
+    return replace(training, **budget)
+
+
+def run(command: Pretrain, base: PretrainConfig) -> None:
+    """Pretrain, and print the closing lines."""
+    from bertsmith.training.pretrain import run_pretraining
+
+    finished = run_pretraining(
+        settings(command, base),
+        output=command.output,
+        overwrite=command.overwrite,
+        quiet=command.quiet,
+    )
+    print("\n".join(finished.closing_lines()))
+    print(f"model:   {finished.output / 'model'}")
+    print(f"curves:  {finished.output / 'curves.png'}")
+    print(f"metrics: {finished.output / 'metrics.jsonl'}")
+    if command.json:
+        print(json.dumps(finished.metrics))

@@ -1,0 +1,274 @@
+"""Commands on trained models and corpora: encode, fill, next, evaluate, corpora."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from bertsmith.errors import InputError
+
+if TYPE_CHECKING:
+    from bertsmith.inference.model import Encoding, PretrainedModel
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Json = tyro.conf.FlagCreatePairsOff[bool]
+
+_RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+_Text = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
+_OptionalText = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encode:
+    """Represent a text, a pair of texts, or a file of texts as vectors."""
+
+    run: _RunPath
+    """A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
+    text: _OptionalText = None
+    """The text."""
+    text_pair: _OptionalText = None
+    """A second text, encoded together with the first."""
+    compare: tuple[str, ...] = ()
+    """Another text (or a pair): show how near the words they share are, by cosine."""
+    pooling: Literal["tokens", "cls", "mean"] = "tokens"
+    """A vector a token, that of [CLS], or the mean over the words."""
+    input: Path | None = None
+    """A UTF-8 file with a text a line (a tab parts the two texts of a pair)."""
+    output: Path | None = None
+    """Where the vectors of --input go: a NumPy .npz file."""
+    device: Device = "auto"
+    """Where to compute."""
+    json: Json = False
+    """Print one JSON object, the vectors in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fill:
+    """Propose words for each [MASK] in a text."""
+
+    run: _RunPath
+    """A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
+    text: _Text
+    """A text with [MASK] in it."""
+    top_k: int = 5
+    """Words to propose."""
+    device: Device = "auto"
+    """Where to compute."""
+    json: Json = False
+    """Print one JSON object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Next:
+    """Judge whether a sentence follows another."""
+
+    run: _RunPath
+    """A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
+    sentence_a: _Text
+    """The first sentence."""
+    sentence_b: _Text
+    """The one that may follow it."""
+    device: Device = "auto"
+    """Where to compute."""
+    json: Json = False
+    """Print one JSON object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure losses and accuracies on held-out text, with masks that never change."""
+
+    run: _RunPath
+    """A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
+    corpus: tuple[str, ...] = ()
+    """Corpus names or paths; without it, the corpus of the run."""
+    split: str = "validation"
+    """Split of the corpus: train, validation or test."""
+    device: Device = "auto"
+    """Where to compute."""
+    json: Json = False
+    """Print one JSON object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpora:
+    """List the corpora known by name, and what of them is on disk."""
+
+    json: Json = False
+    """Print one JSON object."""
+
+
+def encode(command: Encode) -> None:
+    """Print the vectors of a text, or write those of a file."""
+    if (command.input is None) == (command.text is None):
+        raise InputError("Give a text to encode, or a file of texts with --input; one of the two.")
+    if (command.input is None) != (command.output is None):
+        raise InputError("--input FILE and --output FILE.npz go together; only one was given.")
+    if len(command.compare) > 2:
+        raise InputError(f"--compare takes a text or a pair; got {len(command.compare)} texts.")
+    from bertsmith.inference.model import load
+
+    if command.input is not None and command.output is not None:
+        pairs = _read_texts(command.input)
+        _encode_file(load(command.run, device=command.device), pairs, command)
+        return
+    model = load(command.run, device=command.device)
+    assert command.text is not None
+    found = _encode_one(model, command.text, command.text_pair)
+    other = _encode_one(model, *command.compare) if command.compare else None
+    if command.json:
+        print(json.dumps(_as_json(found, other, command.pooling)))
+    else:
+        _print_encoding(found, other, command.pooling)
+
+
+def fill(command: Fill) -> None:
+    """Print the likeliest words for each mask."""
+    from bertsmith.inference.model import load
+
+    masks = load(command.run, device=command.device).fill(command.text, top_k=command.top_k)
+    if command.json:
+        print(json.dumps({"masks": [[asdict(word) for word in words] for words in masks]}))
+        return
+    for words in masks:
+        for word in words:
+            print(f"{word.probability:7.2%}  {word.text}")
+        if words is not masks[-1]:
+            print()
+
+
+def next_sentence(command: Next) -> None:
+    """Print the probability that B follows A."""
+    from bertsmith.inference.model import load
+
+    model = load(command.run, device=command.device)
+    probability = model.next_sentence(command.sentence_a, command.sentence_b)
+    verdict = probability >= 0.5
+    if command.json:
+        print(json.dumps({"probability": probability, "follows": verdict}))
+    else:
+        print(f"{probability:.1%} that the second follows: {'yes' if verdict else 'no'}")
+
+
+def evaluate(command: Evaluate) -> None:
+    """Print the figures of a model on a split."""
+    from bertsmith.evaluation.of_folder import evaluate_folder
+    from bertsmith.training.display import Display
+
+    with Display().stage(f"Evaluating on {command.split}") as progress:
+        found = evaluate_folder(
+            command.run,
+            corpus=command.corpus or None,
+            split=command.split,
+            device=command.device,
+            progress=progress,
+        )
+    if command.json:
+        prefix = f"{command.split}_"
+        print(json.dumps({prefix + name: value for name, value in asdict(found).items()}))
+        return
+    print(f"MLM loss {found.mlm_loss:.3f}, MLM accuracy {found.mlm_accuracy:.1%}")
+    print(f"NSP loss {found.nsp_loss:.3f}, NSP accuracy {found.nsp_accuracy:.1%}")
+    print(f"on {found.num_pairs:,} pairs, {found.num_masked_tokens:,} masked tokens")
+
+
+def corpora(command: Corpora) -> None:
+    """Print the known corpora."""
+    from bertsmith.corpus import NAMES
+    from bertsmith.corpus.cache import cache_folder, cached_wikitext
+
+    where = {"wikitext-2": cached_wikitext(), "python-docs": "in this Python"}
+    if command.json:
+        rows = {name: {"about": NAMES[name], "on_disk": str(where[name] or "")} for name in NAMES}
+        print(json.dumps(rows))
+        return
+    for name, about in NAMES.items():
+        print(f"{name:12} {about}\n{'':12} {where[name] or f'not yet in {cache_folder()}'}")
+
+
+def _encode_one(model: PretrainedModel, text: str, text_pair: str | None = None) -> Encoding:
+    found = model.encode(text, text_pair)
+    assert not isinstance(found, list)
+    return found
+
+
+def _as_json(found: Encoding, other: Encoding | None, pooling: str) -> dict[str, object]:
+    from bertsmith.inference.model import compare, cosine_similarity
+
+    row: dict[str, object] = {
+        "token_texts": found.token_texts,
+        "pooling": pooling,
+        "shape": list(found.pooled(pooling).shape),
+        "vectors": found.pooled(pooling).tolist(),
+    }
+    if other is not None:
+        row["cosine"] = {
+            "text": cosine_similarity(found.cls, other.cls),
+            "words": dict(compare(found, other)),
+        }
+    return row
+
+
+def _print_encoding(found: Encoding, other: Encoding | None, pooling: str) -> None:
+    from bertsmith.inference.model import compare, cosine_similarity
+
+    vectors = found.pooled(pooling)
+    print(f"{pooling}: float32 {list(vectors.shape)}")
+    rows = vectors if pooling == "tokens" else vectors[None]
+    names = found.token_texts if pooling == "tokens" else [pooling]
+    width = max(map(len, names))
+    for name, vector in zip(names, rows, strict=True):
+        print(f"  {name:{width}}  " + " ".join(f"{value:6.2f}" for value in vector[:6]) + " …")
+    if other is None:
+        return
+    print(f"beside: {' '.join(other.token_texts)}")
+    print(f"cosine of the texts ([CLS]): {cosine_similarity(found.cls, other.cls):.4f}")
+    shared = compare(found, other)
+    for word, cosine in shared:
+        print(f"cosine of {word!r} in the two contexts: {cosine:.4f}")
+    if not shared:
+        print("no word stands in both")
+
+
+def _read_texts(path: Path) -> list[str | tuple[str, str]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} must be UTF-8; byte {error.start} is not.") from error
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror}.") from error
+    if not lines:
+        raise InputError(f"{path} must hold a text a line; it is empty.")
+    return [(a, b) if tab else a for a, tab, b in (line.partition("\t") for line in lines)]
+
+
+def _encode_file(
+    model: PretrainedModel, texts: list[str | tuple[str, str]], command: Encode
+) -> None:
+    """Write `vectors`: [N, H], or for tokens [sum of lengths, H] with `offsets` [N + 1]."""
+    import numpy as np
+
+    assert command.output is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # counted below
+        found = model.encode(texts)
+    assert isinstance(found, list)
+    rows = [one.pooled(command.pooling) for one in found]
+    arrays = {"vectors": np.concatenate(rows) if command.pooling == "tokens" else np.stack(rows)}
+    if command.pooling == "tokens":
+        arrays["offsets"] = np.cumsum([0, *map(len, rows)])
+    part = command.output.with_name(f".{command.output.name}.part.npz")
+    try:
+        np.savez(part, **arrays)  # type: ignore[arg-type]
+        part.replace(command.output)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InputError(f"Cannot write {command.output}: {error.strerror}.") from error
+    num_cut = sum(one.num_cut_tokens > 0 for one in found)
+    cut = f"; {num_cut} of them cut to {model.tokenizer.max_length} tokens" if num_cut else ""
+    print(f"{len(found):,} texts{cut}; float32 {list(arrays['vectors'].shape)} in {command.output}")

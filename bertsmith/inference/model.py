@@ -1,0 +1,266 @@
+"""A trained model in use: vectors of texts, words for a mask, the odds of a next sentence."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bertsmith.data.pairs import NUM_SPECIAL_IN_PAIR, cut_lengths
+from bertsmith.errors import InputError
+from bertsmith.model.bert import Bert
+from bertsmith.model.device import choose_device
+from bertsmith.model.hugging_face import load_model
+from bertsmith.model.layout import Layout
+from bertsmith.model.locate import find_model
+from bertsmith.tokenizer import MASK, Tokenizer
+
+Float32 = npt.NDArray[np.float32]
+
+_TOKENS_AT_ONCE = 2**14
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """A text, or a pair of them, as the model sees it; n tokens with [CLS] and [SEP] counted."""
+
+    tokens: Float32 = field(repr=False)
+    """[n, H]; the vector of each token in its context."""
+    token_texts: list[str]
+    """n vocabulary entries, from [CLS] to the last [SEP]."""
+    segments: list[int]
+    """n times 0 (first text) or 1 (second)."""
+    num_cut_tokens: int = 0
+    """Tokens that were cut off because the text is longer than the model was trained on."""
+
+    @property
+    def cls(self) -> Float32:
+        """[H]; the vector of [CLS], which stands for the whole text."""
+        vector: Float32 = self.tokens[0]
+        return vector
+
+    @property
+    def mean(self) -> Float32:
+        """[H]; the mean over the tokens of the text, without [CLS] and [SEP]."""
+        words = [i for i, token in enumerate(self.token_texts) if token not in ("[CLS]", "[SEP]")]
+        vector: Float32 = self.tokens[words or slice(None)].mean(axis=0)
+        return vector
+
+    def pooled(self, pooling: str) -> Float32:
+        """`tokens` [n, H], `cls` [H] or `mean` [H]."""
+        vectors: Float32 = getattr(self, pooling)
+        return vectors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A word for a mask."""
+
+    token: str
+    probability: float
+    text: str
+    """The text given, with this word in the place of this mask."""
+
+
+class PretrainedModel:
+    """A BERT and its tokenizer, ready to use.
+
+    Args:
+        model: in evaluation mode, on `device`.
+        tokenizer: the model's.
+        missing: heads that the model's folder had no weights for.
+        device: where the model is.
+    """
+
+    def __init__(
+        self, model: Bert, tokenizer: Tokenizer, missing: frozenset[str], device: torch.device
+    ) -> None:
+        self.bert = model
+        self.tokenizer = tokenizer
+        self._missing = missing
+        self._device = device
+
+    @torch.inference_mode()
+    def encode(
+        self, text: str | Sequence[str | tuple[str, str]], text_pair: str | None = None
+    ) -> Encoding | list[Encoding]:
+        """The vectors of a text, of a pair of texts, or of many of either.
+
+        Many texts are encoded in the order of their lengths and returned in the order given.
+
+        Args:
+            text: one text; or a list whose entries are texts or pairs of texts.
+            text_pair: the second text, with a single `text` only.
+
+        Raises:
+            InputError: `text_pair` beside a list.
+        """
+        if isinstance(text, str):
+            return self._encode([(text, text_pair)])[0]
+        if text_pair is not None:
+            raise InputError("With a list of texts, a pair is an entry (text, text_pair) of it.")
+        return self._encode([(entry, None) if isinstance(entry, str) else entry for entry in text])
+
+    @torch.inference_mode()
+    def fill(
+        self, text: str, text_pair: str | None = None, *, top_k: int = 5
+    ) -> list[list[Candidate]]:
+        """For each [MASK] in the text, the `top_k` likeliest words, likeliest first.
+
+        Probabilities are over the whole vocabulary; special tokens are never proposed.
+
+        Raises:
+            InputError: there is no [MASK]; the model has no MLM head; `top_k` is under 1.
+        """
+        self._require("mlm_head", "fill a mask")
+        if top_k < 1:
+            raise InputError(f"`top_k` must be at least 1; got {top_k}.")
+        ids, segments, tokens, _ = self._tokenize(text, text_pair)
+        places = [i for i, token in enumerate(tokens) if token == MASK]
+        if not places:
+            raise InputError(f"The text must hold {MASK} where a word is wanted; got {text!r}.")
+        hidden = self._forward([(ids, segments)])
+        scores = self.bert.mlm_logits(hidden[places]).float().softmax(-1)
+        scores[:, self.tokenizer.special_ids] = -1.0
+        best = scores.topk(min(top_k, len(self.tokenizer.regular_ids)))
+        return [
+            [
+                Candidate(
+                    token=(token := self.tokenizer.token(index)),
+                    probability=value,
+                    text=_fill_in(text, number, token),
+                )
+                for value, index in zip(values, indices, strict=True)
+            ]
+            for number, (values, indices) in enumerate(
+                zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            )
+        ]
+
+    @torch.inference_mode()
+    def next_sentence(self, sentence_a: str, sentence_b: str) -> float:
+        """The probability that `sentence_b` follows `sentence_a`. Raises: `InputError`, no head."""
+        self._require("nsp_head", "judge a next sentence")
+        self._require("pooler", "judge a next sentence")
+        ids, segments, _, _ = self._tokenize(sentence_a, sentence_b)
+        hidden = self._forward([(ids, segments)])
+        first = torch.zeros(2, dtype=torch.int32, device=self._device)
+        scores = self.bert.nsp_logits(self.bert.pool(hidden, first)).float().softmax(-1)
+        return float(scores[0, 0])
+
+    def _require(self, part: str, purpose: str) -> None:
+        if part in self._missing:
+            raise InputError(f"The model needs its {part} to {purpose}; its folder has none.")
+
+    def _tokenize(
+        self, text: str, text_pair: str | None
+    ) -> tuple[list[int], list[int], list[str], int]:
+        """Ids, segments, tokens, and how many tokens were cut to the trained length."""
+        ids, segments, tokens = self.tokenizer.encode(text, text_pair)
+        excess = len(ids) - self.tokenizer.max_length
+        if excess <= 0:
+            return ids, segments, tokens, 0
+        warnings.warn(
+            f"A text of {len(ids)} tokens was cut to the {self.tokenizer.max_length} that the "
+            "model was trained on.",
+            stacklevel=4,
+        )
+        end_a = segments.index(1) if text_pair is not None else len(ids)
+        num_special = 2 if text_pair is None else NUM_SPECIAL_IN_PAIR
+        length_a = np.array([end_a - 2])
+        length_b = np.array([len(ids) - end_a - 1 if text_pair is not None else 0])
+        room = self.tokenizer.max_length - num_special
+        if text_pair is None:
+            kept = [*range(room + 1), len(ids) - 1]
+        else:
+            a, b = (int(cut[0]) for cut in cut_lengths(length_a, length_b, room))
+            kept = [*range(a + 1), end_a - 1, *range(end_a, end_a + b), len(ids) - 1]
+        return (*([row[i] for i in kept] for row in (ids, segments, tokens)), excess)  # type: ignore[return-value]
+
+    def _encode(self, pairs: Sequence[tuple[str, str | None]]) -> list[Encoding]:
+        rows = [self._tokenize(text, text_pair) for text, text_pair in pairs]
+        order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0]))
+        found: dict[int, Encoding] = {}
+        while len(found) < len(order):
+            longest = len(rows[order[len(found)]][0])
+            group = order[len(found) : len(found) + max(1, _TOKENS_AT_ONCE // longest)]
+            hidden = self._forward([rows[i][:2] for i in group]).float().cpu().numpy()
+            end = 0
+            for i in group:
+                _, segments, tokens, num_cut = rows[i]
+                begin, end = end, end + len(tokens)
+                found[i] = Encoding(
+                    tokens=hidden[begin:end].copy(),
+                    token_texts=tokens,
+                    segments=segments,
+                    num_cut_tokens=num_cut,
+                )
+        return [found[i] for i in range(len(rows))]
+
+    def _forward(self, rows: Sequence[tuple[list[int], list[int]]]) -> torch.Tensor:
+        """[T, H] of (ids, segments) laid end to end."""
+        lengths = [len(ids) for ids, _ in rows]
+
+        def flat(lists: Sequence[list[int]]) -> torch.Tensor:
+            return torch.tensor([x for row in lists for x in row], device=self._device)
+
+        return self.bert(
+            flat([ids for ids, _ in rows]),
+            flat([segments for _, segments in rows]),
+            flat([list(range(length)) for length in lengths]),
+            Layout.of(lengths, self._device),
+        )
+
+
+def load(path: str | Path, *, device: str = "auto") -> PretrainedModel:
+    """The model that `path` means: a run, one of its checkpoints, or a Hugging Face BERT folder.
+
+    Raises:
+        ModelError, TokenizerError: the folder is not one, or is damaged.
+        DeviceError: `device` is not on this machine.
+    """
+    where = choose_device(device)
+    model, tokenizer, missing = load_model(find_model(Path(path)))
+    return PretrainedModel(model.to(where), tokenizer, missing, where)
+
+
+def cosine_similarity(left: Float32, right: Float32) -> float:
+    """The cosine of the angle between two vectors [H]: 1 = the same direction."""
+    norms = float(np.linalg.norm(left) * np.linalg.norm(right))
+    return float(left @ right) / norms if norms else 0.0
+
+
+def compare(left: Encoding, right: Encoding) -> list[tuple[str, float]]:
+    """Each word that stands in both texts, with the cosine of its vectors in the two contexts.
+
+    Of a word that a text has several times, the first is taken.
+    """
+    shared = dict.fromkeys(token for token in left.token_texts if token in right.token_texts)
+    return [
+        (
+            token,
+            cosine_similarity(
+                left.tokens[left.token_texts.index(token)],
+                right.tokens[right.token_texts.index(token)],
+            ),
+        )
+        for token in shared
+        if token not in ("[CLS]", "[SEP]")
+    ]
+
+
+def _fill_in(text: str, number: int, token: str) -> str:
+    """`text` with its mask of this number (from 0) replaced; masks beyond it stay."""
+    before = text.split(MASK)
+    if number + 1 >= len(before):  # the mask is in the second text
+        return text
+    left = MASK.join(before[: number + 1])
+    right = MASK.join(before[number + 1 :])
+    if token.startswith("##"):
+        return f"{left.rstrip()}{token.removeprefix('##')}{right}"
+    return f"{left}{token}{right}"
