@@ -1,0 +1,137 @@
+"""Small things that many tests share: a text, its tokenizer and store, a model, a finished run."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bertsmith.config import ModelConfig
+from bertsmith.corpus import Document
+from bertsmith.data.store import TokenStore, build_store
+from bertsmith.model.bert import Bert
+from bertsmith.tokenizer import Tokenizer
+from bertsmith.training.pretrain import Run
+
+WORDS = (
+    "the crane lifts a beam over old river while driver waits near small house and bird flies "
+    "north with grey wings before winter comes to quiet hills where children play every day"
+).split()
+
+
+def make_documents(num_documents: int = 40, seed: int = 0) -> list[Document]:
+    """Documents of 3 paragraphs of 1 to 4 sentences of 2 to 14 words."""
+    draw = random.Random(seed)
+
+    def sentence() -> str:
+        return " ".join(draw.choices(WORDS, k=draw.randint(2, 14)))
+
+    return [
+        [[sentence() for _ in range(draw.randint(1, 4))] for _ in range(3)]
+        for _ in range(num_documents)
+    ]
+
+
+def write_text(path: Path, documents: list[Document]) -> Path:
+    """As a text file: a paragraph a line, an empty line between documents."""
+    texts = (
+        "\n".join(" ".join(f"{s.capitalize()}." for s in paragraph) for paragraph in document)
+        for document in documents
+    )
+    path.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def documents() -> list[Document]:
+    return make_documents()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(documents: list[Document]) -> Tokenizer:
+    return Tokenizer.train(
+        documents, kind="word", pretokenized=True, min_frequency=2, max_length=32
+    )
+
+
+@pytest.fixture(scope="session")
+def store(documents: list[Document], tokenizer: Tokenizer) -> TokenStore:
+    return build_store(documents, tokenizer)[0]
+
+
+@pytest.fixture
+def tiny_config() -> ModelConfig:
+    return ModelConfig(
+        num_hidden_layers=2,
+        hidden_size=32,
+        intermediate_size=48,
+        num_attention_heads=4,
+        max_position_embeddings=40,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+
+
+@pytest.fixture
+def tiny_model(tiny_config: ModelConfig, tokenizer: Tokenizer) -> Bert:
+    """Weights far from their small initial values, so that an error in any part shows."""
+    model = Bert(tiny_config, tokenizer.vocab_size)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory, documents: list[Document]) -> Path:
+    return write_text(tmp_path_factory.mktemp("corpus") / "text.txt", documents)
+
+
+TINY_RUN: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_length": 24,
+    "batch_size": 16,
+    "min_frequency": 2,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Run:
+    """A run of 8 steps on the text file."""
+    import bertsmith
+
+    output = tmp_path_factory.mktemp("runs") / "tiny"
+    return bertsmith.pretrain(
+        text_file, output=output, steps=8, checkpoint_every=3, quiet=True, **TINY_RUN
+    )
+
+
+def _find_shared_data() -> Path | None:
+    named = os.environ.get("BERTSMITH_SHARED_DATA")
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    return next((p for p in (Path(named) if named else beside, beside) if p.is_dir()), None)
+
+
+@pytest.fixture(scope="session")
+def wikitext() -> Path:
+    """The folder of WikiText-2, where the machine has it."""
+    folder = _find_shared_data()
+    if folder is None or not (folder / "wikitext-2" / "wiki.train.tokens").is_file():
+        pytest.skip(
+            "no WikiText-2: put shared/data beside the repository or set BERTSMITH_SHARED_DATA"
+        )
+    return folder / "wikitext-2"
+
+
+def sentences_of(documents: list[Document]) -> list[str]:
+    return list(itertools.chain.from_iterable(itertools.chain.from_iterable(documents)))

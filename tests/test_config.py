@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from dataclasses import fields
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertsmith.config import (
+    PRESETS,
+    RECIPES,
+    DataConfig,
+    ModelConfig,
+    TrainingConfig,
+    resolve,
+    to_toml,
+)
+from bertsmith.errors import ConfigError
+
+
+def test_no_setting_stands_in_two_sections() -> None:
+    names = [{field.name for field in fields(c)} for c in (ModelConfig, DataConfig, TrainingConfig)]
+    assert not any(a & b for a, b in combinations(names, 2))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_preset_and_recipe_survives_toml(preset: str, recipe: str, tmp_path: Path) -> None:
+    config = resolve(preset=preset, recipe=recipe)
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(config))
+    assert resolve(file=file) == config
+
+
+def test_flags_go_over_the_file_over_the_recipe_over_the_preset(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("preset = 'tiny'\n[training]\nbatch_size = 7\nlearning_rate = 1\n")
+    config = resolve(file=file, overrides={"learning_rate": 0.5})
+    assert (config.preset, config.training.batch_size) == ("tiny", 7)
+    assert config.training.learning_rate == 0.5
+    assert config.data.tokenizer == "wordpiece"
+
+
+def test_a_budget_takes_the_place_of_the_one_below() -> None:
+    assert resolve().training.epochs == 4
+    training = resolve(overrides={"minutes": 2}).training
+    assert (training.epochs, training.minutes) == (None, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden_size": 770, "num_attention_heads": 12}, r"multiple of .* \(12\); got 770"),
+        ({"max_length": 7}, "at least 8"),
+        ({"max_length": 513}, "within `max_position_embeddings`"),
+        ({"steps": 3, "epochs": 2}, "one budget"),
+        ({"steps": 0}, "over 0"),
+        ({"batch_size": "8"}, "of type int; got '8'"),
+        ({"batch_size": True}, "of type int"),
+        ({"learning_rate": float("nan")}, "finite"),
+        ({"mlm_probability": 0.0}, "over 0"),
+        ({"hidden_dropout_prob": 1.0}, "under 1"),
+        ({"optimizer": "adamwx"}, "did you mean adamw"),
+        ({"lerning_rate": 1.0}, "did you mean learning_rate"),
+        ({"corpus": ()}, "must name"),
+        ({"seed": -1}, "not be negative"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve(overrides=settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[trainin]\n", "did you mean training"),
+        ("[model]\nbatch_size = 3\n", r"belongs in \[training\]"),
+        ("steps = 3\n", "no section"),
+        ("= 3", "must be TOML"),
+        ("preset = 3\n", "must be a name"),
+        ("preset = 'basse'\n", "did you mean base"),
+    ],
+)
+def test_bad_files_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        resolve(file=file)
+
+
+def test_a_file_of_another_preset_is_not_mixed(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(to_toml(resolve(preset="mini")))
+    with pytest.raises(ConfigError, match="made with preset mini"):
+        resolve(preset="base", file=file)
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Cannot read"):
+        resolve(file=tmp_path / "none.toml")
+
+
+def test_the_chapter_recipe_is_the_chapters() -> None:
+    config = resolve(recipe="chapter")
+    training = config.training
+    assert (training.batch_size, training.optimizer, training.steps) == (512, "adam", 50)
+    assert (training.learning_rate, training.lr_scheduler_type) == (0.01, "constant")
+    assert config.model.hidden_dropout_prob == 0.2

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bertsmith.corpus import Corpus, Document, open_corpus
+from bertsmith.corpus.holdout import with_validation
+from bertsmith.corpus.python_docs import prose
+from bertsmith.errors import CorpusError
+from tests.conftest import make_documents
+
+
+def read(path: Path, **options: float) -> list[Document]:
+    return list(open_corpus([str(path)], validation_fraction=0, **options).read("train"))  # type: ignore[arg-type]
+
+
+def test_a_line_is_a_paragraph_and_an_empty_line_ends_a_document(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes("\ufeffOne is here. Two is there.\r\nThree.\r\n\r\n \r\nFour!".encode())
+    assert read(file) == [[["One is here.", "Two is there."], ["Three."]], [["Four!"]]]
+
+
+def test_a_folder_is_read_in_order_and_each_file_ends_a_document(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "b.txt").write_text("B.")
+    (tmp_path / "a.txt").write_text("A.")
+    (tmp_path / "sub" / "c.txt").write_text("C.")
+    (tmp_path / ".hidden.txt").write_text("H.")
+    (tmp_path / "notes.md").write_text("M.")
+    assert read(tmp_path) == [[["A."]], [["B."]], [["C."]]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"fine\nbad \xff here", r"UTF-8; byte 9 \(0xff\)"),
+        ("a.txt", b"text\nwith\0nul", "binary .* byte 9"),
+        ("a.txt", b"", "empty"),
+        ("a.txt", b" \n\n", "empty"),
+        ("a.jsonl", b"{}", "plain text"),
+    ],
+)
+def test_unreadable_files_are_named(
+    name: str, content: bytes, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(CorpusError, match=message) as caught:
+        read(file)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_paths_and_unknown_names(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="did you mean wikitext-2"):
+        open_corpus(["wikitext2"])
+    with pytest.raises(CorpusError, match="holds none"):
+        open_corpus([str(tmp_path)])
+
+
+WIKITEXT = (
+    " \n = Cranes = \n \n Cranes <unk> loads . They move . \n = = Birds = = \n"
+    " A heading without an end \n One fact . \n \n = Rivers = \n \n Water runs . Fish swim . \n"
+)
+
+
+def make_wikitext(folder: Path) -> Path:
+    for split in ("train", "valid", "test"):
+        (folder / f"wiki.{split}.tokens").write_text(WIKITEXT)
+    return folder
+
+
+def test_wikitext_follows_the_textbook(tmp_path: Path) -> None:
+    corpus = open_corpus([str(make_wikitext(tmp_path))])
+    left_out: Counter[str] = Counter()
+    assert list(corpus.splits) == ["train", "validation", "test"]
+    assert corpus.pretokenized
+    assert list(corpus.read("train", left_out)) == [
+        [["Cranes [UNK] loads", "They move ."], ["One fact ."]],
+        [["Water runs", "Fish swim ."]],
+    ]
+    assert left_out.total() == 4  # two titles, a section, a line without an end
+
+
+def test_wikitext_without_its_training_file(tmp_path: Path) -> None:
+    make_wikitext(tmp_path)
+    (tmp_path / "wiki.train.tokens").unlink()
+    with pytest.raises(CorpusError, match=r"must hold wiki\.train\.tokens"):
+        open_corpus([str(tmp_path)])
+
+
+def test_wikitext_of_the_textbook_has_the_published_figures(wikitext: Path) -> None:
+    corpus = open_corpus([str(wikitext)])
+    for split, paragraphs, sentences in (("train", 15496, 74631), ("validation", 1673, 7889)):
+        found = [paragraph for document in corpus.read(split) for paragraph in document]
+        assert (len(found), sum(map(len, found))) == (paragraphs, sentences)
+
+
+def test_several_corpora_are_one(tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    make_wikitext(tmp_path / "w")
+    file = tmp_path / "t.txt"
+    file.write_text("A b. C d.\nE f. G h.\n")
+    corpus = open_corpus([str(tmp_path / "w"), str(file)])
+    assert not corpus.pretokenized
+    assert len(list(corpus.read("train"))) == 3
+    assert len(list(corpus.read("validation"))) == 3
+
+
+def of_documents(documents: list[Document]) -> Corpus:
+    return Corpus(name="x", pretokenized=True, splits={"train": lambda left_out: iter(documents)})
+
+
+def test_held_out_documents_do_not_depend_on_order_or_growth() -> None:
+    documents = make_documents(200)
+    corpus = with_validation(of_documents(documents), 0.1)
+    train, validation = (list(corpus.read(split)) for split in ("train", "validation"))
+    assert len(train) + len(validation) == 200
+    assert 5 <= len(validation) <= 40
+    grown = with_validation(of_documents([*make_documents(50, seed=9), *documents[::-1]]), 0.1)
+    assert [d for d in grown.read("validation") if d in documents] == validation[::-1]
+
+
+def test_a_single_document_gives_its_last_paragraphs() -> None:
+    document = [[f"sentence {i}"] for i in range(40)]
+    corpus = with_validation(of_documents([document]), 0.05)
+    assert list(corpus.read("train")) == [document[:38]]
+    assert list(corpus.read("validation")) == [document[38:]]
+
+
+def test_a_single_paragraph_stays_in_training() -> None:
+    corpus = with_validation(of_documents([[["a", "b"]]]), 0.05)
+    assert list(corpus.read("train")) == [[["a", "b"]]]
+    assert list(corpus.read("validation")) == []
+
+
+def test_prose_leaves_code_grammar_and_headings_out() -> None:
+    text = """
+Sets
+****
+
+   set_display ::= "{" comprehension "}"
+
+A set is an *unordered* collection of ``hashable`` objects, see :func:`frozenset`.
+It holds no element twice. x = {1, 2}; y
+
+Use it like this::
+
+   This line looks like prose but is code.
+
+* The first item is here.
+* The second item is there.
+
+>>> print(1)
+"""
+    left_out: Counter[str] = Counter()
+    assert list(prose(text, left_out)) == [
+        [
+            "A set is an unordered collection of hashable objects, see frozenset.",
+            "It holds no element twice.",
+        ],
+        ["The first item is here."],
+        ["The second item is there."],
+    ]
+    assert left_out["blocks of code"] == 3
+    assert left_out["headings"] == 1
+
+
+def test_python_docs_are_there_and_are_prose() -> None:
+    corpus = open_corpus(["python-docs"])
+    documents = [*corpus.read("train"), *corpus.read("validation")]
+    sentences = [s for document in documents for paragraph in document for s in paragraph]
+    assert len(sentences) > 10_000
+    assert not any("::=" in s or s.startswith(">>>") for s in sentences)
+    assert not any("****" in s or "====" in s for s in sentences)
+    assert all(s[-1] in ".!?\"'”)" for s in sentences)
+    assert sum(len(p) - 1 for d in corpus.read("train") for p in d) > 2_000
+    assert any("iterator" in s for s in sentences)
+
+
+def test_python_docs_import_nothing_of_the_library() -> None:
+    import bertsmith.corpus.python_docs as module
+
+    assert module.__file__ is not None
+    names = {
+        alias.name
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text()))
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    assert not names & {"importlib", "pydoc", "inspect", "pkgutil"}

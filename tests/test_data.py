@@ -1,0 +1,330 @@
+"""The token store, pairs, masks and batches."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from bertsmith.corpus import Document
+from bertsmith.data.batches import Batch, Batches
+from bertsmith.data.masking import choose_positions, replace_tokens
+from bertsmith.data.pairs import AdjacentPairs, FilledPairs, cut_lengths, make_pairing
+from bertsmith.data.random_bits import Stream, random_bits
+from bertsmith.data.store import TokenStore, build_store, log_frequencies
+from bertsmith.tokenizer import Tokenizer
+from tests.conftest import make_documents, sentences_of
+
+LETTERS = st.text("abc", min_size=1, max_size=6).map(" ".join)
+DOCUMENTS = st.lists(
+    st.lists(st.lists(LETTERS, min_size=1, max_size=5), min_size=1, max_size=4),
+    min_size=1,
+    max_size=6,
+)
+
+
+def letters() -> Tokenizer:
+    return Tokenizer.train([[["a b c"]]], kind="word", pretokenized=True, min_frequency=1)
+
+
+def make_batches(store: TokenStore, tokenizer: Tokenizer, **options: object) -> Batches:
+    settings = {"kind": "adjacent", "seed": 0, "max_length": 32, "batch_size": 16}
+    settings |= options
+    pairing = make_pairing(
+        settings["kind"],  # type: ignore[arg-type]
+        store,
+        seed=int(str(settings["seed"])),
+        max_length=int(str(settings["max_length"])),
+        short_pair_probability=0.1,
+    )
+    return Batches(
+        store,
+        pairing,
+        tokenizer,
+        batch_size=int(str(settings["batch_size"])),
+        max_length=int(str(settings["max_length"])),
+        mlm_probability=0.15,
+        seed=int(str(settings["seed"])),
+    )
+
+
+def sequences(batch: Batch) -> list[list[int]]:
+    """The true token ids of each sequence, masks undone."""
+    ids = batch.input_ids.clone()
+    ids[batch.masked_positions] = batch.masked_labels
+    return [ids[a:b].tolist() for a, b in pairwise(batch.cu_seqlens.tolist())]
+
+
+@settings(max_examples=60, deadline=None)
+@given(documents=DOCUMENTS)
+def test_a_store_gives_the_sentences_back(documents: list[Document]) -> None:
+    tokenizer = letters()
+    store, counts = build_store(documents, tokenizer)
+    rows = [store.ids[a:b].tolist() for a, b in pairwise(store.sentence_offsets)]
+    assert rows == tokenizer.encode_text(sentences_of(documents))
+    assert counts["tokens"] == len(store.ids)
+    assert np.diff(store.paragraph_offsets).tolist() == [len(p) for d in documents for p in d]
+    assert np.diff(store.document_offsets).tolist() == [sum(map(len, d)) for d in documents]
+
+
+def test_sentences_without_a_token_are_counted_and_not_kept() -> None:
+    store, counts = build_store([[["a", " ", "b"], [" "]], [["\t"]], [["c"]]], letters())
+    assert counts["empty_sentences"] == 3
+    assert (counts["sentences"], counts["paragraphs"], counts["documents"]) == (3, 2, 2)
+    assert store.num_sentences == 3
+
+
+def test_an_empty_corpus_is_an_empty_store() -> None:
+    store, counts = build_store([], letters())
+    assert (store.num_sentences, counts["documents"]) == (0, 0)
+    assert make_batches(store, letters()).num_pairs == 0
+    assert make_batches(store, letters(), kind="filled").num_pairs == 0
+
+
+def test_log_frequencies_are_those_of_the_words() -> None:
+    tokenizer = letters()
+    store, _ = build_store([[["a a a b x"]]], tokenizer)
+    shares = np.exp(log_frequencies(store, tokenizer))
+    assert shares.sum() == pytest.approx(1)
+    a, b = (tokenizer.encode(letter).ids[1] for letter in "ab")
+    assert shares[a] / shares[b] == pytest.approx(3.5 / 1.5)
+    assert shares[tokenizer.unk_id] == shares.min()
+
+
+@settings(max_examples=40, deadline=None)
+@given(documents=DOCUMENTS, seed=st.integers(0, 99))
+def test_adjacent_pairs_are_neighbours_or_not_the_next(
+    documents: list[Document], seed: int
+) -> None:
+    store, _ = build_store(documents, letters())
+    pairing = AdjacentPairs(store, seed=seed)
+    assert pairing.num_pairs == sum(len(p) - 1 for d in documents for p in d)
+    numbers = np.arange(pairing.num_pairs)
+    spans = pairing.draw(numbers, np.zeros_like(numbers))
+    offsets = store.sentence_offsets
+    for i in numbers:
+        a = int(np.flatnonzero(offsets == spans.a_start[i])[0])
+        true_next = store.ids[offsets[a + 1] : offsets[a + 2]].tolist()
+        b = store.ids[spans.b_start[i] : spans.b_end[i]].tolist()
+        assert (b != true_next) == spans.is_random[i]
+        assert spans.a_end[i] == offsets[a + 1]
+
+
+def test_half_of_the_pairs_are_random_and_new_in_each_epoch() -> None:
+    store, _ = build_store(make_documents(400), letters_of_words())
+    for pairing in (
+        AdjacentPairs(store, seed=0),
+        FilledPairs(store, seed=0, num_tokens=29, short_pair_probability=0.1),
+    ):
+        numbers = np.arange(pairing.num_pairs)
+        first, second = (pairing.draw(numbers, np.full_like(numbers, e)) for e in (0, 1))
+        assert abs(first.is_random.mean() - 0.5) < 0.05
+        assert abs((first.is_random == second.is_random).mean() - 0.5) < 0.05
+        both = first.is_random & second.is_random
+        assert (first.b_start[both] != second.b_start[both]).mean() > 0.95
+
+
+def letters_of_words() -> Tokenizer:
+    return Tokenizer.train(make_documents(5), kind="word", pretokenized=True, min_frequency=1)
+
+
+def test_one_repeated_sentence_makes_no_random_pair() -> None:
+    store, _ = build_store([[["a b"] * 10]], letters())
+    numbers = np.arange(9)
+    assert not AdjacentPairs(store, seed=0).draw(numbers, numbers).is_random.any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(documents=DOCUMENTS, seed=st.integers(0, 99), num_tokens=st.integers(5, 40))
+def test_filled_pairs_hold_whole_neighbouring_sentences(
+    documents: list[Document], seed: int, num_tokens: int
+) -> None:
+    store, _ = build_store(documents, letters())
+    pairing = FilledPairs(store, seed=seed, num_tokens=num_tokens, short_pair_probability=0.1)
+    numbers = np.arange(pairing.num_pairs)
+    spans = pairing.draw(numbers, np.zeros_like(numbers))
+    document = store.sentence_offsets[store.document_offsets]
+    covered = np.zeros(len(store.ids), dtype=bool)
+    for i in numbers:
+        runs = ((spans.a_start[i], spans.a_end[i]), (spans.b_start[i], spans.b_end[i]))
+        for start, end in runs:
+            assert start < end
+            assert {int(start), int(end)} <= set(store.sentence_offsets.tolist())
+            assert np.searchsorted(document, start, "right") == np.searchsorted(document, end)
+        if not spans.is_random[i]:
+            assert spans.b_start[i] == spans.a_end[i]
+        covered[spans.a_start[i] : spans.a_end[i]] = True
+    assert (pairing.num_pairs > 0) == any(sum(map(len, d)) > 1 for d in documents)
+
+
+def test_chunks_cover_every_document_of_two_sentences_or_more() -> None:
+    store, _ = build_store(make_documents(100), letters_of_words())
+    pairing = FilledPairs(store, seed=0, num_tokens=40, short_pair_probability=0.0)
+    seen = np.zeros(store.num_sentences, dtype=bool)
+    for start, end in zip(pairing._chunk_starts, pairing._chunk_ends, strict=True):
+        seen[start:end] = True
+    single = np.repeat(np.diff(store.document_offsets) == 1, np.diff(store.document_offsets))
+    assert (seen | single).all()
+
+
+def test_filled_pairs_fill_the_length_and_a_tenth_are_short() -> None:
+    store, _ = build_store(make_documents(600), letters_of_words())
+    batches = make_batches(store, letters_of_words(), kind="filled", max_length=64, batch_size=300)
+    lengths = np.array(batches.batch(0).lengths)
+    assert lengths.max() == 64
+    full = make_batches(store, letters_of_words(), max_length=64, batch_size=300).batch(0)
+    assert np.mean(lengths) > 1.5 * np.mean(full.lengths)
+    spans = FilledPairs(store, seed=0, num_tokens=61, short_pair_probability=1.0).draw(
+        np.arange(300), np.zeros(300, dtype=np.int64)
+    )
+    short = (spans.a_end - spans.a_start) + (spans.b_end - spans.b_start)
+    assert short.mean() < 0.75 * (lengths.mean() - 3)
+
+
+@settings(max_examples=300, deadline=None)
+@given(a=st.integers(1, 60), b=st.integers(1, 60), room=st.integers(5, 70))
+def test_cutting_takes_from_the_longer(a: int, b: int, room: int) -> None:
+    expected_a, expected_b = a, b
+    while expected_a + expected_b > room:
+        if expected_a > expected_b or (expected_a == expected_b and a <= b):
+            expected_a -= 1
+        else:
+            expected_b -= 1
+    found = cut_lengths(np.array([a]), np.array([b]), room)
+    assert [int(x[0]) for x in found] == [expected_a, expected_b]
+
+
+@pytest.mark.parametrize(("a", "b"), [(40, 3), (3, 40), (20, 21), (21, 20), (30, 30), (5, 5)])
+def test_cutting_is_the_longest_first_of_transformers(
+    a: int, b: int, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save(folder)
+    theirs = AutoTokenizer.from_pretrained(folder)(
+        " ".join(["crane"] * a),
+        " ".join(["bird"] * b),
+        truncation="longest_first",
+        max_length=24,
+    )
+    kept_a, kept_b = (int(x[0]) for x in cut_lengths(np.array([a]), np.array([b]), 21))
+    assert theirs["token_type_ids"].count(1) == kept_b + 1
+    assert theirs["token_type_ids"].count(0) == kept_a + 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=20),
+    probability=st.floats(0.01, 0.9),
+    seed=st.integers(0, 99),
+)
+def test_each_sequence_has_its_share_of_masks(
+    lengths: list[int], probability: float, seed: int
+) -> None:
+    sequence = np.repeat(np.arange(len(lengths)), lengths)
+    bits = random_bits(seed, Stream.MASK_POSITION, np.arange(len(sequence)))
+    maskable = random_bits(seed, Stream.ORDER, np.arange(len(sequence))) % np.uint64(4) > 0
+    found = choose_positions(maskable, sequence, bits, probability)
+    assert maskable[found].all()
+    assert (np.diff(found) > 0).all()
+    for i in range(len(lengths)):
+        there = int(maskable[sequence == i].sum())
+        wanted = min(there, max(1, round(probability * there)))
+        assert np.count_nonzero(sequence[found] == i) == wanted
+
+
+def test_masks_are_80_10_10_and_random_words_are_words() -> None:
+    regular = np.array([5, 6, 7, 9])
+    tokens = np.full(40_000, 6)
+    bits = random_bits(0, Stream.MASK_ACTION, np.arange(len(tokens)))
+    seen = replace_tokens(tokens, bits, 4, regular)
+    shares = {int(i): float(np.mean(seen == i)) for i in np.unique(seen)}
+    assert set(shares) == {4, 5, 6, 7, 9}
+    assert shares[4] == pytest.approx(0.8, abs=0.01)
+    assert shares[6] == pytest.approx(0.1 + 0.025, abs=0.01)
+    assert shares[5] == pytest.approx(0.025, abs=0.005)
+
+
+@pytest.mark.parametrize("kind", ["adjacent", "filled"])
+def test_a_batch_is_laid_out_as_bert_reads_it(
+    kind: str, store: TokenStore, tokenizer: Tokenizer
+) -> None:
+    batch = make_batches(store, tokenizer, kind=kind).batch(3)
+    assert batch.input_ids.dtype == batch.masked_labels.dtype == torch.int64
+    assert batch.cu_seqlens.dtype == torch.int32
+    assert list(batch.lengths) == sorted(batch.lengths, reverse=True)
+    assert batch.cu_seqlens.tolist() == np.cumsum([0, *batch.lengths]).tolist()
+    special = set(tokenizer.special_ids.tolist())
+    assert not special & set(batch.masked_labels.tolist())
+    for ids, start in zip(sequences(batch), batch.cu_seqlens.tolist(), strict=False):
+        end = start + len(ids)
+        assert batch.position_ids[start:end].tolist() == list(range(len(ids)))
+        assert ids[0] == tokenizer.cls_id
+        assert ids[-1] == tokenizer.sep_id
+        assert ids.count(tokenizer.sep_id) == 2
+        first_b = ids.index(tokenizer.sep_id) + 1
+        expected = [0] * first_b + [1] * (len(ids) - first_b)
+        assert batch.token_type_ids[start:end].tolist() == expected
+
+
+def test_a_batch_depends_on_nothing_but_seed_and_step(
+    store: TokenStore, tokenizer: Tokenizer
+) -> None:
+    def tensors(batch: Batch) -> list[torch.Tensor]:
+        return [value for value in vars(batch).values() if isinstance(value, torch.Tensor)]
+
+    batches = make_batches(store, tokenizer)
+    batches.batch(7)
+    again = make_batches(store, tokenizer).batch(2)
+    assert all(map(torch.equal, tensors(batches.batch(2)), tensors(again)))
+    other = make_batches(store, tokenizer, seed=1).batch(2)
+    assert other.lengths != again.lengths
+
+
+def test_the_examples_do_not_depend_on_the_batch_size(
+    store: TokenStore, tokenizer: Tokenizer
+) -> None:
+    whole = make_batches(store, tokenizer, batch_size=12).batch(0)
+    parts = [make_batches(store, tokenizer, batch_size=4).batch(step) for step in range(3)]
+    assert sorted(sequences(whole)) == sorted(row for part in parts for row in sequences(part))
+    assert whole.num_masked == sum(part.num_masked for part in parts)
+
+
+def test_an_epoch_has_every_pair_once_and_new_masks(
+    store: TokenStore, tokenizer: Tokenizer
+) -> None:
+    batches = make_batches(store, tokenizer, max_length=64)
+    n = batches.num_pairs
+    first, second = (batches.examples(np.arange(e * n, (e + 1) * n)) for e in (0, 1))
+    heads = [
+        sorted(row[: row.index(tokenizer.sep_id)] for row in sequences(batch))
+        for batch in (first, second)
+    ]
+    assert heads[0] == heads[1]
+    assert not torch.equal(first.masked_labels, second.masked_labels)
+
+
+def test_what_is_cut_is_counted(store: TokenStore, tokenizer: Tokenizer) -> None:
+    whole, cut = (
+        make_batches(store, tokenizer, max_length=length, batch_size=64).batch(0)
+        for length in (64, 12)
+    )
+    assert (whole.num_cut_pairs, whole.num_cut_tokens) == (0, 0)
+    assert cut.num_cut_tokens == whole.num_tokens - cut.num_tokens > 0
+    assert cut.num_cut_pairs == sum(length > 12 for length in whole.lengths)
+
+
+@pytest.mark.parametrize("size", [1, 3, 16, 99])
+def test_micro_batches_are_the_batch(size: int, store: TokenStore, tokenizer: Tokenizer) -> None:
+    batch = make_batches(store, tokenizer).batch(0)
+    parts = list(batch.split(size))
+    assert [row for part in parts for row in sequences(part)] == sequences(batch)
+    assert sum(part.num_masked for part in parts) == batch.num_masked
+    assert torch.equal(
+        torch.cat([part.next_sentence_labels for part in parts]), batch.next_sentence_labels
+    )
+    assert all(part.num_sequences <= size for part in parts)

@@ -1,0 +1,75 @@
+"""The rooms of the project stand one above the other, and the entrance is light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import bertsmith
+
+PACKAGE = Path(bertsmith.__file__).parent
+
+ROWS = (
+    "errors config corpus tokenizer data model evaluation report training inference api cli"
+).split()
+"""From the lowest to the highest: a module imports only from rows above it in this list."""
+
+
+def imported_rows(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("bertsmith.")}
+        found |= {"<root>" for name in names if name == "bertsmith"}
+    return found
+
+
+def row_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_modules_import_only_from_lower_rows() -> None:
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        row = row_of(path)
+        if row in ("__init__", "__main__"):
+            continue
+        for used in imported_rows(path):
+            if used == "<root>" or ROWS.index(used) > ROWS.index(row):
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {used}")
+    assert not wrong
+
+
+def test_every_room_is_in_the_list() -> None:
+    rooms = {row_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__", "__main__"}
+    assert rooms == set(ROWS)
+
+
+def test_importing_and_help_load_no_heavy_library() -> None:
+    code = (
+        "import sys, bertsmith\n"
+        "from bertsmith.cli.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        "heavy = {'torch', 'numpy', 'tokenizers', 'matplotlib', 'pyarrow', 'requests'}\n"
+        "loaded = heavy & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "pretrain" in done.stdout
+
+
+def test_public_names() -> None:
+    assert sorted(bertsmith.__all__) == [
+        "BertsmithError",
+        "__version__",
+        "evaluate",
+        "load",
+        "pretrain",
+    ]

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from bertsmith.corpus import Document, open_corpus
+from bertsmith.errors import TokenizerError
+from bertsmith.tokenizer import SPECIAL_TOKENS, Tokenizer
+from tests.conftest import sentences_of
+
+TEXTS = ["a crane is flying", "The CRANE , lifts!", "unseen wörd [MASK] here", "", "##ing bird's"]
+
+
+def train(kind: str, documents: list[Document], **options: object) -> Tokenizer:
+    options = {"pretokenized": False, "min_frequency": 1, "vocab_size": 200, **options}
+    return Tokenizer.train(documents, kind=kind, **options)  # type: ignore[arg-type]
+
+
+def test_words_below_the_frequency_are_unknown() -> None:
+    tokenizer = train("word", [[["b b b a", "B a c"]]], min_frequency=2)
+    assert [tokenizer.token(i) for i in range(tokenizer.vocab_size)] == [*SPECIAL_TOKENS, "b", "a"]
+    assert tokenizer.encode("a c").tokens == ["[CLS]", "a", "[UNK]", "[SEP]"]
+
+
+def test_unknown_words_can_be_shown_as_they_stood(tokenizer: Tokenizer) -> None:
+    row = tokenizer.encode("the Krähe flies", "unseen crane")
+    assert row.words[1:4] == ["the", "Krähe", "flies"]
+    assert row.tokens[1:4] == ["the", "[UNK]", "flies"]
+    assert row.words[5:] == ["unseen", "crane", "[SEP]"]
+
+
+def test_the_mark_for_unknown_words_is_the_unknown_token_and_not_a_word() -> None:
+    tokenizer = train("word", [[["a [UNK] b [UNK]", "[UNK]"]]], pretokenized=True)
+    assert tokenizer.vocab_size == 7
+    assert tokenizer.encode_text(["[UNK] a"]) == [[tokenizer.unk_id, tokenizer.encode("a").ids[1]]]
+
+
+@pytest.mark.parametrize("kind", ["word", "wordpiece"])
+def test_text_cannot_say_where_a_sequence_ends(kind: str, documents: list[Document]) -> None:
+    tokenizer = train(kind, documents)
+    (row,) = tokenizer.encode_text(["the [SEP] crane [MASK] [CLS] [PAD]"])
+    assert set(row).isdisjoint(set(tokenizer.special_ids.tolist()) - {tokenizer.unk_id})
+    assert row.count(tokenizer.unk_id) == 4
+
+
+def test_case_can_be_kept() -> None:
+    assert train("word", [[["A a"]]], lowercase=False).vocab_size == 7
+    assert train("word", [[["A a"]]], lowercase=True).vocab_size == 6
+
+
+def test_punctuation_is_parted_unless_spaces_do_it_already() -> None:
+    documents = [[["one, two. @-@"]]]
+    assert train("word", documents).encode("one, two.").tokens[1:-1] == ["one", ",", "two", "."]
+    kept = train("word", documents, pretokenized=True)
+    assert kept.encode("one, @-@").tokens[1:-1] == ["one,", "@-@"]
+
+
+@pytest.mark.parametrize("kind", ["word", "wordpiece"])
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_transformers_gives_the_same_ids(
+    kind: str, lowercase: bool, documents: list[Document], tmp_path: Path
+) -> None:
+    ours = train(kind, documents, lowercase=lowercase, max_length=48)
+    ours.save(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert (len(theirs), theirs.model_max_length) == (ours.vocab_size, 48)
+    assert theirs.mask_token_id == ours.mask_id
+    for text in TEXTS:
+        for pair in (None, "the old river"):
+            ids, segments, _, _ = ours.encode(text, pair)
+            found = theirs(text, pair)
+            assert found["input_ids"] == ids
+            assert found["token_type_ids"] == segments
+    again = Tokenizer.load(tmp_path, default_max_length=512)
+    assert (again.max_length, again.vocab_size) == (48, ours.vocab_size)
+    assert [again.encode(text) for text in TEXTS] == [ours.encode(text) for text in TEXTS]
+
+
+@pytest.mark.parametrize("kind", ["word", "wordpiece"])
+def test_training_is_deterministic(kind: str, documents: list[Document], tmp_path: Path) -> None:
+    texts = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        train(kind, documents).save(tmp_path / name)
+        texts.append((tmp_path / name / "tokenizer.json").read_text())
+    assert texts[0] == texts[1]
+
+
+def test_a_pair_is_laid_out_as_bert_has_it(tokenizer: Tokenizer) -> None:
+    ids, segments, tokens, _ = tokenizer.encode("the crane", "a bird")
+    assert tokens == ["[CLS]", "the", "crane", "[SEP]", "a", "bird", "[SEP]"]
+    assert segments == [0, 0, 0, 0, 1, 1, 1]
+    assert ids[0] == tokenizer.cls_id
+
+
+def test_wordpieces_join_again(documents: list[Document]) -> None:
+    tokenizer = train("wordpiece", documents)
+    assert tokenizer.decode(tokenizer.encode("the crane lifts").ids) == "the crane lifts"
+
+
+def test_wordpieces_cover_the_text(documents: list[Document]) -> None:
+    tokenizer = train("wordpiece", documents)
+    rows = tokenizer.encode_text(sentences_of(documents))
+    assert not any(tokenizer.unk_id in row for row in rows)
+
+
+def test_a_text_without_frequent_words() -> None:
+    with pytest.raises(TokenizerError, match="at least 5 times"):
+        train("word", [[["a b c"]]], min_frequency=5)
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"model": 3}', "[" * 100_000])
+def test_damaged_folders(content: str | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(TokenizerError, match=r"tokenizer") as caught:
+        Tokenizer.load(tmp_path, default_max_length=512)
+    assert "\n" not in str(caught.value)
+
+
+def test_wikitext_has_20256_words(wikitext: Path) -> None:
+    corpus = open_corpus([str(wikitext)])
+    tokenizer = Tokenizer.train(
+        corpus.read("train"), kind="word", pretokenized=corpus.pretokenized, min_frequency=5
+    )
+    assert tokenizer.vocab_size == 20_256
+    assert tokenizer.encode("<unk>").tokens == ["[CLS]", "[UNK]", "[SEP]"]

@@ -1,0 +1,458 @@
+"""Steps, schedules, budgets, checkpoints, and whole runs."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, BertForPreTraining
+
+import bertsmith
+from bertsmith.config import TrainingConfig, resolve
+from bertsmith.data.batches import Batch
+from bertsmith.data.store import TokenStore
+from bertsmith.errors import BertsmithError, DataError, DivergenceError, RunError
+from bertsmith.evaluation.held_out import evaluate, evaluation_batches
+from bertsmith.model.bert import Bert, Losses
+from bertsmith.model.device import choose_device
+from bertsmith.report.metrics_file import read_metrics
+from bertsmith.tokenizer import Tokenizer
+from bertsmith.training import checkpoint, loop
+from bertsmith.training.budget import Budget, Spent, is_due
+from bertsmith.training.checkpoint import whole_folder
+from bertsmith.training.optimizer import learning_rate, make_optimizer
+from bertsmith.training.pretrain import Run
+from bertsmith.training.step import StepResult, train_step
+from tests.conftest import TINY_RUN, WORDS
+from tests.test_data import make_batches
+
+CPU = torch.device("cpu")
+
+
+def step(model: Bert, batch: Batch, micro_batch_size: int, **options: float) -> StepResult:
+    optimizer = make_optimizer(model, TrainingConfig(learning_rate=0.01, **options))  # type: ignore[arg-type]
+    return train_step(
+        model,
+        optimizer,
+        batch,
+        micro_batch_size=micro_batch_size,
+        max_grad_norm=options.get("max_grad_norm", 1.0),
+        device=CPU,
+        autocast=nullcontext(),
+    )
+
+
+@pytest.mark.parametrize("size", [1, 5, 16])
+def test_micro_batches_change_nothing_but_rounding(
+    size: int, tiny_model: Bert, store: TokenStore, tokenizer: Tokenizer
+) -> None:
+    batch = make_batches(store, tokenizer).batch(0)
+    tiny_model.double()
+    other = Bert(tiny_model.config, tiny_model.vocab_size).double()
+    other.load_state_dict(tiny_model.state_dict())
+    whole, parts = step(tiny_model, batch, 16), step(other, batch, size)
+    torch.testing.assert_close(whole.losses, parts.losses, rtol=1e-6, atol=1e-6)
+    for mine, theirs in zip(tiny_model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9)
+
+
+def test_clipping_bounds_the_gradient(
+    tiny_model: Bert, store: TokenStore, tokenizer: Tokenizer
+) -> None:
+    batch = make_batches(store, tokenizer).batch(0)
+    norms = []
+    tiny_model.register_forward_hook(lambda *_: None)
+    optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.0)
+    optimizer.register_step_pre_hook(
+        lambda opt, *_: norms.append(
+            float(
+                torch.nn.utils.get_total_norm(
+                    p.grad for p in tiny_model.parameters() if p.grad is not None
+                )
+            )
+        )
+    )
+    found = [
+        train_step(
+            tiny_model,
+            optimizer,
+            batch,
+            micro_batch_size=8,
+            max_grad_norm=bound,
+            device=CPU,
+            autocast=nullcontext(),
+        )
+        for bound in (0.0, 0.01)
+    ]
+    assert norms[0] == pytest.approx(float(found[0].grad_norm))
+    assert norms[1] == pytest.approx(0.01, rel=1e-3)
+    assert float(found[1].grad_norm) == pytest.approx(norms[0])
+
+
+def test_a_step_that_is_not_finite_leaves_the_weights(
+    tiny_model: Bert, store: TokenStore, tokenizer: Tokenizer
+) -> None:
+    tiny_model.embeddings.norm.weight.data[0] = float("nan")
+    before = {name: value.clone() for name, value in tiny_model.state_dict().items()}
+    with pytest.raises(DivergenceError, match="no longer a finite number"):
+        step(tiny_model, make_batches(store, tokenizer).batch(0), 8)
+    for name, value in tiny_model.state_dict().items():
+        assert torch.equal(value.nan_to_num(), before[name].nan_to_num()), name
+
+
+def test_weight_decay_is_for_matrices(tiny_model: Bert) -> None:
+    matrices, vectors = make_optimizer(tiny_model, TrainingConfig(weight_decay=0.1)).param_groups
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
+    assert all(p.ndim == 1 for p in vectors["params"])
+    assert len(matrices["params"]) + len(vectors["params"]) == len(list(tiny_model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "rates"),
+    [
+        ("linear", [0.0, 0.5, 1.0, 0.5, 0.0]),
+        ("cosine", [0.0, 0.5, 1.0, 0.5, 0.0]),
+        ("constant", [0.0, 0.5, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_the_rate_rises_and_falls(kind: Any, rates: list[float]) -> None:
+    config = TrainingConfig(learning_rate=1.0, lr_scheduler_type=kind, warmup_ratio=0.2)
+    found = [learning_rate(config, progress) for progress in (0.0, 0.1, 0.2, 0.6, 1.0)]
+    assert found == pytest.approx(rates)
+    assert learning_rate(replace(config, warmup_ratio=0.0), 0.0) == 1.0
+    quarter = learning_rate(config, 0.4)
+    assert quarter == pytest.approx(
+        {"linear": 0.75, "cosine": 0.854, "constant": 1}[kind], abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        ({"steps": 7}, Budget("steps", 7)),
+        ({"epochs": 1.5}, Budget("steps", 15)),
+        ({"pairs": 41}, Budget("steps", 5)),
+        ({"tokens": 900}, Budget("tokens", 900)),
+        ({"minutes": 0.5}, Budget("seconds", 30)),
+    ],
+)
+def test_budgets(budget: dict[str, Any], expected: Budget) -> None:
+    assert Budget.of(TrainingConfig(batch_size=10, **budget), num_pairs=100) == expected
+    half = Spent(step=4, tokens=450, seconds=15.0)
+    assert 0.2 < expected.progress(half) <= 0.8
+    assert expected.progress(Spent(step=99, tokens=999, seconds=99.0)) == 1.0
+
+
+def test_what_is_due() -> None:
+    assert [s for s in range(1, 9) if is_due(3, 4, Spent(step=s), 0, 0)] == [3, 6]
+    due = [s for s in range(1, 21) if is_due(None, 4, Spent(step=s), (s - 1) / 20, s / 20)]
+    assert due == [5, 10, 15, 20]
+
+
+def test_evaluation_is_fixed_and_counts_rightly(
+    tiny_model: Bert, store: TokenStore, tokenizer: Tokenizer
+) -> None:
+    batches = evaluation_batches(store, tokenizer, pairing="adjacent", max_length=24)
+    assert batches is not None
+    tiny_model.train()
+    first, again = (
+        evaluate(tiny_model, batches, device=CPU, micro_batch_size=size) for size in (3, 50)
+    )
+    assert tiny_model.training
+    assert first.num_pairs == batches.num_pairs
+    assert first.mlm_accuracy == again.mlm_accuracy
+    assert first.mlm_loss == pytest.approx(again.mlm_loss, rel=1e-5)
+    one = evaluate(tiny_model, batches, device=CPU, micro_batch_size=8, most_pairs=5)
+    assert one.num_pairs == 5
+    assert 0 <= first.nsp_accuracy <= 1
+
+
+def test_a_run_leaves_what_it_promises(finished_run: Run) -> None:
+    run = finished_run.output
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoints",
+        "config.toml",
+        "corpus.json",
+        "curves.png",
+        "curves.svg",
+        "metrics.jsonl",
+        "model",
+    ]
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "</svg>" in (run / "curves.svg").read_text()
+    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == [
+        "step-00000006",
+        "step-00000008",
+    ]
+    report = json.loads((run / "corpus.json").read_text())
+    assert report["splits"]["train"]["pairs"] > 0
+    assert report["splits"]["train"]["adjacent_pairs_over_max_length"] >= 0
+
+
+def test_metrics_are_one_line_a_step_and_end_with_the_closing_figures(finished_run: Run) -> None:
+    lines = read_metrics(finished_run.output)
+    training = [line for line in lines if "learning_rate" in line]
+    assert [line["step"] for line in training] == list(range(1, 9))
+    assert training[-1]["pairs"] == 8 * 16
+    assert training[-1]["tokens"] == finished_run.metrics["tokens"]
+    assert all(math.isfinite(line["mlm_loss"]) and line["grad_norm"] > 0 for line in training)
+    assert any("validation_mlm_loss" in line for line in lines[:-1])
+    assert lines[-1]["finished"]
+    expected = {key: value for key, value in finished_run.metrics.items() if key != "output"}
+    assert {key: lines[-1][key] for key in expected} == expected
+
+
+def test_the_closing_lines_read_as_the_textbooks(finished_run: Run) -> None:
+    losses, speed, validation = finished_run.closing_lines()
+    metrics = finished_run.metrics
+    assert losses == f"MLM loss {metrics['mlm_loss']:.3f}, NSP loss {metrics['nsp_loss']:.3f}"
+    assert speed.endswith("sentence pairs/sec on [cpu]")
+    assert f"MLM loss {metrics['validation_mlm_loss']:.3f}" in validation
+    assert finished_run.sentence_pairs_per_second == metrics["sentence_pairs_per_second"] > 0
+
+
+def test_the_model_of_a_run_loads_in_transformers(finished_run: Run) -> None:
+    folder = finished_run.output / "model"
+    theirs = BertForPreTraining.from_pretrained(folder).eval()
+    model = bertsmith.load(finished_run.output)
+    encoded = AutoTokenizer.from_pretrained(folder)(
+        "the crane lifts", "a bird flies", return_tensors="pt"
+    )
+    with torch.no_grad():
+        found = theirs(**encoded, output_hidden_states=True).hidden_states[-1][0]
+    mine = model.encode("the crane lifts", "a bird flies")
+    assert not isinstance(mine, list)
+    torch.testing.assert_close(torch.from_numpy(mine.tokens), found, atol=1e-5, rtol=1e-5)
+
+
+def test_a_checkpoint_is_a_model_with_its_training_state(finished_run: Run) -> None:
+    folder = finished_run.output / "checkpoints" / "step-00000008"
+    state = json.loads((folder / "training_state.json").read_text())
+    assert state["spent"]["step"] == 8
+    moments = load_file(folder / "optimizer.safetensors")
+    assert moments["step.pooler.bias"] == 8
+    assert BertForPreTraining.from_pretrained(folder).num_parameters() > 0
+
+
+def test_the_same_config_gives_the_same_weights(finished_run: Run, tmp_path: Path) -> None:
+    again = bertsmith.pretrain(
+        config=finished_run.output / "config.toml", output=tmp_path / "again", quiet=True
+    )
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (again.output / "model" / name).read_bytes() == (
+            finished_run.output / "model" / name
+        ).read_bytes()
+    assert again.metrics["mlm_loss"] == finished_run.metrics["mlm_loss"]
+
+
+def pretrain(output: Path, corpus: Path, **settings: Any) -> Run:
+    return bertsmith.pretrain(
+        corpus, output=output, quiet=True, **{**TINY_RUN, "steps": 2, **settings}
+    )
+
+
+def test_dropout_follows_from_the_seed(text_file: Path, tmp_path: Path) -> None:
+    dropout = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
+    first, same, other = (
+        pretrain(tmp_path / str(i), text_file, seed=seed, **dropout).metrics["mlm_loss"]
+        for i, seed in enumerate((5, 5, 6))
+    )
+    assert first == same != other
+
+
+def test_the_model_learns_what_context_tells(tmp_path: Path) -> None:
+    """A paragraph repeats one word, so that its neighbours tell what a masked word was."""
+    corpus = tmp_path / "echo.txt"
+    sentence = "{0} {1} {1} {1} {1}."
+    paragraphs = (
+        " ".join([sentence.format(word.capitalize(), word)] * 3) for word in sorted(set(WORDS))
+    )
+    corpus.write_text("\n".join([*paragraphs] * 2))
+    run = pretrain(tmp_path / "r", corpus, steps=200, learning_rate=0.01, hidden_size=32)
+    training = [line for line in read_metrics(run.output) if "learning_rate" in line]
+    assert training[0]["mlm_loss"] > 2.5
+    assert run.metrics["mlm_loss"] < 1.0
+
+
+@pytest.mark.parametrize("preset", ["textbook", "tiny"])
+@pytest.mark.parametrize("recipe", ["default", "chapter"])
+def test_presets_and_recipes_run(preset: str, recipe: str, text_file: Path, tmp_path: Path) -> None:
+    run = bertsmith.pretrain(
+        text_file,
+        preset=preset,
+        recipe=recipe,
+        output=tmp_path / "r",
+        quiet=True,
+        steps=1,
+        batch_size=8,
+        device="cpu",
+    )
+    assert math.isfinite(run.metrics["validation_mlm_loss"])
+
+
+@pytest.mark.parametrize("settings", [{"optimizer": "adam"}, {"precision": "bfloat16"}])
+def test_other_ways_to_train(settings: dict[str, Any], text_file: Path, tmp_path: Path) -> None:
+    assert math.isfinite(pretrain(tmp_path / "r", text_file, **settings).metrics["mlm_loss"])
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "message"),
+    [
+        ("One sentence.\nAnother.\n", {}, "two sentences or more"),
+        ("One is. Two is.\n" * 3, {}, "at least one batch of 16 sentence pairs; it gives 3"),
+        ("a b c. d e f.\n", {"min_frequency": 9}, "at least 9 times"),
+        ("", {}, "it is empty"),
+    ],
+)
+def test_a_corpus_that_does_not_suffice_leaves_no_folder(
+    text: str, settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "t.txt"
+    corpus.write_text(text)
+    options = {"min_frequency": 1, "validation_fraction": 0.0, **settings}
+    with pytest.raises(BertsmithError, match=message):
+        pretrain(tmp_path / "runs" / "r", corpus, **options)
+    assert not (tmp_path / "runs" / "r").exists()
+
+
+def test_too_few_pairs_is_a_data_error(tmp_path: Path) -> None:
+    corpus = tmp_path / "t.txt"
+    corpus.write_text("One is. Two is.\n" * 3)
+    with pytest.raises(DataError):
+        pretrain(tmp_path / "r", corpus, min_frequency=1)
+
+
+def test_a_tiny_corpus_trains_without_validation(tmp_path: Path) -> None:
+    corpus = tmp_path / "t.txt"
+    corpus.write_text("The crane lifts. The bird flies. The river waits.\n")
+    run = pretrain(tmp_path / "r", corpus, batch_size=2, min_frequency=1)
+    assert "validation_mlm_loss" not in run.metrics
+    assert len(run.closing_lines()) == 2
+
+
+def test_an_output_in_use_is_refused_and_kept(finished_run: Run, text_file: Path) -> None:
+    before = (finished_run.output / "metrics.jsonl").read_bytes()
+    with pytest.raises(RunError, match="already holds a run"):
+        pretrain(finished_run.output, text_file)
+    with pytest.raises(BertsmithError, match="no corpus"):
+        bertsmith.pretrain("nowhere", output=finished_run.output, overwrite=True, quiet=True)
+    assert (finished_run.output / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_folder_of_other_files_is_never_overwritten(text_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="holds other files"):
+        bertsmith.pretrain(text_file, output=tmp_path, overwrite=True, quiet=True)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_run_can_be_replaced(text_file: Path, tmp_path: Path) -> None:
+    pretrain(tmp_path / "r", text_file)
+    (tmp_path / "r" / "left-over").touch()
+    run = bertsmith.pretrain(
+        text_file, output=tmp_path / "r", overwrite=True, quiet=True, **{**TINY_RUN, "steps": 1}
+    )
+    assert not (run.output / "left-over").exists()
+    assert [line["step"] for line in read_metrics(run.output)] == [1, 1, 1]
+
+
+def test_an_output_that_is_a_file_or_below_one(text_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "r"):
+        with pytest.raises(RunError, match="folder"):
+            pretrain(output, text_file)
+
+
+def test_divergence_keeps_the_last_good_checkpoint(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    plain = Bert.losses
+
+    def spoiled(model: Bert, batch: Batch) -> Losses:
+        nonlocal calls
+        calls += 1
+        losses = plain(model, batch)
+        return losses if calls < 6 else Losses(losses.mlm * float("nan"), losses.nsp)
+
+    monkeypatch.setattr(Bert, "losses", spoiled)
+    with pytest.raises(DivergenceError, match=r"at step 6; .*step-00000004.*--learning-rate"):
+        pretrain(tmp_path / "r", text_file, steps=9, checkpoint_every=2)
+    kept = tmp_path / "r" / "checkpoints" / "step-00000004" / "model.safetensors"
+    assert all(value.isfinite().all() for value in load_file(kept).values())
+    assert not (tmp_path / "r" / "model").exists()
+
+
+def test_a_full_disk_ends_the_run_and_keeps_what_is_whole(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saves = 0
+
+    def full(*args: Any) -> None:
+        nonlocal saves
+        saves += 1
+        if saves > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save_file(*args)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        pretrain(tmp_path / "r", text_file, steps=9, checkpoint_every=2)
+    names = [path.name for path in (tmp_path / "r" / "checkpoints").iterdir()]
+    assert names == ["step-00000002"]
+    assert bertsmith.load(tmp_path / "r").tokenizer.vocab_size > 5
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "t"
+    with whole_folder(target) as folder:
+        (folder / "a").write_text("1")
+        assert not target.exists()
+    with pytest.raises(ValueError, match="stop"), whole_folder(target) as folder:
+        (folder / "a").write_text("2")
+        raise ValueError("stop")
+    assert (target / "a").read_text() == "1"
+    with whole_folder(target) as folder:
+        (folder / "a").write_text("3")
+    assert (target / "a").read_text() == "3"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_device_that_is_not_there() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(BertsmithError, match=r"cuda is not\. Use cpu"):
+        choose_device("cuda")
+    assert choose_device("cpu") == CPU
+
+
+def test_budgets_in_tokens_and_minutes_end(text_file: Path, tmp_path: Path) -> None:
+    tokens = pretrain(tmp_path / "t", text_file, steps=None, tokens=1000)
+    assert 1000 <= tokens.metrics["tokens"] < 1000 + 16 * 24
+    minutes = pretrain(tmp_path / "m", text_file, steps=None, minutes=0.01)
+    assert minutes.metrics["seconds"] >= 0.6
+
+
+def test_the_loop_keeps_the_promised_number_of_checkpoints(text_file: Path, tmp_path: Path) -> None:
+    run = pretrain(tmp_path / "r", text_file, steps=6, checkpoint_every=1, keep_checkpoints=3)
+    assert len(list((run.output / "checkpoints").iterdir())) == 3
+    assert loop.CHECKPOINTS_A_RUN == 4
+
+
+def test_wikitext_in_a_few_steps_beats_word_frequencies(wikitext: Path, tmp_path: Path) -> None:
+    config = resolve()
+    run = bertsmith.pretrain(
+        wikitext, output=tmp_path / "r", steps=6, batch_size=64, validation_pairs=64, quiet=True
+    )
+    assert config.preset == "textbook"
+    assert run.metrics["vocabulary_entries"] == 20_256
+    assert run.metrics["validation_num_pairs"] == 6_216
+    assert run.metrics["validation_mlm_loss"] < 6.95
