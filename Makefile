@@ -5,7 +5,10 @@ BIN := .venv/bin
 .PHONY: demo test test-slow lint types format check bench clean
 
 demo: .venv/installed
-	$(BIN)/python scripts/demo.py
+	$(BIN)/bertsmith pretrain --corpus python-docs --minutes 1.2 --output runs/demo --overwrite
+	$(BIN)/bertsmith fill runs/demo "the function returns a [MASK]"
+	$(BIN)/bertsmith encode runs/demo "a crane is flying"
+	$(BIN)/bertsmith encode runs/demo "a crane driver came" "he just left" --compare "a crane is flying"
 
 test: .venv/installed-dev
 	$(BIN)/pytest

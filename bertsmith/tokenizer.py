@@ -8,9 +8,11 @@ ones in pieces. Both are saved as Hugging Face fast tokenizers and give the same
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from tokenizers import (
@@ -31,6 +33,18 @@ from bertsmith.errors import TokenizerError
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", UNKNOWN_WORD, "[CLS]", "[SEP]", "[MASK]")
 
 _NO_BOUND = 2**31 - 1  # entries; a vocabulary of words is bounded by frequency alone
+
+
+class TokenizedText(NamedTuple):
+    """A text as a model reads it: n tokens, special ones counted."""
+
+    ids: list[int]
+    segments: list[int]
+    """0 = first text, 1 = second."""
+    tokens: list[str]
+    """Vocabulary entries."""
+    words: list[str]
+    """The same, but with what stood in the text in the place of [UNK]."""
 
 
 class Tokenizer:
@@ -89,12 +103,13 @@ class Tokenizer:
         Raises:
             TokenizerError: no word is frequent enough.
         """
-        backend, trainer = (
-            _word_level(pretokenized, lowercase, min_frequency)
-            if kind == "word"
-            else _wordpiece(lowercase, min_frequency, vocab_size)
-        )
-        backend.train_from_iterator(_training_text(documents), trainer)
+        if kind == "word":
+            backend = _train_words(
+                _training_text(documents), pretokenized, lowercase, min_frequency
+            )
+        else:
+            text = list(_training_text(documents))
+            backend = _train_wordpieces(text, lowercase, min_frequency, vocab_size)
         if backend.get_vocab_size() <= len(SPECIAL_TOKENS):
             raise TokenizerError(
                 f"The vocabulary needs words seen at least {min_frequency} times; the text has "
@@ -119,12 +134,17 @@ class Tokenizer:
             for row in rows
         ]
 
-    def encode(
-        self, text: str, text_pair: str | None = None
-    ) -> tuple[list[int], list[int], list[str]]:
-        """Ids, segments (0 or 1) and tokens of [CLS] text [SEP] (text_pair [SEP]), uncut."""
+    def encode(self, text: str, text_pair: str | None = None) -> TokenizedText:
+        """[CLS] text [SEP] (text_pair [SEP]), uncut."""
         encoding = self._backend.encode(text, text_pair)
-        return encoding.ids, encoding.type_ids, encoding.tokens
+        texts = (text, text_pair or "")
+        words = [
+            token if sequence is None or token != UNK else texts[sequence][slice(*place)]
+            for token, sequence, place in zip(
+                encoding.tokens, encoding.sequence_ids, encoding.offsets, strict=True
+            )
+        ]
+        return TokenizedText(encoding.ids, encoding.type_ids, encoding.tokens, words)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens left out."""
@@ -186,9 +206,9 @@ class Tokenizer:
         return cls(backend, max_length, lowercase=lowercase)
 
 
-def _word_level(
-    pretokenized: bool, lowercase: bool, min_frequency: int
-) -> tuple[Backend, trainers.WordLevelTrainer]:
+def _train_words(
+    text: Iterator[str], pretokenized: bool, lowercase: bool, min_frequency: int
+) -> Backend:
     backend = Backend(models.WordLevel(unk_token=UNK))
     if lowercase:
         backend.normalizer = normalizers.Lowercase()
@@ -196,29 +216,53 @@ def _word_level(
     backend.pre_tokenizer = (
         spaces if pretokenized else pre_tokenizers.Sequence([spaces, pre_tokenizers.Punctuation()])
     )
-    return backend, trainers.WordLevelTrainer(
+    trainer = trainers.WordLevelTrainer(
         vocab_size=_NO_BOUND,
         min_frequency=min_frequency,
         special_tokens=list(SPECIAL_TOKENS),
         show_progress=False,
     )
+    backend.train_from_iterator(text, trainer)
+    return backend
 
 
-def _wordpiece(
-    lowercase: bool, min_frequency: int, vocab_size: int
-) -> tuple[Backend, trainers.WordPieceTrainer]:
-    backend = Backend(models.WordPiece(unk_token=UNK))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece()
-    return backend, trainers.WordPieceTrainer(
+def _train_wordpieces(
+    text: list[str], lowercase: bool, min_frequency: int, vocab_size: int
+) -> Backend:
+    """Learn pieces, the same ones every time.
+
+    Left alone, the library's trainer numbers the pieces of one letter ("##e") in the order in which
+    a hash map gives words, breaks ties between merges by those numbers, and so learns another
+    vocabulary each time. Named beforehand, in alphabetical order, they have fixed numbers.
+    """
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    most_letters = vocab_size // 3  # scripts of thousands of characters keep the frequent ones
+    counts: Counter[str] = Counter()
+    for char, count in Counter(chain.from_iterable(text)).items():
+        for letter in normalizer.normalize_str(char).split():
+            counts[letter] += count
+    letters = sorted(sorted(counts, key=lambda letter: (-counts[letter], letter))[:most_letters])
+    learner = _wordpiece_backend(models.WordPiece(unk_token=UNK), normalizer)
+    trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        # Scripts of many characters need more single ones than the library's thousand.
-        limit_alphabet=max(1000, vocab_size // 3),
-        special_tokens=list(SPECIAL_TOKENS),
+        limit_alphabet=len(letters),
+        initial_alphabet=letters,
+        special_tokens=[*SPECIAL_TOKENS, *(f"##{letter}" for letter in letters)],
         show_progress=False,
     )
+    learner.train_from_iterator(text, trainer)
+    # The trainer took those names for special tokens; a tokenizer made anew has only true ones.
+    vocabulary = models.WordPiece(learner.get_vocab(with_added_tokens=False), unk_token=UNK)
+    return _wordpiece_backend(vocabulary, normalizer)
+
+
+def _wordpiece_backend(model: models.WordPiece, normalizer: normalizers.BertNormalizer) -> Backend:
+    backend = Backend(model)
+    backend.normalizer = normalizer
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    return backend
 
 
 def _training_text(documents: Iterable[Document]) -> Iterator[str]:

@@ -220,13 +220,18 @@ def _print_encoding(found: Encoding, other: Encoding | None, pooling: str) -> No
     vectors = found.pooled(pooling)
     print(f"{pooling}: float32 {list(vectors.shape)}")
     rows = vectors if pooling == "tokens" else vectors[None]
-    names = found.token_texts if pooling == "tokens" else [pooling]
+    names = [pooling]
+    if pooling == "tokens":
+        names = [
+            word if word == token else f"{word} {token}"
+            for word, token in zip(found.words, found.token_texts, strict=True)
+        ]
     width = max(map(len, names))
     for name, vector in zip(names, rows, strict=True):
         print(f"  {name:{width}}  " + " ".join(f"{value:6.2f}" for value in vector[:6]) + " …")
     if other is None:
         return
-    print(f"beside: {' '.join(other.token_texts)}")
+    print(f"beside: {' '.join(other.words)}")
     print(f"cosine of the texts ([CLS]): {cosine_similarity(found.cls, other.cls):.4f}")
     shared = compare(found, other)
     for word, cosine in shared:

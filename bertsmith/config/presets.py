@@ -47,7 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 # Peak learning rates fall with width: what a small network bears makes a large one diverge. Those
 # of base and large are the original's; the small ones follow Turc et al. 2019, who use larger ones.
 _PEAK_LEARNING_RATE = {
-    "textbook": 2e-3,
+    "textbook": 4e-3,
     "tiny": 2e-3,
     "mini": 1e-3,
     "small": 5e-4,

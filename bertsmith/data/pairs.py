@@ -167,14 +167,13 @@ class FilledPairs:
 def cut_lengths(a: Int64, b: Int64, num_tokens: int) -> tuple[Int64, Int64]:
     """Lengths of A and B, int64 [B] each, cut from the longer one until both fit in `num_tokens`.
 
-    The closed form of taking a token off the longer side (off B when they are equal) until the pair
-    fits: what `transformers` calls `longest_first`.
+    The closed form of taking tokens off the longer side until the pair fits; of an odd room, the
+    side that was longer (B if none was) keeps the one token more. What `transformers` calls
+    `longest_first`.
     """
-    half = num_tokens // 2
-    too_long = a + b > num_tokens
-    cut_a = np.where(b <= half, num_tokens - b, np.minimum(a, num_tokens - half))
-    new_a = np.where(too_long, cut_a, a)
-    return new_a, np.where(too_long, num_tokens - new_a, b)
+    shorter = np.minimum(np.minimum(a, b), num_tokens // 2)
+    longer = np.minimum(np.maximum(a, b), num_tokens - shorter)
+    return np.where(a <= b, shorter, longer), np.where(a <= b, longer, shorter)
 
 
 def _coin(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from bertsmith.model.device import choose_device
 from bertsmith.model.hugging_face import load_model
 from bertsmith.model.layout import Layout
 from bertsmith.model.locate import find_model
-from bertsmith.tokenizer import MASK, Tokenizer
+from bertsmith.tokenizer import CLS, MASK, SEP, TokenizedText, Tokenizer
 
 Float32 = npt.NDArray[np.float32]
 
@@ -33,6 +33,8 @@ class Encoding:
     """[n, H]; the vector of each token in its context."""
     token_texts: list[str]
     """n vocabulary entries, from [CLS] to the last [SEP]."""
+    words: list[str] = field(repr=False)
+    """The same, but with what stood in the text in the place of [UNK]."""
     segments: list[int]
     """n times 0 (first text) or 1 (second)."""
     num_cut_tokens: int = 0
@@ -47,7 +49,7 @@ class Encoding:
     @property
     def mean(self) -> Float32:
         """[H]; the mean over the tokens of the text, without [CLS] and [SEP]."""
-        words = [i for i, token in enumerate(self.token_texts) if token not in ("[CLS]", "[SEP]")]
+        words = [i for i, token in enumerate(self.token_texts) if token not in (CLS, SEP)]
         vector: Float32 = self.tokens[words or slice(None)].mean(axis=0)
         return vector
 
@@ -120,11 +122,11 @@ class PretrainedModel:
         self._require("mlm_head", "fill a mask")
         if top_k < 1:
             raise InputError(f"`top_k` must be at least 1; got {top_k}.")
-        ids, segments, tokens, _ = self._tokenize(text, text_pair)
-        places = [i for i, token in enumerate(tokens) if token == MASK]
+        row, _ = self._tokenize(text, text_pair)
+        places = [i for i, token in enumerate(row.tokens) if token == MASK]
         if not places:
             raise InputError(f"The text must hold {MASK} where a word is wanted; got {text!r}.")
-        hidden = self._forward([(ids, segments)])
+        hidden = self._forward([row])
         scores = self.bert.mlm_logits(hidden[places]).float().softmax(-1)
         scores[:, self.tokenizer.special_ids] = -1.0
         best = scores.topk(min(top_k, len(self.tokenizer.regular_ids)))
@@ -147,8 +149,8 @@ class PretrainedModel:
         """The probability that `sentence_b` follows `sentence_a`. Raises: `InputError`, no head."""
         self._require("nsp_head", "judge a next sentence")
         self._require("pooler", "judge a next sentence")
-        ids, segments, _, _ = self._tokenize(sentence_a, sentence_b)
-        hidden = self._forward([(ids, segments)])
+        row, _ = self._tokenize(sentence_a, sentence_b)
+        hidden = self._forward([row])
         first = torch.zeros(2, dtype=torch.int32, device=self._device)
         scores = self.bert.nsp_logits(self.bert.pool(hidden, first)).float().softmax(-1)
         return float(scores[0, 0])
@@ -157,62 +159,58 @@ class PretrainedModel:
         if part in self._missing:
             raise InputError(f"The model needs its {part} to {purpose}; its folder has none.")
 
-    def _tokenize(
-        self, text: str, text_pair: str | None
-    ) -> tuple[list[int], list[int], list[str], int]:
-        """Ids, segments, tokens, and how many tokens were cut to the trained length."""
-        ids, segments, tokens = self.tokenizer.encode(text, text_pair)
-        excess = len(ids) - self.tokenizer.max_length
+    def _tokenize(self, text: str, text_pair: str | None) -> tuple[TokenizedText, int]:
+        """The text, cut to the trained length, and how many tokens were cut off."""
+        row = self.tokenizer.encode(text, text_pair)
+        excess = len(row.ids) - self.tokenizer.max_length
         if excess <= 0:
-            return ids, segments, tokens, 0
+            return row, 0
         warnings.warn(
-            f"A text of {len(ids)} tokens was cut to the {self.tokenizer.max_length} that the "
+            f"A text of {len(row.ids)} tokens was cut to the {self.tokenizer.max_length} that the "
             "model was trained on.",
             stacklevel=4,
         )
-        end_a = segments.index(1) if text_pair is not None else len(ids)
-        num_special = 2 if text_pair is None else NUM_SPECIAL_IN_PAIR
-        length_a = np.array([end_a - 2])
-        length_b = np.array([len(ids) - end_a - 1 if text_pair is not None else 0])
-        room = self.tokenizer.max_length - num_special
-        if text_pair is None:
-            kept = [*range(room + 1), len(ids) - 1]
-        else:
-            a, b = (int(cut[0]) for cut in cut_lengths(length_a, length_b, room))
-            kept = [*range(a + 1), end_a - 1, *range(end_a, end_a + b), len(ids) - 1]
-        return (*([row[i] for i in kept] for row in (ids, segments, tokens)), excess)  # type: ignore[return-value]
+        kept = _kept_places(row.segments, self.tokenizer.max_length)
+        cut = TokenizedText(
+            ids=[row.ids[i] for i in kept],
+            segments=[row.segments[i] for i in kept],
+            tokens=[row.tokens[i] for i in kept],
+            words=[row.words[i] for i in kept],
+        )
+        return cut, excess
 
     def _encode(self, pairs: Sequence[tuple[str, str | None]]) -> list[Encoding]:
         rows = [self._tokenize(text, text_pair) for text, text_pair in pairs]
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0]))
+        order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0].ids))
         found: dict[int, Encoding] = {}
         while len(found) < len(order):
-            longest = len(rows[order[len(found)]][0])
+            longest = len(rows[order[len(found)]][0].ids)
             group = order[len(found) : len(found) + max(1, _TOKENS_AT_ONCE // longest)]
-            hidden = self._forward([rows[i][:2] for i in group]).float().cpu().numpy()
+            hidden = self._forward([rows[i][0] for i in group]).float().cpu().numpy()
             end = 0
             for i in group:
-                _, segments, tokens, num_cut = rows[i]
-                begin, end = end, end + len(tokens)
+                row, num_cut = rows[i]
+                begin, end = end, end + len(row.ids)
                 found[i] = Encoding(
                     tokens=hidden[begin:end].copy(),
-                    token_texts=tokens,
-                    segments=segments,
+                    token_texts=row.tokens,
+                    words=row.words,
+                    segments=row.segments,
                     num_cut_tokens=num_cut,
                 )
         return [found[i] for i in range(len(rows))]
 
-    def _forward(self, rows: Sequence[tuple[list[int], list[int]]]) -> torch.Tensor:
-        """[T, H] of (ids, segments) laid end to end."""
-        lengths = [len(ids) for ids, _ in rows]
+    def _forward(self, rows: Sequence[TokenizedText]) -> torch.Tensor:
+        """[T, H] of texts laid end to end."""
+        lengths = [len(row.ids) for row in rows]
 
-        def flat(lists: Sequence[list[int]]) -> torch.Tensor:
-            return torch.tensor([x for row in lists for x in row], device=self._device)
+        def flat(lists: Iterable[Iterable[int]]) -> torch.Tensor:
+            return torch.tensor([x for values in lists for x in values], device=self._device)
 
         return self.bert(
-            flat([ids for ids, _ in rows]),
-            flat([segments for _, segments in rows]),
-            flat([list(range(length)) for length in lengths]),
+            flat(row.ids for row in rows),
+            flat(row.segments for row in rows),
+            flat(range(length) for length in lengths),
             Layout.of(lengths, self._device),
         )
 
@@ -240,18 +238,28 @@ def compare(left: Encoding, right: Encoding) -> list[tuple[str, float]]:
 
     Of a word that a text has several times, the first is taken.
     """
-    shared = dict.fromkeys(token for token in left.token_texts if token in right.token_texts)
+    shared = dict.fromkeys(word for word in left.words if word in right.words)
     return [
         (
-            token,
+            word,
             cosine_similarity(
-                left.tokens[left.token_texts.index(token)],
-                right.tokens[right.token_texts.index(token)],
+                left.tokens[left.words.index(word)], right.tokens[right.words.index(word)]
             ),
         )
-        for token in shared
-        if token not in ("[CLS]", "[SEP]")
+        for word in shared
+        if word not in (CLS, SEP)
     ]
+
+
+def _kept_places(segments: list[int], max_length: int) -> list[int]:
+    """Places of [CLS] A [SEP] (B [SEP]) that stay when it is cut to `max_length`, longest first."""
+    total = len(segments)
+    if 1 not in segments:
+        return [*range(max_length - 1), total - 1]
+    begin_b = segments.index(1)
+    length_a, length_b = np.array([begin_b - 2]), np.array([total - begin_b - 1])
+    a, b = (int(x[0]) for x in cut_lengths(length_a, length_b, max_length - NUM_SPECIAL_IN_PAIR))
+    return [*range(a + 1), begin_b - 1, *range(begin_b, begin_b + b), total - 1]
 
 
 def _fill_in(text: str, number: int, token: str) -> str:

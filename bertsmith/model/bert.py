@@ -207,5 +207,6 @@ class Bert(nn.Module):
             masked, self.embeddings.word.weight, self.mlm_head.bias, batch.masked_labels
         )
         logits = self.nsp_logits(self.pool(hidden, batch.cu_seqlens))
-        nsp = F.cross_entropy(logits.float(), batch.next_sentence_labels, reduction="sum")
+        scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        nsp = F.cross_entropy(scores, batch.next_sentence_labels, reduction="sum")
         return Losses(mlm, nsp), masked, logits
