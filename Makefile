@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 demo: .venv/installed
 	$(BIN)/bertsmith pretrain --corpus python-docs --minutes 1.2 --output runs/demo --overwrite
-	$(BIN)/bertsmith fill runs/demo "the function returns a [MASK]"
+	$(BIN)/bertsmith fill runs/demo "the function returns a [MASK] ."
 	$(BIN)/bertsmith encode runs/demo "a crane is flying"
 	$(BIN)/bertsmith encode runs/demo "a crane driver came" "he just left" --compare "a crane is flying"
 
@@ -38,15 +38,16 @@ clean:
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Bertsmith needs Python 3.11 or newer; try: make PYTHON=python3.11 ..." >&2; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@echo "Setting up .venv: PyTorch and what else constraints.txt pins; a minute or two."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 # The peers that the benchmark runs beside; d2l without its dependencies, which pin old releases.
 .venv/installed-bench: .venv/installed-dev
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps d2l==1.0.3
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps d2l==1.0.3
 	@touch $@

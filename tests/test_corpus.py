@@ -85,6 +85,14 @@ def test_wikitext_follows_the_textbook(tmp_path: Path) -> None:
     assert left_out.total() == 4  # two titles, a section, a line without an end
 
 
+def test_wikitext_that_is_not_utf8_is_named_with_the_place(tmp_path: Path) -> None:
+    make_wikitext(tmp_path)
+    train = tmp_path / "wiki.train.tokens"
+    train.write_bytes(b" \n" * 9000 + b" bad \xff . \n")
+    with pytest.raises(CorpusError, match=r"byte 18005 \(0xff\)"):
+        list(open_corpus([str(tmp_path)]).read("train"))
+
+
 def test_wikitext_without_its_training_file(tmp_path: Path) -> None:
     make_wikitext(tmp_path)
     (tmp_path / "wiki.train.tokens").unlink()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bertsmith.corpus.document import Document
+from bertsmith.corpus.lines import read_lines
 from bertsmith.corpus.sentences import split_sentences
 from bertsmith.errors import CorpusError
 
@@ -58,8 +59,8 @@ def read_text_files(files: list[Path], language: str, left_out: Counter[str]) ->
     """
     for file in files:
         document: Document = []
-        for line in _read_lines(file):
-            sentences = split_sentences(line, language)
+        for line in read_lines(file):
+            sentences = split_sentences(line.strip(), language)
             if sentences:
                 document.append(sentences)
             elif document:
@@ -67,35 +68,3 @@ def read_text_files(files: list[Path], language: str, left_out: Counter[str]) ->
                 document = []
         if document:
             yield document
-
-
-def _read_lines(file: Path) -> Iterator[str]:
-    """Lines of a UTF-8 file, stripped; a byte-order mark and carriage returns are white space."""
-    place = 0
-    has_text = False
-    try:
-        with file.open("rb") as stream:
-            for raw in stream:
-                line = _decode(raw, file, place).removeprefix("\ufeff").strip()
-                has_text = has_text or bool(line)
-                place += len(raw)
-                yield line
-    except OSError as error:
-        raise CorpusError(f"Cannot read {file}: {error.strerror}.") from error
-    if not has_text:
-        raise CorpusError(f"{file} must hold text; it is empty.")
-
-
-def _decode(raw: bytes, file: Path, place: int) -> str:
-    if (nul := raw.find(b"\0")) >= 0:
-        raise CorpusError(
-            f"{file} must be text; it is binary (a NUL byte at byte {place + nul}). "
-            "Name text files, or save it as UTF-8."
-        )
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{file} must be UTF-8; byte {place + error.start} (0x{raw[error.start]:02x}) is not. "
-            "Save it as UTF-8."
-        ) from error

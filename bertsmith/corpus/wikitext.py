@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bertsmith.corpus.document import UNKNOWN_WORD, Corpus, Document, Reader
+from bertsmith.corpus.lines import read_lines
 from bertsmith.errors import CorpusError
 
 FILES = {
@@ -48,16 +49,7 @@ def open_wikitext(name: str, folder: Path) -> Corpus:
 
 
 def _reader(path: Path) -> Reader:
-    def read(left_out: Counter[str]) -> Iterator[Document]:
-        try:
-            with path.open(encoding="utf-8", newline="\n") as lines:
-                yield from _articles(lines, left_out)
-        except UnicodeDecodeError as error:
-            raise CorpusError(f"{path} must be UTF-8: {error}.") from error
-        except OSError as error:
-            raise CorpusError(f"Cannot read {path}: {error.strerror}.") from error
-
-    return read
+    return lambda left_out: _articles(read_lines(path), left_out)
 
 
 def _articles(lines: Iterator[str], left_out: Counter[str]) -> Iterator[Document]:

@@ -103,7 +103,7 @@ def evaluate(
         num_masked += batch.num_masked
         for part in batch.split(micro_batch_size):
             losses, correct = model.evaluate(part.to(device))
-            sums += torch.stack([*losses, *correct]).double().cpu()
+            sums += torch.stack([*losses, *correct]).cpu().double()
         progress(int(places[-1]) + 1, total)
     model.train(was_training)
     mlm, nsp, mlm_correct, nsp_correct = sums.tolist()

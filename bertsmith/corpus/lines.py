@@ -1,0 +1,44 @@
+"""Lines of UTF-8 files, with the place of any byte that is not text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from bertsmith.errors import CorpusError
+
+
+def read_lines(file: Path) -> Iterator[str]:
+    """The lines of `file`, ends included; a byte-order mark at its beginning is left out.
+
+    Raises:
+        CorpusError: the file is empty, binary, unreadable, or not UTF-8.
+    """
+    place = 0
+    has_text = False
+    try:
+        with file.open("rb") as stream:
+            for raw in stream:
+                line = _decode(raw, file, place)
+                has_text = has_text or not line.isspace()
+                yield line if place else line.removeprefix("\ufeff")
+                place += len(raw)
+    except OSError as error:
+        raise CorpusError(f"Cannot read {file}: {error.strerror}.") from error
+    if not has_text:
+        raise CorpusError(f"{file} must hold text; it is empty.")
+
+
+def _decode(raw: bytes, file: Path, place: int) -> str:
+    if (nul := raw.find(b"\0")) >= 0:
+        raise CorpusError(
+            f"{file} must be text; it is binary (a NUL byte at byte {place + nul}). "
+            "Name text files, or save it as UTF-8."
+        )
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"{file} must be UTF-8; byte {place + error.start} (0x{raw[error.start]:02x}) is not. "
+            "Save it as UTF-8."
+        ) from error

@@ -1,0 +1,41 @@
+"""In a notebook the curves are drawn in place: one output, updated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nbclient
+import nbformat
+import pytest
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_plot_updates_in_place(text_file: Path, tmp_path: Path) -> None:
+    code = (
+        "import warnings; warnings.simplefilter('ignore')\n"
+        "import bertsmith\n"
+        "from bertsmith.training import display\n"
+        "display._SECONDS_BETWEEN_PICTURES = display._PICTURE_SHARE = 0.5\n"
+        f"run = bertsmith.pretrain({str(text_file)!r}, output={str(tmp_path / 'r')!r}, "
+        "hidden_size=16, intermediate_size=32, max_length=24, batch_size=16, min_frequency=2, "
+        "minutes=0.1, device='cpu')\n"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    kinds: list[str] = []
+    client = nbclient.NotebookClient(notebook, timeout=120)
+    plain = client.process_message
+
+    def watch(msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
+        kinds.append(msg["msg_type"])
+        return plain(msg, cell, cell_index)
+
+    client.process_message = watch  # type: ignore[method-assign]
+    client.execute()
+    pictures = [
+        output for output in notebook.cells[0].outputs if "image/png" in output.get("data", {})
+    ]
+    assert len(pictures) == 1
+    assert kinds.count("display_data") == 1
+    assert kinds.count("update_display_data") >= 2
