@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
+import subprocess
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertForPreTraining
 
 import bertsmith
@@ -25,7 +26,7 @@ from bertsmith.model.bert import Bert, Losses
 from bertsmith.model.device import choose_device
 from bertsmith.report.metrics_file import read_metrics
 from bertsmith.tokenizer import Tokenizer
-from bertsmith.training import checkpoint, loop
+from bertsmith.training import loop
 from bertsmith.training.budget import Budget, Spent, is_due
 from bertsmith.training.checkpoint import whole_folder
 from bertsmith.training.optimizer import learning_rate, make_optimizer
@@ -391,21 +392,30 @@ def test_divergence_keeps_the_last_good_checkpoint(
     assert not (tmp_path / "r" / "model").exists()
 
 
-def test_a_full_disk_ends_the_run_and_keeps_what_is_whole(
-    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saves = 0
+def test_a_full_disk_ends_the_run_and_keeps_what_is_whole(text_file: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: the second checkpoint meets it."""
+    code = f"""
+import resource, signal, sys, warnings
+warnings.simplefilter("ignore")
+from bertsmith.training import loop
+from bertsmith.cli.main import main
 
-    def full(*args: Any) -> None:
-        nonlocal saves
-        saves += 1
-        if saves > 1:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save_file(*args)
-
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(RunError, match="No space left on device"):
-        pretrain(tmp_path / "r", text_file, steps=9, checkpoint_every=2)
+save, calls = loop.save_checkpoint, []
+def limited(*args, **options):
+    calls.append(1)
+    if len(calls) == 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    return save(*args, **options)
+loop.save_checkpoint = limited
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+main("pretrain --corpus {text_file} --output {tmp_path / "r"} --steps 9 --checkpoint-every 2 "
+     "--batch-size 16 --max-length 24 --min-frequency 2 --hidden-size 16 --quiet "
+     "--device cpu".split())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "File too large" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
     names = [path.name for path in (tmp_path / "r" / "checkpoints").iterdir()]
     assert names == ["step-00000002"]
     assert bertsmith.load(tmp_path / "r").tokenizer.vocab_size > 5

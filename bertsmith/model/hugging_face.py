@@ -7,7 +7,10 @@ unpickled; names and shapes are checked before a weight is read.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -99,8 +102,18 @@ def save_model(model: Bert, tokenizer: Tokenizer, folder: Path) -> None:
         **asdict(model.config),
     }
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_file(to_hugging_face(model.state_dict()), folder / WEIGHTS_FILE, {"format": "pt"})
+    save_tensors(to_hugging_face(model.state_dict()), folder / WEIGHTS_FILE)
     tokenizer.save(folder)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file. Raises: `OSError`, as any other write does, if it cannot."""
+    try:
+        save_file(tensors, path, {"format": "pt"})
+    except SafetensorError as error:  # the library's wrapping of the system's error
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def load_model(folder: Path) -> ModelFolder:

@@ -19,10 +19,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from bertsmith.model.bert import Bert
-from bertsmith.model.hugging_face import save_model
+from bertsmith.model.hugging_face import save_model, save_tensors
 from bertsmith.model.locate import checkpoint_folder, list_checkpoints
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.budget import Spent
@@ -64,7 +63,7 @@ def save_checkpoint(
     target = checkpoint_folder(run, spent.step)
     with whole_folder(target) as folder:
         save_model(model, tokenizer, folder)
-        save_file(_optimizer_tensors(model, optimizer), folder / "optimizer.safetensors")
+        save_tensors(_optimizer_tensors(model, optimizer), folder / "optimizer.safetensors")
         (folder / "training_state.json").write_text(
             json.dumps({"format": 1, "spent": asdict(spent)}, indent=2) + "\n", encoding="utf-8"
         )
