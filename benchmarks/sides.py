@@ -26,6 +26,10 @@ SIDES = {
 }
 BATCH_SIZE = 512
 MAX_LENGTH = 64
+_IMPORTED_BY_D2L = (
+    "torchvision torchvision.transforms pandas gym scipy scipy.spatial IPython IPython.display "
+    "matplotlib_inline matplotlib_inline.backend_inline"
+).split()
 Step = Callable[[], tuple[int, int]]
 _clock: dict[str, float] = {"batches": 0.0}
 
@@ -72,9 +76,7 @@ def bertsmith(corpus: str) -> Step:
 
 def textbook(corpus: str) -> Step:
     """The chapter's code: its data set, model, loss and optimizer (d2l.ai 15.9 and 15.10)."""
-    _stand_in_for_torchvision()
-    from d2l import torch as d2l
-
+    d2l = _import_d2l()
     lines = (_wikitext(corpus) / "wiki.train.tokens").read_text(encoding="utf-8").split("\n")
     # As `d2l._read_wiki`, which also downloads; its address has been dead since 2024.
     paragraphs = [
@@ -227,25 +229,23 @@ def _wikitext(corpus: str) -> Path:
     return Path(corpus) if Path(corpus).is_dir() else fetch_wikitext()
 
 
-def _stand_in_for_torchvision() -> None:
-    """`d2l` imports torchvision and others at its head; nothing that runs here calls them."""
-    for name in (
-        "torchvision",
-        "torchvision.transforms",
-        "gym",
-        "pandas",
-        "IPython",
-        "matplotlib_inline",
-        "matplotlib_inline.backend_inline",
-    ):
-        if name.partition(".")[0] in sys.modules:
-            continue
+def _import_d2l() -> Any:
+    """The `d2l` package. What its head imports and nothing here calls may be missing."""
+    missing = []
+    for name in _IMPORTED_BY_D2L:
         try:
             __import__(name)
         except ImportError:
             module: Any = types.ModuleType(name)
             module.__getattr__ = lambda attribute: None
+            module.__path__ = []
             sys.modules[name] = module
+            missing.append(name)
+    from d2l import torch as d2l
+
+    for name in missing:  # torch looks at what is imported, and takes these for the real ones
+        del sys.modules[name]
+    return d2l
 
 
 if __name__ == "__main__":
