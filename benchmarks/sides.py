@@ -63,7 +63,7 @@ def bertsmith(corpus: str) -> Step:
             model,
             optimizer,
             batch,
-            micro_batch_size=default_micro_batch_size(device, MAX_LENGTH),
+            micro_batch_size=default_micro_batch_size(device, config.model, MAX_LENGTH),
             max_grad_norm=config.training.max_grad_norm,
             device=device,
             autocast=autocast(device, "float32"),

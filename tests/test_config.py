@@ -64,6 +64,9 @@ def test_a_budget_takes_the_place_of_the_one_below() -> None:
         ({"optimizer": "adamwx"}, "did you mean adamw"),
         ({"lerning_rate": 1.0}, "did you mean learning_rate"),
         ({"corpus": ()}, "must name"),
+        ({"corpus": 5}, "names or paths"),
+        ({"corpus": ("",)}, "none empty"),
+        ({"type_vocab_size": 1}, "at least 2"),
         ({"seed": -1}, "not be negative"),
     ],
 )

@@ -23,6 +23,18 @@ def test_a_line_is_a_paragraph_and_an_empty_line_ends_a_document(tmp_path: Path)
     assert read(file) == [[["One is here.", "Two is there."], ["Three."]], [["Four!"]]]
 
 
+def test_files_of_other_kinds_are_counted(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.md", "c.md", "d"):
+        (tmp_path / name).write_text("Text.")
+    left_out: Counter[str] = Counter()
+    corpus = open_corpus([str(tmp_path)], validation_fraction=0)
+    assert len(list(corpus.read("train", left_out))) == 1
+    assert left_out == {
+        "files that are not text (.md)": 2,
+        "files that are not text (no suffix)": 1,
+    }
+
+
 def test_a_folder_is_read_in_order_and_each_file_ends_a_document(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "b.txt").write_text("B.")
@@ -137,6 +149,17 @@ def test_a_single_document_gives_its_last_paragraphs() -> None:
     corpus = with_validation(of_documents([document]), 0.05)
     assert list(corpus.read("train")) == [document[:38]]
     assert list(corpus.read("validation")) == [document[38:]]
+
+
+def test_few_documents_lose_no_more_than_the_share() -> None:
+    documents = [[[f"a{i}"], [f"b{i}"]] for i in range(15)]
+    corpus = with_validation(of_documents(documents), 0.05)
+    train, validation = (
+        [paragraph for document in corpus.read(split) for paragraph in document]
+        for split in ("train", "validation")
+    )
+    assert len(validation) == 2
+    assert train + validation == [paragraph for document in documents for paragraph in document]
 
 
 def test_a_single_paragraph_stays_in_training() -> None:

@@ -133,6 +133,31 @@ def letters_of_words() -> Tokenizer:
     return Tokenizer.train(make_documents(5), kind="word", pretokenized=True, min_frequency=1)
 
 
+def test_no_length_tells_the_label_of_filled_pairs() -> None:
+    store, _ = build_store(make_documents(3000), letters_of_words())
+    pairing = FilledPairs(store, seed=0, num_tokens=61, short_pair_probability=0.1)
+    numbers = np.arange(pairing.num_pairs)
+    spans = pairing.draw(numbers, np.zeros_like(numbers))
+    length_b = spans.b_end - spans.b_start
+    for length in (length_b, length_b + spans.a_end - spans.a_start):
+        judged = [
+            max(((length > t) == spans.is_random).mean(), ((length <= t) == spans.is_random).mean())
+            for t in np.quantile(length, np.linspace(0.05, 0.95, 19))
+        ]
+        assert max(judged) < 0.55
+
+
+def test_a_random_sentence_of_a_single_document_is_not_of_its_chunk() -> None:
+    store, _ = build_store([[[w] for w in " ".join(["a b c"] * 20).split()]], letters())
+    pairing = FilledPairs(store, seed=0, num_tokens=6, short_pair_probability=0.0)
+    numbers = np.arange(pairing.num_pairs)
+    spans = pairing.draw(numbers, np.zeros_like(numbers))
+    assert spans.is_random.any()
+    overlap = (spans.b_start < spans.a_end) & (spans.b_end > spans.a_start)
+    assert not (overlap & spans.is_random).any()
+    assert spans.is_random.mean() > 0.3
+
+
 def test_one_repeated_sentence_makes_no_random_pair() -> None:
     store, _ = build_store([[["a b"] * 10]], letters())
     numbers = np.arange(9)

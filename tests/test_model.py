@@ -160,6 +160,9 @@ def test_models_without_some_heads_load(
     name = "embeddings.word_embeddings.weight"
     expected = {k.removeprefix("bert."): v for k, v in theirs.state_dict().items()}[name]
     assert torch.equal(model.embeddings.word.weight, expected)
+    if "mlm_head" in missing:  # as initialised, not what the memory held
+        assert not model.mlm_head.bias.any()
+        assert (model.mlm_head.norm.weight == 1).all()
 
 
 def test_saving_and_loading_changes_nothing(tiny_model: Bert, folder: Path) -> None:
@@ -202,11 +205,15 @@ def edit_config(folder: Path, **changes: object) -> None:
         ({"hidden_size": 33}, "multiple of"),
         ({"hidden_size": "32"}, "of type int"),
         ({"hidden_size": 64}, "must have shape"),
-        ({"vocab_size": -1}, "over 0"),
+        ({"vocab_size": -1}, "from 1 to 16777216; got -1"),
         ({"vocab_size": 10}, "must fit the model's 10 embeddings"),
         ({"num_hidden_layers": 3}, r"must hold bert\.encoder\.layer\.2\."),
         ({"is_decoder": True}, "`is_decoder` must be False"),
-        ({"vocab_size": 10**12}, "must have shape"),
+        ({"vocab_size": 10**12}, "from 1 to 16777216"),
+        ({"vocab_size": 10**7}, "must have shape"),
+        ({"hidden_size": 2**40}, "at most 16777216"),
+        ({"num_hidden_layers": 10**7}, "layers at most 512"),
+        ({"hidden_act": ["gelu"]}, "must be relu or gelu"),
     ],
 )
 def test_folders_of_another_structure_are_refused(
@@ -304,6 +311,27 @@ def test_the_chunked_loss_is_cross_entropy(
         torch.testing.assert_close(mine.grad, other.grad, atol=tolerance, rtol=tolerance)
     right = (F.linear(hidden, weight, bias).argmax(1) == labels).sum()
     assert count_correct(hidden, weight, bias, labels) == right
+
+
+def test_bfloat16_gradients_do_not_degrade_with_the_number_of_chunks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(2000, 16), torch.randn(50, 16) * 0.1
+    bias, labels = torch.zeros(50), torch.randint(50, (2000,))
+    errors = []
+    exact = weight.clone().requires_grad_()
+    masked_lm_loss(hidden, exact, bias, labels).backward()
+    for rows in (2000, 20):
+        monkeypatch.setattr(loss_module, "_LOGITS_AT_ONCE", rows * 50)
+        rounded = weight.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            masked_lm_loss(hidden, rounded, bias, labels).backward()
+        assert exact.grad is not None
+        assert rounded.grad is not None
+        errors.append(float((rounded.grad - exact.grad).norm() / exact.grad.norm()))
+    assert max(errors) < 0.02
+    assert errors[1] < 1.5 * errors[0]
 
 
 def test_no_masked_token_is_no_loss() -> None:

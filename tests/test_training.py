@@ -31,6 +31,7 @@ from bertsmith.training.budget import Budget, Spent, is_due
 from bertsmith.training.checkpoint import whole_folder
 from bertsmith.training.optimizer import learning_rate, make_optimizer
 from bertsmith.training.pretrain import Run
+from bertsmith.training.run_folder import RunFolder
 from bertsmith.training.step import StepResult, train_step
 from tests.conftest import TINY_RUN, WORDS
 from tests.test_data import make_batches
@@ -350,18 +351,68 @@ def test_an_output_in_use_is_refused_and_kept(finished_run: Run, text_file: Path
 
 def test_a_folder_of_other_files_is_never_overwritten(text_file: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(RunError, match="holds other files"):
+    with pytest.raises(RunError, match="has other files"):
         bertsmith.pretrain(text_file, output=tmp_path, overwrite=True, quiet=True)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
+def test_a_project_that_happens_to_have_a_config_is_never_overwritten(
+    text_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.toml").write_text("title = 'my site'")
+    for other in (False, True):
+        if other:
+            (tmp_path / "src").mkdir()
+        with pytest.raises(RunError, match="must be empty or a run"):
+            bertsmith.pretrain(text_file, output=tmp_path, overwrite=True, quiet=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.toml", "src"]
+
+
+def test_two_runs_in_one_folder_are_refused(text_file: Path, tmp_path: Path) -> None:
+    first = RunFolder(tmp_path / "r", overwrite=False)
+    with pytest.raises(RunError, match="in use by another process"):
+        pretrain(tmp_path / "r", text_file, overwrite=True)
+    first.release()
+    assert not (tmp_path / "r").exists()
+
+
+def test_weights_that_overflow_are_never_saved(text_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(DivergenceError, match="weights are no longer finite"):
+        pretrain(tmp_path / "r", text_file, steps=1, learning_rate=3e38, max_grad_norm=0.0)
+    assert list((tmp_path / "r").rglob("*.safetensors")) == []
+
+
+def test_the_first_and_the_last_step_move_the_weights(text_file: Path, tmp_path: Path) -> None:
+    run = pretrain(tmp_path / "r", text_file, steps=4)
+    rates = [line["learning_rate"] for line in read_metrics(run.output) if "learning_rate" in line]
+    assert min(rates) > 0
+
+
+def test_any_other_text_is_evaluated_whole(finished_run: Run, text_file: Path) -> None:
+    own = bertsmith.evaluate(finished_run.output, corpus=text_file, device="cpu")
+    assert own.num_pairs == finished_run.metrics["validation_num_pairs"]
+    copy = text_file.with_name("copy.txt")
+    copy.write_bytes(text_file.read_bytes())
+    other = bertsmith.evaluate(finished_run.output, corpus=copy, device="cpu")
+    assert other.num_pairs > 5 * own.num_pairs
+
+
+def test_a_run_is_found_from_within(finished_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for inside in (".", "model", "checkpoints/step-00000008"):
+        monkeypatch.chdir(finished_run.output / inside)
+        found = bertsmith.evaluate(".", device="cpu")
+        assert found.num_pairs == finished_run.metrics["validation_num_pairs"]
+
+
 def test_a_run_can_be_replaced(text_file: Path, tmp_path: Path) -> None:
     pretrain(tmp_path / "r", text_file)
-    (tmp_path / "r" / "left-over").touch()
+    (tmp_path / "r" / "thesis.tex").touch()
+    with pytest.raises(RunError, match=r"other files \(thesis\.tex\)"):
+        bertsmith.pretrain(text_file, output=tmp_path / "r", overwrite=True, quiet=True)
+    (tmp_path / "r" / "thesis.tex").unlink()
     run = bertsmith.pretrain(
         text_file, output=tmp_path / "r", overwrite=True, quiet=True, **{**TINY_RUN, "steps": 1}
     )
-    assert not (run.output / "left-over").exists()
     assert [line["step"] for line in read_metrics(run.output)] == [1, 1, 1]
 
 
@@ -441,6 +492,8 @@ def test_a_device_that_is_not_there() -> None:
         pytest.skip("this machine has CUDA")
     with pytest.raises(BertsmithError, match=r"cuda is not\. Use cpu"):
         choose_device("cuda")
+    with pytest.raises(BertsmithError, match="gpu is not"):
+        choose_device("gpu")
     assert choose_device("cpu") == CPU
 
 

@@ -17,6 +17,7 @@ import bertsmith
 from bertsmith.cli.main import main
 from bertsmith.errors import InputError
 from bertsmith.inference.model import Encoding, PretrainedModel, compare, cosine_similarity
+from bertsmith.model.bert import Bert
 from bertsmith.model.hugging_face import load_model
 from bertsmith.report.curves import draw_curves, save_curves, smooth
 from bertsmith.report.metrics_file import read_metrics
@@ -65,7 +66,7 @@ def test_many_texts_come_back_in_their_order(model: PretrainedModel) -> None:
         np.testing.assert_allclose(one.tokens, alone.tokens, atol=1e-5)
     assert model.encode([]) == []
     with pytest.raises(InputError, match="entry"):
-        model.encode(["a"], "b")
+        model.encode(["a"], "b")  # type: ignore[call-overload]
 
 
 def test_a_long_text_is_cut_and_says_so(model: PretrainedModel) -> None:
@@ -252,6 +253,26 @@ def test_a_file_of_texts_is_encoded(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["t.txt", "v.npz"]
 
 
+def test_a_line_of_the_file_is_a_row(
+    finished_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = tmp_path / "t.txt"
+    texts.write_text("\ufeffthe\u2028crane\r\nthe \x0criver\n", encoding="utf-8", newline="")
+    arguments = ("encode", finished_run.output, "--input", texts, "--output", tmp_path / "v.npz")
+    status, out, _ = call(capsys, *arguments, "--pooling", "mean", "--json")
+    assert status == 0
+    assert json.loads(out)["shape"] == [2, 16]
+
+
+def test_padding_rows_of_the_matrix_are_never_proposed(model: PretrainedModel) -> None:
+    config, vocab_size = model.bert.config, model.tokenizer.vocab_size
+    padded = Bert(config, vocab_size + 27).eval()
+    padded.initialize(0)
+    padded.mlm_head.bias.data[vocab_size:] = 100.0
+    wider = PretrainedModel(padded, model.tokenizer, frozenset(), torch.device("cpu"))
+    assert "None" not in [word.token for word in wider.fill("the [MASK]", top_k=3)[0]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -273,6 +294,11 @@ def test_a_file_of_texts_is_encoded(
         ("encode RUN --input none.txt --output v.npz", 1, "Cannot read none.txt"),
         ("fill RUN text", 1, "must hold [MASK]"),
         ("evaluate RUN --split tset", 1, "no split"),
+        (f"encode {'x' * 5000} text", 1, "File name too long"),
+        (f"pretrain --corpus {'x' * 5000}", 1, "File name too long"),
+        (f"pretrain --output {'x' * 5000}", 1, "File name too long"),
+        ("encode RUN --input t --output none/v.npz", 1, "must exist"),
+        ("encode RUN --input t --output v.npz --compare x", 1, "leave one"),
         ("evaluate RUN --corpus no-such-thing", 1, "no corpus"),
         ("evaluate RUN/model --corpus python-docs --split test", 1, "no split"),
     ],

@@ -13,7 +13,9 @@ import tyro
 from bertsmith.errors import InputError
 
 if TYPE_CHECKING:
-    from bertsmith.inference.model import Encoding, PretrainedModel
+    from bertsmith.inference.model import Encoding
+
+_TEXTS_AT_ONCE = 4096  # of a file; sorted by length together
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Json = tyro.conf.FlagCreatePairsOff[bool]
@@ -111,16 +113,15 @@ def encode(command: Encode) -> None:
         raise InputError("--input FILE and --output FILE.npz go together; only one was given.")
     if len(command.compare) > 2:
         raise InputError(f"--compare takes a text or a pair; got {len(command.compare)} texts.")
+    if command.input is not None and command.output is not None:
+        _encode_file(command, command.input, command.output)
+        return
     from bertsmith.inference.model import load
 
-    if command.input is not None and command.output is not None:
-        pairs = _read_texts(command.input)
-        _encode_file(load(command.run, device=command.device), pairs, command)
-        return
     model = load(command.run, device=command.device)
     assert command.text is not None
-    found = _encode_one(model, command.text, command.text_pair)
-    other = _encode_one(model, *command.compare) if command.compare else None
+    found = model.encode_one(command.text, command.text_pair)
+    other = model.encode_one(*command.compare) if command.compare else None
     if command.json:
         print(json.dumps(_as_json(found, other, command.pooling)))
     else:
@@ -191,12 +192,6 @@ def corpora(command: Corpora) -> None:
         print(f"{name:12} {about}\n{'':12} {where[name] or f'not yet in {cache_folder()}'}")
 
 
-def _encode_one(model: PretrainedModel, text: str, text_pair: str | None = None) -> Encoding:
-    found = model.encode(text, text_pair)
-    assert not isinstance(found, list)
-    return found
-
-
 def _as_json(found: Encoding, other: Encoding | None, pooling: str) -> dict[str, object]:
     from bertsmith.inference.model import compare, cosine_similarity
 
@@ -241,39 +236,48 @@ def _print_encoding(found: Encoding, other: Encoding | None, pooling: str) -> No
 
 
 def _read_texts(path: Path) -> list[str | tuple[str, str]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} must be UTF-8; byte {error.start} is not.") from error
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror}.") from error
-    if not lines:
-        raise InputError(f"{path} must hold a text a line; it is empty.")
+    from bertsmith.corpus.lines import read_lines
+
+    lines = [line.rstrip("\r\n") for line in read_lines(path)]
     return [(a, b) if tab else a for a, tab, b in (line.partition("\t") for line in lines)]
 
 
-def _encode_file(
-    model: PretrainedModel, texts: list[str | tuple[str, str]], command: Encode
-) -> None:
+def _encode_file(command: Encode, source: Path, target: Path) -> None:
     """Write `vectors`: [N, H], or for tokens [sum of lengths, H] with `offsets` [N + 1]."""
     import numpy as np
 
-    assert command.output is not None
-    with warnings.catch_warnings():
+    from bertsmith.inference.model import load
+    from bertsmith.training.display import Display
+
+    if command.compare:
+        raise InputError("--compare is for a text, not for --input; leave one of them out.")
+    if not target.parent.is_dir():
+        raise InputError(f"The folder of --output must exist; {target.parent} does not.")
+    texts = _read_texts(source)
+    model = load(command.run, device=command.device)
+    rows = []
+    num_cut = 0
+    with warnings.catch_warnings(), Display().stage("Encoding") as progress:
         warnings.simplefilter("ignore")  # counted below
-        found = model.encode(texts)
-    assert isinstance(found, list)
-    rows = [one.pooled(command.pooling) for one in found]
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            for one in model.encode_many(texts[start : start + _TEXTS_AT_ONCE]):
+                rows.append(one.pooled(command.pooling).copy())  # lets go of the other vectors
+                num_cut += one.num_cut_tokens > 0
+            progress(len(rows), len(texts))
     arrays = {"vectors": np.concatenate(rows) if command.pooling == "tokens" else np.stack(rows)}
     if command.pooling == "tokens":
         arrays["offsets"] = np.cumsum([0, *map(len, rows)])
-    part = command.output.with_name(f".{command.output.name}.part.npz")
+    part = target.with_name(f".{target.name}.part.npz")
     try:
         np.savez(part, **arrays)  # type: ignore[arg-type]
-        part.replace(command.output)
+        part.replace(target)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise InputError(f"Cannot write {command.output}: {error.strerror}.") from error
-    num_cut = sum(one.num_cut_tokens > 0 for one in found)
+        raise InputError(f"Cannot write {target}: {error.strerror}.") from error
+    shape = list(arrays["vectors"].shape)
+    if command.json:
+        figures = {"texts": len(rows), "cut_texts": num_cut, "shape": shape, "output": str(target)}
+        print(json.dumps(figures))
+        return
     cut = f"; {num_cut} of them cut to {model.tokenizer.max_length} tokens" if num_cut else ""
-    print(f"{len(found):,} texts{cut}; float32 {list(arrays['vectors'].shape)} in {command.output}")
+    print(f"{len(rows):,} texts{cut}; float32 {shape} in {target}")

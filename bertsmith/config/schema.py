@@ -127,7 +127,7 @@ class TrainingConfig:
     batch_size: int = 128
     """Sentence pairs an optimizer step."""
     micro_batch_size: int | None = None
-    """Sentence pairs in memory at once; changes nothing but memory and speed. None: by length."""
+    """Sentence pairs in memory at once; without dropout, changes only memory and speed."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     """AdamW decouples weight decay from the gradient; Adam is the chapter's."""
     learning_rate: float = 2e-3
@@ -201,6 +201,8 @@ class PretrainConfig:
                 f"({self.model.max_position_embeddings}); got {self.data.max_length}. "
                 "Set both to train on longer sequences."
             )
+        if self.model.type_vocab_size < 2:
+            raise ConfigError("`type_vocab_size` must be at least 2 to tell A from B; got 1.")
 
 
 SECTIONS: dict[str, type] = {
@@ -237,8 +239,12 @@ def _check_types(config: Any) -> None:
                 raise ConfigError(f"`{name}` has no choice {value!r}; {near(str(value), options)}")
             continue
         if expected == tuple[str, ...]:
-            texts = (value,) if isinstance(value, str) else tuple(map(str, value))
-            object.__setattr__(config, name, texts)
+            texts = [value] if isinstance(value, str) else value
+            if not isinstance(texts, list | tuple) or not all(
+                isinstance(text, str) and text for text in texts
+            ):
+                raise ConfigError(f"`{name}` must be names or paths, none empty; got {value!r}.")
+            object.__setattr__(config, name, tuple(texts))
             continue
         if value is None and type(None) in options:
             continue

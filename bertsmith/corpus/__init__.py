@@ -1,6 +1,6 @@
 """Text into documents: `open_corpus` takes names and paths and gives a `Corpus` to read from."""
 
-from bertsmith.corpus.catalog import NAMES, open_corpus
+from bertsmith.corpus.catalog import NAMES, absolute_names, open_corpus
 from bertsmith.corpus.document import UNKNOWN_WORD, Corpus, Document
 
-__all__ = ["NAMES", "UNKNOWN_WORD", "Corpus", "Document", "open_corpus"]
+__all__ = ["NAMES", "UNKNOWN_WORD", "Corpus", "Document", "absolute_names", "open_corpus"]

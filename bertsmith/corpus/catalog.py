@@ -23,6 +23,14 @@ NAMES = {
 """Corpora known by name, and what they are."""
 
 
+def absolute_names(names: Sequence[str]) -> tuple[str, ...]:
+    """`names` with every path made absolute, so that they mean the same from any folder."""
+    try:
+        return tuple(str(Path(name).resolve()) if Path(name).exists() else name for name in names)
+    except OSError as error:
+        raise CorpusError(f"Cannot read the corpus: {error.strerror}.") from error
+
+
 def open_corpus(
     names: Sequence[str],
     *,
@@ -77,7 +85,8 @@ def _open_one(name: str, language: str, progress: Callable[[str, int, int], None
             f"There is no corpus and no path {name!r}; {near(name, NAMES)} "
             "Or name a text file or a folder."
         )
-    read = partial(read_text_files, find_text_files(path), language)
+    files, skipped = find_text_files(path)
+    read = partial(read_text_files, files, skipped, language)
     return Corpus(name=name, pretokenized=False, splits={"train": read})
 
 

@@ -15,8 +15,8 @@ def with_validation(corpus: Corpus, fraction: float) -> Corpus:
     """`corpus` with `train` parted into `train` and `validation`, if it has no validation split.
 
     Documents are held out by a hash of their text, so that the choice does not change when a corpus
-    grows or its files are renamed. A corpus of few documents gives the end of each instead: the
-    last `fraction` of its paragraphs, at least one.
+    grows or its files are renamed. A corpus of too few documents gives its end instead: the last
+    `fraction` of its paragraphs, at least one.
 
     Args:
         corpus: any corpus.
@@ -34,16 +34,19 @@ def _read_part(
     whole: Reader, fraction: float, held_out: bool, left_out: Counter[str]
 ) -> Iterator[Document]:
     """The held-out part of `whole`, or the other one."""
-    has_few_documents = not _any_chosen(whole, fraction)
+    if _any_chosen(whole, fraction):
+        for document in whole(left_out):
+            if _is_chosen(document, fraction) == held_out:
+                yield document
+        return
+    num_paragraphs = sum(map(len, whole(Counter())))
+    num_held_out = max(1, round(fraction * num_paragraphs)) if num_paragraphs > 1 else 0
+    cut = num_paragraphs - num_held_out  # counted down to where the held-out part begins
     for document in whole(left_out):
-        if has_few_documents:
-            num_held_out = max(1, round(fraction * len(document))) if len(document) > 1 else 0
-            cut = len(document) - num_held_out
-            part = document[cut:] if held_out else document[:cut]
-            if part:
-                yield part
-        elif _is_chosen(document, fraction) == held_out:
-            yield document
+        inside = min(max(cut, 0), len(document))
+        cut -= len(document)
+        if part := document[inside:] if held_out else document[:inside]:
+            yield part
 
 
 def _any_chosen(whole: Reader, fraction: float) -> bool:

@@ -61,8 +61,10 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on `device`."""
+        # Elsewhere a copy that is still under way could read memory that was given back.
+        non_blocking = device.type == "cuda"
         moved = {
-            field.name: getattr(self, field.name).to(device, non_blocking=True)
+            field.name: getattr(self, field.name).to(device, non_blocking=non_blocking)
             for field in fields(self)
             if isinstance(getattr(self, field.name), Tensor)
         }

@@ -90,14 +90,17 @@ class AdjacentPairs:
         is_random = np.zeros(len(a), dtype=bool)
         undecided = np.flatnonzero(_coin(bits))
         paragraph = np.searchsorted(paragraphs, a, side="right") - 1
+        first, end = paragraphs[paragraph], paragraphs[paragraph + 1]
+        if len(paragraphs) == 2:  # a text of one paragraph: anything but the pair itself
+            first, end = a, a + 2
         for turn in range(_TRIES):
-            other = _sentence_outside(
+            other, exists = _sentence_outside(
                 extend(bits[undecided], 1 + turn),
-                paragraphs[paragraph[undecided]],
-                paragraphs[paragraph[undecided] + 1],
+                first[undecided],
+                end[undecided],
                 self._store.num_sentences,
             )
-            same = _same_text(self._store, other, a[undecided] + 1)
+            same = _same_text(self._store, other, a[undecided] + 1) | ~exists
             b[undecided[~same]] = other[~same]
             is_random[undecided[~same]] = True
             undecided = undecided[same]
@@ -114,10 +117,11 @@ class FilledPairs:
     """The original BERT's pairs (google-research/bert, create_pretraining_data.py).
 
     Documents are laid out in chunks of sentences that fill the length. Each epoch parts a chunk
-    anew: A is its first sentences, B the rest, or a run from another document that fills up what A
-    leaves. A tenth of the pairs are made shorter. Where it differs from the original: a chunk has
+    anew: A is its first sentences, B the rest, or a run of about that length from another document.
+    A tenth of the pairs are made shorter. Where it differs from the original: a chunk has
     at least two sentences (the last one of a document reaches back for its second), so that the
-    label cannot be told from the shape; and text behind a short or replaced part is not carried
+    label cannot be told from the shape; the random B is as long as the true one, not as long as
+    there is room; and text behind a short or replaced part is not carried
     over to the next chunk, since another epoch parts it otherwise.
     """
 
@@ -145,15 +149,23 @@ class FilledPairs:
 
         bits = random_bits(self._seed, Stream.NEXT_SENTENCE, epoch, numbers)
         document = np.searchsorted(documents, start, side="right") - 1
-        other = _sentence_outside(
-            extend(bits, 1), documents[document], documents[document + 1], self._store.num_sentences
-        )
-        is_random = _coin(bits) & ~_same_text(self._store, other, b)
-        room = np.maximum(target - (offsets[b] - offsets[start]), 1)
+        outside = documents[document], documents[document + 1]
+        if len(documents) == 2:  # a text of one document: anything but the chunk itself
+            outside = start, end
+        other, exists = _sentence_outside(extend(bits, 1), *outside, self._store.num_sentences)
+        # As long as the true B would be, so that no length tells the label: a run that would meet
+        # its document's end too early begins earlier.
+        room = offsets[b_end] - offsets[b]
         other_document = np.searchsorted(documents, other, side="right") - 1
-        other_end = np.clip(
-            _fitting_end(offsets, other, room), other + 1, documents[other_document + 1]
+        latest = (
+            np.searchsorted(offsets, offsets[documents[other_document + 1]] - room, "right") - 1
         )
+        other = np.maximum(np.minimum(other, latest), documents[other_document])
+        other_end = np.clip(
+            _nearest_end(offsets, other, room), other + 1, documents[other_document + 1]
+        )
+        apart = (other_end <= start) | (other >= end)  # may fail in a text of one document
+        is_random = _coin(bits) & exists & apart & ~_same_text(self._store, other, b)
         b_start = np.where(is_random, other, b)
         return PairSpans(
             a_start=offsets[start],
@@ -182,16 +194,12 @@ def _coin(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
 
 def _sentence_outside(
     bits: npt.NDArray[np.uint64], first: Int64, end: Int64, num_sentences: int
-) -> Int64:
-    """A random sentence not in [first, end); where that leaves none, the sentence `first` itself.
-
-    Falling back on a sentence of the same run keeps a text of a single paragraph usable: a B that
-    reads like the true one is then recognised by its text.
-    """
+) -> tuple[Int64, npt.NDArray[np.bool_]]:
+    """A random sentence not in [first, end), int64 [B], and whether there is any, bool [B]."""
     outside = num_sentences - (end - first)
     drawn = below(bits, np.maximum(outside, 1))
     drawn = drawn + np.where(drawn >= first, end - first, 0)
-    return np.where(outside > 0, drawn, first + below(bits, end - first))
+    return np.where(outside > 0, drawn, first), outside > 0
 
 
 def _same_text(store: TokenStore, left: Int64, right: Int64) -> npt.NDArray[np.bool_]:
@@ -209,6 +217,14 @@ def _same_text(store: TokenStore, left: Int64, right: Int64) -> npt.NDArray[np.b
 def _fitting_end(offsets: Int64, start: Int64, num_tokens: npt.ArrayLike) -> Int64:
     """The sentence before which a run from `start` must end to have at most `num_tokens` tokens."""
     return np.searchsorted(offsets, offsets[start] + np.asarray(num_tokens), side="right") - 1
+
+
+def _nearest_end(offsets: Int64, start: Int64, num_tokens: Int64) -> Int64:
+    """The sentence before which a run from `start` must end to be nearest to `num_tokens` long."""
+    fitting = _fitting_end(offsets, start, num_tokens)
+    longer = np.minimum(fitting + 1, len(offsets) - 1)
+    wanted = offsets[start] + num_tokens
+    return np.where(offsets[longer] - wanted < wanted - offsets[fitting], longer, fitting)
 
 
 def _chunks(store: TokenStore, num_tokens: int) -> tuple[Int64, Int64]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bertsmith.config import DataConfig, resolve
-from bertsmith.corpus import open_corpus
+from bertsmith.corpus import absolute_names, open_corpus
 from bertsmith.data.store import build_store
 from bertsmith.errors import CorpusError, DataError, ModelError
 from bertsmith.evaluation.held_out import Evaluation, evaluate, evaluation_batches
@@ -30,7 +30,7 @@ def evaluate_folder(
         path: a run, a checkpoint, or a Hugging Face BERT folder. Of a run, pairs are made and cut
             as they were in its training.
         corpus: names or paths; default: the run's own.
-        split: of the corpus.
+        split: of the corpus; a text without splits that the run was not trained on is taken whole.
         device: auto, cpu, cuda, mps.
         progress: told the pairs done and in all.
 
@@ -49,11 +49,15 @@ def evaluate_folder(
     data = replace(data, max_length=tokenizer.max_length)
     if corpus is None and run_config is None:
         raise CorpusError(f"{path} is not a run, so the corpus must be named: --corpus NAME|PATH.")
+    # Of the run's own corpus the part that was held out; of any other text all of it.
+    own = corpus is None or absolute_names(corpus) == absolute_names(data.corpus)
     text = open_corpus(
         data.corpus if corpus is None else corpus,
         language=data.language,
-        validation_fraction=data.validation_fraction,
+        validation_fraction=data.validation_fraction if own else 0.0,
     )
+    if not own and split == "validation" and list(text.splits) == ["train"]:
+        split = "train"
     if split not in text.splits:
         known = ", ".join(text.splits)
         raise CorpusError(f"The corpus {text.name} has no split {split!r}; it has {known}.")
@@ -72,6 +76,6 @@ def evaluate_folder(
         model.to(where),
         batches,
         device=where,
-        micro_batch_size=default_micro_batch_size(where, data.max_length),
+        micro_batch_size=default_micro_batch_size(where, model.config, data.max_length),
         progress=progress,
     )

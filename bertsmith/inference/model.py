@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -87,7 +88,14 @@ class PretrainedModel:
         self._missing = missing
         self._device = device
 
-    @torch.inference_mode()
+    @overload
+    def encode(  # type: ignore[overload-overlap]
+        self, text: str, text_pair: str | None = None
+    ) -> Encoding: ...
+
+    @overload
+    def encode(self, text: Sequence[str | tuple[str, str]]) -> list[Encoding]: ...
+
     def encode(
         self, text: str | Sequence[str | tuple[str, str]], text_pair: str | None = None
     ) -> Encoding | list[Encoding]:
@@ -103,10 +111,20 @@ class PretrainedModel:
             InputError: `text_pair` beside a list.
         """
         if isinstance(text, str):
-            return self._encode([(text, text_pair)])[0]
+            return self.encode_one(text, text_pair)
         if text_pair is not None:
             raise InputError("With a list of texts, a pair is an entry (text, text_pair) of it.")
-        return self._encode([(entry, None) if isinstance(entry, str) else entry for entry in text])
+        return self.encode_many(text)
+
+    @torch.inference_mode()
+    def encode_one(self, text: str, text_pair: str | None = None) -> Encoding:
+        """The vectors of one text or pair."""
+        return self._encode([(text, text_pair)])[0]
+
+    @torch.inference_mode()
+    def encode_many(self, texts: Sequence[str | tuple[str, str]]) -> list[Encoding]:
+        """The vectors of many texts or pairs, in the order given."""
+        return self._encode([(entry, None) if isinstance(entry, str) else entry for entry in texts])
 
     @torch.inference_mode()
     def fill(
@@ -129,6 +147,7 @@ class PretrainedModel:
         hidden = self._forward([row])
         scores = self.bert.mlm_logits(hidden[places]).float().softmax(-1)
         scores[:, self.tokenizer.special_ids] = -1.0
+        scores[:, self.tokenizer.vocab_size :] = -1.0  # rows that only pad the matrix
         best = scores.topk(min(top_k, len(self.tokenizer.regular_ids)))
         return [
             [
@@ -161,6 +180,8 @@ class PretrainedModel:
 
     def _tokenize(self, text: str, text_pair: str | None) -> tuple[TokenizedText, int]:
         """The text, cut to the trained length, and how many tokens were cut off."""
+        if text_pair is not None and self.bert.config.type_vocab_size < 2:
+            raise InputError("The model has one segment; it cannot take a pair of texts.")
         row = self.tokenizer.encode(text, text_pair)
         excess = len(row.ids) - self.tokenizer.max_length
         if excess <= 0:
@@ -168,7 +189,7 @@ class PretrainedModel:
         warnings.warn(
             f"A text of {len(row.ids)} tokens was cut to the {self.tokenizer.max_length} that the "
             "model was trained on.",
-            stacklevel=4,
+            stacklevel=5,
         )
         kept = _kept_places(row.segments, self.tokenizer.max_length)
         cut = TokenizedText(

@@ -153,6 +153,9 @@ class Bert(nn.Module):
                 module.weight.data.copy_(weight)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
+            if isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+        nn.init.zeros_(self.mlm_head.bias)
 
     def forward(
         self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor, layout: Layout

@@ -7,10 +7,15 @@ from typing import Any
 
 import torch
 
+from bertsmith.config import ModelConfig
 from bertsmith.errors import DeviceError
 
 _TOKENS_AT_ONCE = {"cpu": 2**14, "cuda": 2**17, "mps": 2**15}
-"""Tokens of a micro-batch: on a CPU what its caches serve well, elsewhere what fits easily."""
+"""Most tokens of a micro-batch: on a CPU what its caches serve well."""
+
+_ACTIVATIONS_AT_ONCE = 2**27
+"""Most hidden values (tokens × layers × hidden size) of a micro-batch. Training keeps some
+30 numbers for each: about 16 GB in float32 where this bound is met, less elsewhere."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -22,7 +27,7 @@ def choose_device(name: str) -> torch.device:
     }
     if name == "auto":
         return torch.device(next(kind for kind, is_there in there.items() if is_there))
-    if not there[name]:
+    if not there.get(name, False):
         usable = " or ".join(kind for kind, is_there in there.items() if is_there)
         raise DeviceError(f"The device must be on this machine; {name} is not. Use {usable}.")
     return torch.device(name)
@@ -41,6 +46,8 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     return torch.autocast(device.type, torch.bfloat16) if wants_bfloat16 else nullcontext()
 
 
-def default_micro_batch_size(device: torch.device, max_length: int) -> int:
-    """Sequences at once when the user does not say."""
-    return max(1, _TOKENS_AT_ONCE[device.type] // max_length)
+def default_micro_batch_size(device: torch.device, config: ModelConfig, max_length: int) -> int:
+    """Sequences at once when the user does not say: fewer, the larger the network."""
+    activations = config.num_hidden_layers * config.hidden_size
+    tokens = min(_TOKENS_AT_ONCE[device.type], _ACTIVATIONS_AT_ONCE // activations)
+    return max(1, tokens // max_length)

@@ -57,6 +57,7 @@ OPTIONAL_PARTS = {
 """Parts that a folder may lack (a bare `BertModel`, a `BertForMaskedLM`), by their prefix there."""
 
 _MAX_JSON_BYTES = 2**20
+_LARGEST_SIZE, _MOST_LAYERS = 2**24, 512  # bounds on what a stranger's config may ask for
 
 
 class ModelFolder(NamedTuple):
@@ -135,7 +136,8 @@ def load_model(folder: Path) -> ModelFolder:
         model = Bert(config, vocab_size)
     state, missing = _read_weights(folder, model)
     model.to_empty(device="cpu")
-    model.initialize(seed=0)
+    if missing:
+        model.initialize(seed=0)
     model.load_state_dict(state, strict=False)
     return ModelFolder(model.eval(), tokenizer, missing)
 
@@ -171,13 +173,16 @@ def _read_config(folder: Path) -> tuple[ModelConfig, int]:
                 f"{folder / CONFIG_FILE}: `{name}` must be {wanted!r} for a BERT of the original "
                 f"structure; got {found.get(name)!r}."
             )
-    if found.get("hidden_act", "gelu") not in ACTIVATIONS:
+    activation = found.get("hidden_act", "gelu")
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         known = " or ".join(ACTIVATIONS)
-        raise ModelError(f"{folder}: `hidden_act` must be {known}; got {found['hidden_act']!r}.")
+        raise ModelError(f"{folder}: `hidden_act` must be {known}; got {activation!r}.")
     names = {field.name for field in fields(ModelConfig)}
     vocab_size = found.get("vocab_size", 30522)
-    if not isinstance(vocab_size, int) or vocab_size < 1:
-        raise ModelError(f"{folder}: `vocab_size` must be a number over 0; got {vocab_size!r}.")
+    if not isinstance(vocab_size, int) or not 1 <= vocab_size <= _LARGEST_SIZE:
+        raise ModelError(
+            f"{folder}: `vocab_size` must be from 1 to {_LARGEST_SIZE}; got {vocab_size!r}."
+        )
     try:
         # Absent fields mean BERT_BASE's values, as in Hugging Face's BertConfig.
         shape: dict[str, Any] = {
@@ -187,9 +192,16 @@ def _read_config(folder: Path) -> tuple[ModelConfig, int]:
             "num_attention_heads": 12,
         }
         shape |= {name: value for name, value in found.items() if name in names}
-        return ModelConfig(**shape), vocab_size
+        config = ModelConfig(**shape)
     except ConfigError as error:
         raise ModelError(f"{folder / CONFIG_FILE}: {error}") from error
+    sizes = (config.hidden_size, config.intermediate_size, config.max_position_embeddings)
+    if max(sizes) > _LARGEST_SIZE or config.num_hidden_layers > _MOST_LAYERS:
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: sizes must be at most {_LARGEST_SIZE} and layers at most "
+            f"{_MOST_LAYERS}; got {max(sizes)} and {config.num_hidden_layers}."
+        )
+    return config, vocab_size
 
 
 def _read_weights(folder: Path, model: Bert) -> tuple[dict[str, Tensor], frozenset[str]]:

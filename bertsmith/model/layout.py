@@ -39,8 +39,8 @@ class Layout:
         return Layout(
             len(lengths),
             longest,
-            rows.to(device, non_blocking=True),
-            mask[:, None, None, :].to(device, non_blocking=True),
+            rows.to(device),
+            mask[:, None, None, :].to(device),
         )
 
     def pad(self, packed: Tensor) -> Tensor:

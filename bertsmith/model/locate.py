@@ -35,7 +35,11 @@ def find_model(path: Path) -> Path:
     Raises:
         ModelError: `path` is none of these.
     """
-    if not path.exists():
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise ModelError(f"Cannot read {path}: {error.strerror}.") from error
+    if not exists:
         raise ModelError(f"There is no run and no model folder {path}.")
     for folder in (path, path / MODEL_FOLDER, *reversed(list_checkpoints(path))):
         if (folder / CONFIG_FILE).is_file():
@@ -50,7 +54,10 @@ def find_model(path: Path) -> Path:
 
 def find_run_config(path: Path) -> Path | None:
     """The config.toml of the run that `path` is or lies in (as its model, as a checkpoint)."""
-    for folder in (path, path.parent, path.parent.parent):
-        if (folder / RUN_CONFIG_FILE).is_file():
-            return folder / RUN_CONFIG_FILE
-    return None
+    path = path.resolve()
+    run = path
+    if path.name == MODEL_FOLDER:
+        run = path.parent
+    elif path.parent.name == CHECKPOINTS_FOLDER:
+        run = path.parent.parent
+    return run / RUN_CONFIG_FILE if (run / RUN_CONFIG_FILE).is_file() else None

@@ -24,7 +24,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
         wants_grad = any(ctx.needs_input_grad)
         loss = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
-        grads = tuple(map(torch.zeros_like, (hidden, weight, bias))) if wants_grad else ()
+        # Sums over chunks are kept in float32: in bfloat16 each chunk would round the total.
+        grads = (
+            torch.empty_like(hidden),
+            torch.zeros_like(weight, dtype=loss.dtype),
+            torch.zeros_like(bias, dtype=loss.dtype),
+        )
         rows = max(1, _LOGITS_AT_ONCE // len(weight))
         for start in range(0, len(hidden), rows):
             chunk, target = hidden[start : start + rows], labels[start : start + rows, None]
@@ -34,11 +39,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if wants_grad:
                 error = scores.exp_()  # softmax minus one-hot: the gradient of the logits
                 error.scatter_add_(1, target, error.new_full(target.shape, -1.0))
+                grads[2].add_(error.sum(0))
                 error = error.to(chunk.dtype)
                 torch.mm(error, weight, out=grads[0][start : start + rows])
-                grads[1].addmm_(error.t(), chunk)
-                grads[2].add_(error.sum(0))
-        ctx.save_for_backward(*grads)
+                if grads[1].dtype == chunk.dtype:
+                    grads[1].addmm_(error.t(), chunk)
+                else:
+                    grads[1].add_(error.t() @ chunk)
+        if wants_grad:
+            ctx.save_for_backward(*grads)
         return loss
 
     @staticmethod

@@ -32,7 +32,7 @@ class MetricsFile:
 
     def write(self, step: int, figures: dict[str, Any]) -> None:
         """Add a line."""
-        self._stream.write(json.dumps({"step": step, **figures}) + "\n")
+        self._stream.write(json.dumps({"step": step, **figures}, allow_nan=False) + "\n")
 
     def __enter__(self) -> Self:
         return self

@@ -49,6 +49,16 @@ class Budget:
         used = {"steps": spent.step, "tokens": spent.tokens, "seconds": spent.seconds}[self.unit]
         return min(1.0, used / self.amount)
 
+    def middle_of_step(self, spent: Spent) -> float:
+        """Progress half-way through the step that begins now, by the mean step so far.
+
+        A learning rate taken at a step's beginning would be 0 in the first step, at its end 0 in
+        the last.
+        """
+        first = 1 / self.amount if self.unit == "steps" else 0.0
+        stride = self.progress(spent) / spent.step if spent.step else first
+        return min(1.0, self.progress(spent) + stride / 2)
+
 
 def is_due(every_steps: int | None, times: int, spent: Spent, before: float, after: float) -> bool:
     """Whether something that happens along the run is due after this step.

@@ -11,7 +11,7 @@ import torch
 
 from bertsmith.config import TrainingConfig
 from bertsmith.data.batches import Batch, Batches
-from bertsmith.errors import DivergenceError
+from bertsmith.errors import DeviceError, DivergenceError
 from bertsmith.evaluation.held_out import evaluate
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import autocast
@@ -22,7 +22,7 @@ from bertsmith.training.budget import Budget, Spent, is_due
 from bertsmith.training.checkpoint import save_checkpoint
 from bertsmith.training.display import Display
 from bertsmith.training.optimizer import learning_rate, make_optimizer
-from bertsmith.training.step import StepResult, train_step
+from bertsmith.training.step import Losses, StepResult, train_step
 from bertsmith.training.sums import Sums
 
 VALIDATIONS_A_RUN = 10
@@ -79,36 +79,40 @@ class Loop:
         """
         budget = Budget.of(self.config, self.batches.num_pairs)
         optimizer = make_optimizer(self.model, self.config)
-        began = time.perf_counter()
+        began = clock = time.perf_counter()
         window = Sums()
         self.model.train()
         with display.training() as show:
             while (before := budget.progress(self.spent)) < 1:
-                rate = learning_rate(self.config, before)
-                result, batch, seconds = self._step(optimizer, rate)
+                rate = learning_rate(self.config, budget.middle_of_step(self.spent))
+                result, batch = self._step(optimizer, rate)
                 self.spent.step += 1
                 self.spent.pairs += batch.num_sequences
                 self.spent.tokens += batch.num_tokens
-                self.spent.seconds = time.perf_counter() - began
+                # On a GPU the clock is read once the losses are there; the update that is still
+                # under way then falls into the next step, and none is left out.
+                losses = Losses(*(float(loss) for loss in result.losses))
+                now = time.perf_counter()
+                seconds, clock = now - clock, now
+                self.spent.seconds = now - began
                 after = budget.progress(self.spent)
-                window.add(result, batch, seconds)
-                self._add_up(result, batch, seconds, after)
+                window.add(losses, batch, seconds)
+                self._add_up(losses, batch, seconds, after)
                 if self.spent.step % self.config.log_every == 0 or after == 1:
                     self._log(metrics, window, result, rate)
                     show(after, self.spent.step, {**window.means(), **window.throughput()})
                     window = Sums()
                 due = (self.spent, before, after)
-                if after == 1 or is_due(self.config.validate_every, VALIDATIONS_A_RUN, *due):
-                    self._validate(metrics)
+                housekeeping = time.perf_counter()
                 if after == 1 or is_due(self.config.checkpoint_every, CHECKPOINTS_A_RUN, *due):
                     self._save_checkpoint(optimizer)
+                if after == 1 or is_due(self.config.validate_every, VALIDATIONS_A_RUN, *due):
+                    self._validate(metrics)
                 self.draw_curves()
+                clock += time.perf_counter() - housekeeping
 
-    def _step(
-        self, optimizer: torch.optim.Optimizer, rate: float
-    ) -> tuple[StepResult, Batch, float]:
-        """One step on the next batch; gives its wall clock too, the making of the batch in it."""
-        began = time.perf_counter()
+    def _step(self, optimizer: torch.optim.Optimizer, rate: float) -> tuple[StepResult, Batch]:
+        """One step on the next batch."""
         for group in optimizer.param_groups:
             group["lr"] = rate
         # Dropout is a function of seed and step as well: no generator's state has to be kept.
@@ -125,22 +129,22 @@ class Loop:
                 autocast=autocast(self.device, self.config.precision),
             )
         except DivergenceError as error:
-            kept = list_checkpoints(self.run)
-            where = (
-                f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint was due yet"
-            )
-            raise DivergenceError(
-                f"{error}, at step {self.spent.step + 1}; {where}. Lower --learning-rate."
+            self.spent.step += 1
+            raise self._diverged(str(error)) from error
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(
+                f"{self.micro_batch_size} sequences at once do not fit in the memory of "
+                f"{self.device.type}; lower --micro-batch-size."
             ) from error
-        return result, batch, time.perf_counter() - began
+        return result, batch
 
-    def _add_up(self, result: StepResult, batch: Batch, seconds: float, progress: float) -> None:
+    def _add_up(self, losses: Losses, batch: Batch, seconds: float, progress: float) -> None:
         if self.spent.step == 1:
             self.totals.first_step_seconds = seconds
         else:
-            self.totals.timed.add(result, batch, seconds)
+            self.totals.timed.add(losses, batch, seconds)
         if progress > _CLOSING_PROGRESS:
-            self.totals.closing.add(result, batch, seconds)
+            self.totals.closing.add(losses, batch, seconds)
         self.totals.cut_pairs += batch.num_cut_pairs
         self.totals.cut_tokens += batch.num_cut_tokens
 
@@ -169,7 +173,17 @@ class Loop:
             )
         metrics.write(self.spent.step, found.metrics())
 
+    def _diverged(self, what: str) -> DivergenceError:
+        kept = list_checkpoints(self.run)
+        where = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint was due yet"
+        return DivergenceError(
+            f"{what}, at step {self.spent.step}; {where}. Lower --learning-rate."
+        )
+
     def _save_checkpoint(self, optimizer: torch.optim.Optimizer) -> None:
+        # The step looked at losses and gradients; the update itself may have overflowed.
+        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
+            raise self._diverged("The weights are no longer finite numbers")
         save_checkpoint(
             self.run,
             self.model,

@@ -156,4 +156,11 @@ def _describe(split: str, counts: dict[str, Any], max_length: int) -> str:
     )
     if long := counts.get("adjacent_pairs_over_max_length"):
         text += f" ({long / max(counts['pairs'], 1):.0%} are cut to {max_length} tokens)"
-    return f"{text}."
+    left_out = {
+        "empty sentences": counts.get("empty_sentences", 0),
+        "paragraphs of one sentence (no pair)": counts.get("paragraphs_of_one_sentence", 0),
+        "documents of one sentence (no pair)": counts.get("documents_of_one_sentence", 0),
+        **counts["left_out"],
+    }
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
+    return f"{text}.\n  left out: {reasons}." if reasons else f"{text}."

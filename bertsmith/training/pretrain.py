@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from bertsmith.config import BUDGETS, PretrainConfig, to_toml
+from bertsmith.corpus import absolute_names
 from bertsmith.data.store import log_frequencies
 from bertsmith.errors import RunError
 from bertsmith.evaluation.held_out import evaluate
@@ -79,8 +80,8 @@ def run_pretraining(
         BertsmithError: something the user can mend; nothing is half-written.
     """
     display = Display(quiet=quiet)
-    config = _with_budget(config)
     device = choose_device(config.training.device)
+    config = _settled(config, device)
     path = output or default_output(config.data.corpus, config.preset)
     folder = RunFolder(path, overwrite=overwrite)
     try:
@@ -90,23 +91,45 @@ def run_pretraining(
             seed=config.training.seed,
             display=display,
         )
-        folder.begin(to_toml(config), report_json(prepared.report))
-        metrics = _train(config, prepared, path, device, display)
-    except OSError as error:
-        raise RunError(
-            f"Cannot write to {path}: {error.strerror or error}. "
-            "Checkpoints that are there are whole."
-        ) from error
+        metrics = _write_run(config, prepared, folder, device, display)
     finally:
         folder.release()
     return Run(output=path, metrics=metrics)
 
 
-def _with_budget(config: PretrainConfig) -> PretrainConfig:
-    """A config built by hand may name no budget; one epoch is what nobody is surprised by."""
-    if any(getattr(config.training, name) is not None for name in BUDGETS):
-        return config
-    return replace(config, training=replace(config.training, epochs=1.0))
+def _write_run(
+    config: PretrainConfig,
+    prepared: Prepared,
+    folder: RunFolder,
+    device: torch.device,
+    display: Display,
+) -> dict[str, Any]:
+    """Train, and turn the system's refusals to write into one that names the folder."""
+    path = folder.path
+    try:
+        folder.begin(to_toml(config), report_json(prepared.report))
+        return _train(config, prepared, path, device, display)
+    except OSError as error:
+        raise RunError(
+            f"Cannot write to {path}: {error.strerror or error}. "
+            "Checkpoints that are there are whole."
+        ) from error
+
+
+def _settled(config: PretrainConfig, device: torch.device) -> PretrainConfig:
+    """`config` with what was left open filled in, as it is written down to be repeated.
+
+    Paths are made absolute; a config built by hand without a budget gets one epoch; the micro-batch
+    size is set, because with dropout the numbers drawn depend on it.
+    """
+    training = config.training
+    if all(getattr(training, name) is None for name in BUDGETS):
+        training = replace(training, epochs=1.0)
+    if training.micro_batch_size is None:
+        size = default_micro_batch_size(device, config.model, config.data.max_length)
+        training = replace(training, micro_batch_size=min(size, training.batch_size))
+    data = replace(config.data, corpus=absolute_names(config.data.corpus))
+    return replace(config, data=data, training=training)
 
 
 def _train(
@@ -138,8 +161,7 @@ def _train(
         config=config.training,
         run=run,
         device=device,
-        micro_batch_size=config.training.micro_batch_size
-        or default_micro_batch_size(device, config.data.max_length),
+        micro_batch_size=config.training.micro_batch_size or config.training.batch_size,
         draw_curves=lambda: display.picture(lambda: save_curves(run), lambda: curves_png(run)),
     )
     with MetricsFile(run) as metrics:
@@ -177,7 +199,7 @@ def _validate(
 ) -> dict[str, float | int]:
     """Figures over all of the validation split; empty if there is none."""
     if prepared.validation is None:
-        display.say("No validation: the corpus is too small to hold a pair out.")
+        display.say("No validation: no pair is held out.")
         return {}
     with (
         display.stage("Validating") as progress,

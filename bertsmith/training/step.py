@@ -10,14 +10,23 @@ from torch import Tensor
 
 from bertsmith.data.batches import Batch
 from bertsmith.errors import DivergenceError
-from bertsmith.model.bert import Bert, Losses
+from bertsmith.model.bert import Bert
+
+
+class Losses(NamedTuple):
+    """Sums over a global batch, on the host."""
+
+    mlm: float
+    """Over masked tokens, in nats."""
+    nsp: float
+    """Over pairs, in nats."""
 
 
 class StepResult(NamedTuple):
     """What a step gives to the log; tensors stay on the device."""
 
-    losses: Losses
-    """Sums over the batch."""
+    losses: tuple[Tensor, Tensor]
+    """float32 []; sums over the batch of MLM and NSP loss."""
     grad_norm: Tensor
     """float32 []; before clipping."""
 
@@ -64,4 +73,4 @@ def train_step(
         torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, grad_norm)
     optimizer.step()
     optimizer.zero_grad()
-    return StepResult(Losses(mlm, nsp), grad_norm)
+    return StepResult((mlm, nsp), grad_norm)

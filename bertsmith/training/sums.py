@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bertsmith.data.batches import Batch
-from bertsmith.training.step import StepResult
+from bertsmith.training.step import Losses
 
 
 @dataclass(kw_only=True)
@@ -19,10 +19,10 @@ class Sums:
     tokens: int = 0
     seconds: float = 0.0
 
-    def add(self, result: StepResult, batch: Batch, seconds: float) -> None:
+    def add(self, losses: Losses, batch: Batch, seconds: float) -> None:
         """Count one step, of so many seconds of wall clock."""
-        self.mlm += float(result.losses.mlm)
-        self.nsp += float(result.losses.nsp)
+        self.mlm += losses.mlm
+        self.nsp += losses.nsp
         self.masked += batch.num_masked
         self.pairs += batch.num_sequences
         self.tokens += batch.num_tokens
