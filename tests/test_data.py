@@ -148,8 +148,9 @@ def test_no_length_tells_the_label_of_filled_pairs() -> None:
 
 
 def test_a_random_sentence_of_a_single_document_is_not_of_its_chunk() -> None:
-    store, _ = build_store([[[w] for w in " ".join(["a b c"] * 20).split()]], letters())
-    pairing = FilledPairs(store, seed=0, num_tokens=6, short_pair_probability=0.0)
+    lines = [[sentence] for sentence in sentences_of(make_documents(60))]
+    store, _ = build_store([lines], letters_of_words())
+    pairing = FilledPairs(store, seed=0, num_tokens=40, short_pair_probability=0.0)
     numbers = np.arange(pairing.num_pairs)
     spans = pairing.draw(numbers, np.zeros_like(numbers))
     assert spans.is_random.any()

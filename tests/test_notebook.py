@@ -28,7 +28,8 @@ def test_the_plot_updates_in_place(text_file: Path, tmp_path: Path) -> None:
     plain = client.process_message
 
     def watch(msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
-        kinds.append(msg["msg_type"])
+        if "image/png" in msg["content"].get("data", {}):
+            kinds.append(msg["msg_type"])
         return plain(msg, cell, cell_index)
 
     client.process_message = watch  # type: ignore[method-assign]
