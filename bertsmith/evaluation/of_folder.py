@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bertsmith.config import DataConfig, resolve
-from bertsmith.corpus import absolute_names, open_corpus
+from bertsmith.corpus import Corpus, absolute_names, open_corpus
 from bertsmith.data.store import build_store
 from bertsmith.errors import CorpusError, DataError, ModelError
 from bertsmith.evaluation.held_out import Evaluation, evaluate, evaluation_batches
@@ -49,18 +49,7 @@ def evaluate_folder(
     data = replace(data, max_length=tokenizer.max_length)
     if corpus is None and run_config is None:
         raise CorpusError(f"{path} is not a run, so the corpus must be named: --corpus NAME|PATH.")
-    # Of the run's own corpus the part that was held out; of any other text all of it.
-    own = corpus is None or absolute_names(corpus) == absolute_names(data.corpus)
-    text = open_corpus(
-        data.corpus if corpus is None else corpus,
-        language=data.language,
-        validation_fraction=data.validation_fraction if own else 0.0,
-    )
-    if not own and split == "validation" and list(text.splits) == ["train"]:
-        split = "train"
-    if split not in text.splits:
-        known = ", ".join(text.splits)
-        raise CorpusError(f"The corpus {text.name} has no split {split!r}; it has {known}.")
+    text, split = _open_text(data, corpus, split)
     store, _ = build_store(text.read(split), tokenizer)
     batches = evaluation_batches(
         store,
@@ -79,3 +68,20 @@ def evaluate_folder(
         micro_batch_size=default_micro_batch_size(where, model.config, data.max_length),
         progress=progress,
     )
+
+
+def _open_text(data: DataConfig, corpus: Sequence[str] | None, split: str) -> tuple[Corpus, str]:
+    """The corpus to evaluate on, and the split of it to take."""
+    # Of the run's own corpus the part that was held out; of any other text all of it.
+    own = corpus is None or absolute_names(corpus) == absolute_names(data.corpus)
+    text = open_corpus(
+        data.corpus if corpus is None else corpus,
+        language=data.language,
+        validation_fraction=data.validation_fraction if own else 0.0,
+    )
+    if not own and split == "validation" and list(text.splits) == ["train"]:
+        split = "train"
+    if split not in text.splits:
+        known = ", ".join(text.splits)
+        raise CorpusError(f"The corpus {text.name} has no split {split!r}; it has {known}.")
+    return text, split
