@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bertsmith.config import ModelConfig
 from bertsmith.data.batches import Batch
+from bertsmith.model.attention import attend
 from bertsmith.model.layout import Layout
 from bertsmith.model.loss import count_correct, masked_lm_loss
 
@@ -74,17 +75,9 @@ class Attention(nn.Module):
 
     def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
         """[T, H] → [T, H]."""
-        grid = layout.pad(self.qkv(hidden))  # [B, L, 3 * H]
-        heads = grid.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key, value = heads.unbind(0)  # [B, N, L, D] each
-        context = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=layout.attention_mask,
-            dropout_p=self.dropout_prob if self.training else 0.0,
-        )
-        mixed: Tensor = self.output(layout.unpad(context.transpose(1, 2).flatten(2)))
+        dropout_prob = self.dropout_prob if self.training else 0.0
+        context = attend(self.qkv(hidden), layout, self.num_heads, dropout_prob)
+        mixed: Tensor = self.output(context)
         return mixed
 
 
@@ -203,7 +196,7 @@ class Bert(nn.Module):
 
     def _heads(self, batch: Batch) -> tuple[Losses, Tensor, Tensor]:
         """Losses, MLM head's output [M, H], NSP logits [B, 2]."""
-        layout = Layout.of(batch.lengths, batch.input_ids.device)
+        layout = Layout(batch.lengths, batch.cu_seqlens)
         hidden = self(batch.input_ids, batch.token_type_ids, batch.position_ids, layout)
         masked = self.mlm_head(hidden.index_select(0, batch.masked_positions))
         mlm = masked_lm_loss(

@@ -1,4 +1,4 @@
-"""Where sequences lie in a packed batch, and the one place that pads: inside attention.
+"""Where sequences lie in a packed batch, and the padded grid that some attention kernels need.
 
 Legend: B = sequences; T = tokens of all of them; L = length of the longest; C = channels.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -15,44 +17,70 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """How packed rows [T, C] sit in a padded grid [B, L, C]; made once a batch for all layers."""
+    """How packed rows [T, C] sit in a padded grid [B, L, C]; made once a batch for all layers.
 
-    num_sequences: int
-    """B."""
-    max_length: int
-    """L."""
-    rows: Tensor | None
-    """int64 [T]; the grid's row of each token; None if all lengths are equal: no copy is needed."""
-    attention_mask: Tensor | None
-    """bool [B, 1, 1, L], True = a token; None if all lengths are equal."""
+    What a kernel does not ask for is not made.
+    """
+
+    lengths: tuple[int, ...]
+    """B lengths in tokens, on the host, so that nothing waits for the device."""
+    cu_seqlens: Tensor
+    """int32 [B + 1]; where each sequence begins, and T; on the device."""
 
     @staticmethod
     def of(lengths: Sequence[int], device: torch.device) -> Layout:
         """The layout of sequences of these lengths, in this order."""
-        longest = max(lengths)
-        if min(lengths) == longest:
-            return Layout(len(lengths), longest, None, None)
-        # Made on the host, since that is where the lengths are, and sent in one copy.
-        column = torch.arange(longest)
-        mask = column[None, :] < torch.tensor(lengths)[:, None]  # [B, L]
-        rows = mask.flatten().nonzero().squeeze(1)
-        return Layout(
-            len(lengths),
-            longest,
-            rows.to(device),
-            mask[:, None, None, :].to(device),
-        )
+        cu_seqlens = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        return Layout(tuple(lengths), cu_seqlens.to(device))
+
+    @property
+    def num_sequences(self) -> int:
+        """B."""
+        return len(self.lengths)
+
+    @cached_property
+    def max_length(self) -> int:
+        """L."""
+        return max(self.lengths)
+
+    @cached_property
+    def is_full(self) -> bool:
+        """All lengths are equal, so that the grid has no padding and no copy is needed."""
+        return min(self.lengths) == self.max_length
+
+    @cached_property
+    def _is_token(self) -> Tensor:
+        """Which cells of the grid hold a token: bool [B, L], on the host, where the lengths are."""
+        return torch.arange(self.max_length)[None, :] < torch.tensor(self.lengths)[:, None]
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """int64 [T]; the grid's row of each token."""
+        return self._is_token.flatten().nonzero().squeeze(1).to(self.cu_seqlens.device)
+
+    @cached_property
+    def attention_mask(self) -> Tensor | None:
+        """What may be attended to: bool [B, 1, 1, L], True = a token; None if all are."""
+        return None if self.is_full else self._is_token[:, None, None, :].to(self.cu_seqlens.device)
+
+    @cached_property
+    def score_bias(self) -> Tensor | None:
+        """The same to add to scores: float32 [B, 1, L], −∞ where there is no token, or None."""
+        if self.is_full:
+            return None
+        bias = torch.zeros(self._is_token.shape).masked_fill_(~self._is_token, -torch.inf)
+        return bias[:, None, :].to(self.cu_seqlens.device)
 
     def pad(self, packed: Tensor) -> Tensor:
         """[T, C] → [B, L, C], zeros between the sequences."""
-        if self.rows is not None:
+        if not self.is_full:
             packed = _Scatter.apply(packed, self.rows, self.num_sequences * self.max_length)
         return packed.view(self.num_sequences, self.max_length, -1)
 
     def unpad(self, padded: Tensor) -> Tensor:
         """[B, L, C] → [T, C]."""
         flat = padded.reshape(self.num_sequences * self.max_length, -1)
-        return flat if self.rows is None else _Gather.apply(flat, self.rows)
+        return flat if self.is_full else _Gather.apply(flat, self.rows)
 
 
 class _Scatter(torch.autograd.Function):

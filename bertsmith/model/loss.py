@@ -1,59 +1,63 @@
 """The masked language modelling loss, without ever holding the logits of a whole batch.
 
-Legend: M = masked tokens; H = hidden size; V = vocabulary; R = rows of a chunk.
+Legend: M = masked tokens; H = hidden size; V = vocabulary; R = rows of a chunk or a block.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_LOGITS_AT_ONCE = 2**22  # elements: 16 MB in float32, which stays in a desktop's last-level cache
+_LOGITS_AT_ONCE = 2**25
+"""Most logits of a chunk (128 MB in float32): matrix products like it large."""
+
+_LOGITS_IN_CACHE = 2**20
+"""Logits of a block of a chunk (4 MB in float32): on a CPU what is done to them after the product
+is bound by memory, and goes several times faster while they are in cache."""
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Projection to the vocabulary and cross entropy, a chunk of rows at a time.
 
-    The gradient is made in the forward pass, while a chunk's logits are still in cache; what is
-    kept until the backward pass is [M, H] and [V, H], not [M, V].
+    The gradient is made in the forward pass: one buffer holds a chunk's logits and then their
+    gradient. What is kept until the backward pass is [M, H] and [V, H], not [M, V].
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
         wants_grad = any(ctx.needs_input_grad)
-        loss = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
         # Sums over chunks are kept in float32: in bfloat16 each chunk would round the total.
-        grads = (
-            torch.empty_like(hidden),
-            torch.zeros_like(weight, dtype=loss.dtype),
-            torch.zeros_like(bias, dtype=loss.dtype),
-        )
-        rows = max(1, _LOGITS_AT_ONCE // len(weight))
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        loss = hidden.new_zeros((), dtype=dtype)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=dtype)
+        grad_bias = torch.zeros_like(bias, dtype=dtype)
+        rows = _rows_of_chunk(len(hidden), len(weight))
+        buffer = hidden.new_empty(rows, len(weight))
         for start in range(0, len(hidden), rows):
-            chunk, target = hidden[start : start + rows], labels[start : start + rows, None]
-            logits = torch.addmm(bias, chunk, weight.t())  # [R, V]
-            scores = torch.log_softmax(logits, dim=1, dtype=loss.dtype)
-            loss -= scores.gather(1, target).sum()
+            chunk = hidden[start : start + rows]
+            logits = torch.mm(chunk, weight.t(), out=buffer[: len(chunk)])  # [R, V]
+            target = labels[start : start + rows]
+            for block, wanted in _blocks_in_cache(logits, target):
+                block += bias
+                loss += _cross_entropy_(block, wanted)
+                grad_bias += block.sum(0, dtype=dtype)
             if wants_grad:
-                error = scores.exp_()  # softmax minus one-hot: the gradient of the logits
-                error.scatter_add_(1, target, error.new_full(target.shape, -1.0))
-                grads[2].add_(error.sum(0))
-                error = error.to(chunk.dtype)
-                torch.mm(error, weight, out=grads[0][start : start + rows])
-                if grads[1].dtype == chunk.dtype:
-                    grads[1].addmm_(error.t(), chunk)
-                else:
-                    grads[1].add_(error.t() @ chunk)
+                torch.mm(logits, weight, out=grad_hidden[start : start + rows])
+                _add_product(grad_weight, logits.t(), chunk)
         if wants_grad:
-            ctx.save_for_backward(*grads)
+            ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         scale = grads[0]
-        return (*(saved * scale.to(saved.dtype) for saved in ctx.saved_tensors), None)
+        # In place: these are nobody else's, and a copy of [V, H] costs more than the product.
+        return (*(saved.mul_(scale.to(saved.dtype)) for saved in ctx.saved_tensors), None)
 
 
 def masked_lm_loss(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
@@ -84,9 +88,49 @@ def masked_lm_loss(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor)
 @torch.no_grad()
 def count_correct(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
     """How many labels have the highest logit; arguments as in `masked_lm_loss`. int64 []."""
-    rows = max(1, _LOGITS_AT_ONCE // len(weight))
+    rows = _rows_of_chunk(len(hidden), len(weight))
     correct = labels.new_zeros(())
     for start in range(0, len(hidden), rows):
         logits = torch.addmm(bias, hidden[start : start + rows], weight.t())
         correct += (logits.argmax(1) == labels[start : start + rows]).sum()
     return correct
+
+
+def _rows_of_chunk(num_rows: int, vocab_size: int) -> int:
+    """R: as few chunks as `_LOGITS_AT_ONCE` allows, all of about the same size."""
+    most = max(1, _LOGITS_AT_ONCE // vocab_size)
+    num_chunks = max(1, math.ceil(num_rows / most))
+    return max(1, math.ceil(num_rows / num_chunks))
+
+
+def _blocks_in_cache(logits: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows of `logits` and `labels` a few at a time on a CPU, all at once elsewhere."""
+    rows = len(logits)
+    if logits.device.type == "cpu":
+        rows = max(1, _LOGITS_IN_CACHE // logits.shape[1])
+    return zip(logits.split(rows), labels.split(rows), strict=True)
+
+
+def _cross_entropy_(logits: Tensor, labels: Tensor) -> Tensor:
+    """The summed cross entropy, float []; `logits` [R, V] become its gradient, in place."""
+    labels = labels[:, None]
+    if logits.dtype.itemsize < 4:  # the loss needs more digits than the gradient
+        scores = torch.log_softmax(logits, 1, dtype=torch.float32)
+        loss = -scores.gather(1, labels).sum()
+        logits.copy_(scores.exp_())
+    else:
+        top = logits.amax(1, keepdim=True)
+        score = logits.gather(1, labels) - top
+        torch.softmax(logits, 1, out=logits)
+        # The largest probability is exp(0) / sum, which gives the sum without another pass of exp.
+        loss = -(score + logits.amax(1, keepdim=True).log()).sum()
+    logits.scatter_add_(1, labels, logits.new_full(labels.shape, -1.0))  # softmax minus one-hot
+    return loss
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """`total += left @ right`, where `total` may have more digits."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right

@@ -1,0 +1,115 @@
+"""Each attention kernel against the formula, values and gradients."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bertsmith.model import attention as attention_module
+from bertsmith.model.attention import attend
+from bertsmith.model.layout import Layout
+
+CPU = torch.device("cpu")
+HEADS, SIZE = 3, 4
+LENGTHS = {"equal": [5, 5, 5], "falling": [9, 6, 6, 1], "one": [7]}
+
+
+def by_the_formula(qkv: Tensor, lengths: list[int], noise: list[Tensor] | None = None) -> Tensor:
+    """One sequence and one head at a time; `noise[n]` [B, L, L] multiplies probabilities."""
+    hidden = HEADS * SIZE
+    ends = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
+    rows = []
+    for b, (start, end) in enumerate(pairwise(ends)):
+        heads = []
+        for n in range(HEADS):
+            q, k, v = (
+                qkv[start:end, part * hidden + n * SIZE : part * hidden + (n + 1) * SIZE]
+                for part in range(3)
+            )
+            probs = torch.softmax(q @ k.T / math.sqrt(SIZE), 1)
+            if noise:
+                probs = probs * noise[n][b, : end - start, : end - start]
+            heads.append(probs @ v)
+        rows.append(torch.cat(heads, 1))
+    return torch.cat(rows)
+
+
+def make_qkv(lengths: list[int]) -> Tensor:
+    torch.manual_seed(0)
+    return torch.randn(sum(lengths), 3 * HEADS * SIZE, dtype=torch.float64)
+
+
+def assert_same_with_gradient(found: Tensor, expected: Tensor, mine: Tensor, plain: Tensor) -> None:
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
+    direction = torch.randn(found.shape, dtype=found.dtype)
+    (ours,) = torch.autograd.grad(found, mine, direction)
+    (theirs,) = torch.autograd.grad(expected, plain, direction)
+    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-10)
+
+
+@pytest.mark.parametrize("kernel", ["scores kept", "padded", "unpadded"])
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_every_kernel_is_the_formula(
+    kernel: str, lengths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, plain = (make_qkv(lengths).requires_grad_() for _ in range(2))
+    layout = Layout.of(lengths, CPU)
+    if kernel == "unpadded":
+        monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_on_cpu)
+        found = attention_module._attend_unpadded(mine, layout, HEADS)
+    else:
+        longest = 512 if kernel == "scores kept" else 0
+        monkeypatch.setattr(attention_module, "_LONGEST_WITH_SCORES_KEPT", longest)
+        found = attend(mine, layout, HEADS)
+    assert_same_with_gradient(found, by_the_formula(plain, lengths), mine, plain)
+
+
+def varlen_on_cpu(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, same: Tensor, longest: int, too: int
+) -> Tensor:
+    """What the CUDA kernel computes, [T, N, D] each; its arguments are checked on the way."""
+    assert starts.dtype == torch.int32
+    assert starts.equal(same)
+    lengths = starts.diff().tolist()
+    assert longest == too == max(lengths)
+    parts = zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True)
+    return torch.cat(
+        [
+            F.scaled_dot_product_attention(*(x.transpose(0, 1)[None] for x in part))[0].transpose(
+                0, 1
+            )
+            for part in parts
+        ]
+    )
+
+
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_dropped_probabilities_are_dropped_in_both_directions(
+    lengths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Tensor] = []
+    draw = F.dropout
+
+    def remember(ones: Tensor, probability: float) -> Tensor:
+        assert probability == 0.4
+        drawn.append(draw(ones, probability))
+        return drawn[-1]
+
+    monkeypatch.setattr(F, "dropout", remember)
+    mine, plain = (make_qkv(lengths).requires_grad_() for _ in range(2))
+    found = attend(mine, Layout.of(lengths, CPU), HEADS, 0.4)
+    assert len(drawn) == HEADS
+    assert any(bool((noise == 0).any()) for noise in drawn)
+    assert_same_with_gradient(found, by_the_formula(plain, lengths, drawn), mine, plain)
+
+
+def test_no_padded_row_leaves_attention() -> None:
+    lengths = [6, 2]
+    found = attend(make_qkv(lengths), Layout.of(lengths, CPU), HEADS)
+    assert found.shape == (8, HEADS * SIZE)
+    assert bool(found.isfinite().all())

@@ -1,0 +1,165 @@
+"""The fast path against the plain one: padded, all logits, ignored positions, another library.
+
+`transformers` computes the reference, with attention written out. The bounds are on the norm of the
+difference over the norm of the gradient, for each parameter.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import BertConfig, BertForPreTraining
+
+from bertsmith.data.batches import Batch
+from bertsmith.data.store import TokenStore
+from bertsmith.model import attention, bert
+from bertsmith.model.bert import Bert
+from bertsmith.model.hugging_face import to_hugging_face
+from bertsmith.model.layout import Layout
+from bertsmith.tokenizer import Tokenizer
+from tests.test_data import make_batches
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def batch(store: TokenStore, tokenizer: Tokenizer) -> Batch:
+    return make_batches(store, tokenizer).batch(0)
+
+
+@pytest.fixture
+def reference(tiny_model: Bert) -> BertForPreTraining:
+    """The same weights in `transformers`."""
+    names = (
+        "hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
+        "max_position_embeddings layer_norm_eps"
+    ).split()
+    shape: dict[str, Any] = {name: getattr(tiny_model.config, name) for name in names}
+    shape.update(vocab_size=tiny_model.vocab_size, attn_implementation="eager")
+    config = BertConfig(**shape)
+    theirs = BertForPreTraining(config).eval()
+    missing = theirs.load_state_dict(
+        to_hugging_face(tiny_model.state_dict()), strict=False
+    ).missing_keys
+    assert not [name for name in missing if "decoder" not in name]
+    theirs.tie_weights()
+    return theirs
+
+
+def plain_gradients(model: nn.Module, batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Padded, logits everywhere, `F.cross_entropy` with ignored positions."""
+    layout = Layout.of(batch.lengths, CPU)
+    labels = torch.full_like(batch.input_ids, -100)
+    labels[batch.masked_positions] = batch.masked_labels
+
+    def pad(packed: Tensor, filler: int = 0) -> Tensor:
+        return layout.pad((packed - filler)[:, None]).squeeze(2) + filler
+
+    found = model.to(dtype)(
+        input_ids=pad(batch.input_ids),
+        token_type_ids=pad(batch.token_type_ids),
+        attention_mask=pad(torch.ones_like(batch.input_ids)),
+    )
+    loss = F.cross_entropy(found.prediction_logits.flatten(0, 1), pad(labels, -100).flatten())
+    loss = loss + F.cross_entropy(found.seq_relationship_logits, batch.next_sentence_labels)
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def fast_gradients(model: Bert, batch: Batch) -> dict[str, Tensor]:
+    """By their names in `transformers`."""
+    model.zero_grad()
+    losses = model.losses(batch)
+    (losses.mlm / batch.num_masked + losses.nsp / batch.num_sequences).backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return to_hugging_face(gradients)
+
+
+def assert_same_gradients(
+    found: dict[str, Tensor], expected: dict[str, Tensor], bound: float
+) -> None:
+    for name, theirs in expected.items():
+        difference = float((found[name] - theirs).norm())
+        # A softmax does not change when all its inputs are raised, so a key's bias has no gradient:
+        # what stands there is rounding, to be measured against the layer's other biases.
+        size = float(theirs.norm())
+        if name.endswith("key.bias"):
+            size = float(expected[name.replace("key", "query")].norm())
+        assert difference <= bound * size, (name, difference / size)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
+def test_gradients_of_a_batch_are_the_plain_ones(
+    dtype: torch.dtype,
+    bound: float,
+    tiny_model: Bert,
+    reference: nn.Module,
+    batch: Batch,
+) -> None:
+    found = fast_gradients(tiny_model.to(dtype), batch)
+    assert_same_gradients(found, plain_gradients(reference, batch, dtype), bound)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
+def test_gradients_of_each_sample_are_the_plain_ones(
+    dtype: torch.dtype,
+    bound: float,
+    tiny_model: Bert,
+    reference: nn.Module,
+    batch: Batch,
+) -> None:
+    for sample in list(batch.split(1))[::3]:
+        found = fast_gradients(tiny_model.to(dtype), sample)
+        assert_same_gradients(found, plain_gradients(reference, sample, dtype), bound)
+
+
+class _Shapes(TorchDispatchMode):
+    """Remembers the shape of whatever an operation gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        outputs = found if isinstance(found, tuple | list) else [found]
+        self.seen += [tuple(x.shape) for x in outputs if isinstance(x, Tensor)]
+        return found
+
+
+def test_a_step_makes_no_logits_of_unmasked_tokens_and_no_padded_hidden_state(
+    tiny_model: Bert, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    padded_in_attention: list[bool] = []
+    shapes = _Shapes()
+    hidden = tiny_model.config.hidden_size
+    grid = (batch.num_sequences, max(batch.lengths))
+    kernel = attention.attend
+
+    def marked(*args: Any) -> Tensor:
+        before = len(shapes.seen)
+        out = kernel(*args)
+        padded_in_attention.append((*grid, 3 * hidden) in shapes.seen[before:])
+        del shapes.seen[before:]
+        return out
+
+    monkeypatch.setattr(bert, "attend", marked)
+    with shapes:
+        tiny_model.losses(batch)
+    rows = {shape[0] for shape in shapes.seen if shape[1:] == (tiny_model.vocab_size,)}
+    assert rows - {hidden} == {batch.num_masked}  # [H, V] is the matrix, turned
+    assert all(padded_in_attention), "the test must see a grid where there is one"
+    cells = grid[0] * grid[1]
+    assert cells > batch.num_tokens, "the batch must have padding to avoid"
+    elements = {math.prod(shape) for shape in shapes.seen}
+    for width in (hidden, 3 * hidden, tiny_model.config.intermediate_size):
+        assert cells * width not in elements
