@@ -63,10 +63,14 @@ def test_metrics_are_one_line_a_step_and_end_with_the_closing_figures(finished_r
 
 
 def test_the_closing_lines_read_as_the_textbooks(finished_run: Run) -> None:
-    losses, speed, validation = finished_run.closing_lines()
+    losses, speed, share, validation = finished_run.closing_lines()
     metrics = finished_run.metrics
     assert losses == f"MLM loss {metrics['mlm_loss']:.3f}, NSP loss {metrics['nsp_loss']:.3f}"
     assert speed.endswith("sentence pairs/sec on [cpu]")
+    assert share.startswith(f"{metrics['tokens_per_second']:,.0f} tokens/sec, ")
+    assert metrics["share_of_peak"] == pytest.approx(
+        metrics["flops_per_second"] / metrics["peak_flops_per_second"]
+    )
     assert f"MLM loss {metrics['validation_mlm_loss']:.3f}" in validation
     assert finished_run.sentence_pairs_per_second == metrics["sentence_pairs_per_second"] > 0
 
@@ -187,7 +191,7 @@ def test_a_tiny_corpus_trains_without_validation(tmp_path: Path) -> None:
     corpus.write_text("The crane lifts. The bird flies. The river waits.\n")
     run = pretrain(tmp_path / "r", corpus, batch_size=2, min_frequency=1)
     assert "validation_mlm_loss" not in run.metrics
-    assert len(run.closing_lines()) == 2
+    assert len(run.closing_lines()) == 3
 
 
 def test_an_output_in_use_is_refused_and_kept(finished_run: Run, text_file: Path) -> None:

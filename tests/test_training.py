@@ -12,7 +12,6 @@ import torch
 from bertsmith.config import TrainingConfig
 from bertsmith.data.batches import Batch
 from bertsmith.data.store import TokenStore
-from bertsmith.errors import DivergenceError
 from bertsmith.evaluation.held_out import evaluate, evaluation_batches
 from bertsmith.model.bert import Bert
 from bertsmith.tokenizer import Tokenizer
@@ -57,7 +56,7 @@ def test_clipping_bounds_the_gradient(
     batch = make_batches(store, tokenizer).batch(0)
     norms = []
     tiny_model.register_forward_hook(lambda *_: None)
-    optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.0)
+    optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=0.0, fused=True)
     optimizer.register_step_pre_hook(
         lambda opt, *_: norms.append(
             float(
@@ -89,8 +88,7 @@ def test_a_step_that_is_not_finite_leaves_the_weights(
 ) -> None:
     tiny_model.embeddings.norm.weight.data[0] = float("nan")
     before = {name: value.clone() for name, value in tiny_model.state_dict().items()}
-    with pytest.raises(DivergenceError, match="no longer a finite number"):
-        step(tiny_model, make_batches(store, tokenizer).batch(0), 8)
+    assert not step(tiny_model, make_batches(store, tokenizer).batch(0), 8).is_finite
     for name, value in tiny_model.state_dict().items():
         assert torch.equal(value.nan_to_num(), before[name].nan_to_num()), name
 

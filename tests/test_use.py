@@ -173,13 +173,16 @@ def test_pretrain_on_the_command_line(
     status, out, err = call(
         capsys,
         *("pretrain", "--corpus", text_file, "--steps", 2, "--output", tmp_path / "r", "--json"),
-        *FAST,
+        *("--profile", *FAST),
     )
     assert status == 0, err
     lines = out.splitlines()
     assert lines[0].startswith("MLM loss ")
     assert lines[1].endswith("sentence pairs/sec on [cpu]")
-    assert lines[2].startswith("validation: MLM loss")
+    assert "tokens/sec" in lines[2]
+    assert lines[3].startswith("validation: MLM loss")
+    parts = [line.split()[0] for line in lines[5:10]]
+    assert parts == ["data", "forward", "backward", "optimizer", "other"]
     figures = json.loads(lines[-1])
     assert figures["output"] == str(tmp_path / "r")
     for name in (

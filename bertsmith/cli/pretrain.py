@@ -39,6 +39,8 @@ class Pretrain:
     """Print the closing figures as one JSON object in the last line of standard output."""
     quiet: tyro.conf.FlagCreatePairsOff[bool] = False
     """Show no progress."""
+    profile: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Show at the end where the time of a step went."""
     data: tyro.conf.OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
     training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
     model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
@@ -99,6 +101,7 @@ def run(command: Pretrain, base: PretrainConfig) -> None:
         output=command.output,
         overwrite=command.overwrite,
         quiet=command.quiet,
+        profile=command.profile,
     )
     print("\n".join(finished.closing_lines()))
     print(f"model:   {finished.output / 'model'}")

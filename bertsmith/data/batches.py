@@ -5,8 +5,9 @@ Legend: B = sequences; T = tokens of all of them; M = tokens to predict.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,16 +60,28 @@ class Batch:
         """M."""
         return len(self.masked_positions)
 
+    @property
+    def num_squared(self) -> int:
+        """The sum of the squared lengths, which attention's cost goes by."""
+        return sum(length * length for length in self.lengths)
+
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on `device`."""
         # Elsewhere a copy that is still under way could read memory that was given back.
         non_blocking = device.type == "cuda"
-        moved = {
-            field.name: getattr(self, field.name).to(device, non_blocking=non_blocking)
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory from which a GPU copies on its own."""
+        return self._with_tensors(Tensor.pin_memory)
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed: dict[str, Any] = {
+            field.name: change(value)
             for field in fields(self)
-            if isinstance(getattr(self, field.name), Tensor)
+            if isinstance(value := getattr(self, field.name), Tensor)
         }
-        return replace(self, **moved)
+        return replace(self, **changed)
 
     def split(self, size: int) -> Iterator[Batch]:
         """Micro-batches of at most `size` sequences each, as views; neighbours in length."""

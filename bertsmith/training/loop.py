@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from bertsmith.config import TrainingConfig
+from bertsmith.data.ahead import BatchesAhead
 from bertsmith.data.batches import Batch, Batches
 from bertsmith.errors import DeviceError, DivergenceError
 from bertsmith.evaluation.held_out import evaluate
@@ -22,6 +24,7 @@ from bertsmith.training.budget import Budget, Spent, is_due
 from bertsmith.training.checkpoint import save_checkpoint
 from bertsmith.training.display import Display
 from bertsmith.training.optimizer import learning_rate, make_optimizer
+from bertsmith.training.phases import Phase, unmeasured
 from bertsmith.training.step import Losses, StepResult, train_step
 from bertsmith.training.sums import Sums
 
@@ -43,6 +46,17 @@ class Totals:
     cut_tokens: int = 0
 
 
+@dataclass
+class _Taken:
+    """A step that was given to the device, and may still be under way there."""
+
+    step: int
+    batch: Batch
+    result: StepResult
+    progress: float = 0.0
+    """The share of the budget spent after it."""
+
+
 @dataclass(kw_only=True)
 class Loop:
     """A training run in progress.
@@ -56,6 +70,7 @@ class Loop:
         run: the run's folder.
         device, micro_batch_size: where, and how much at once.
         draw_curves: called now and then; it decides whether to draw.
+        phase: measures the parts of a step.
     """
 
     model: Bert
@@ -67,8 +82,13 @@ class Loop:
     device: torch.device
     micro_batch_size: int
     draw_curves: Callable[[], None]
+    phase: Phase = unmeasured
     spent: Spent = field(default_factory=Spent)
     totals: Totals = field(default_factory=Totals)
+    _waiting: list[_Taken] = field(default_factory=list)
+    """Steps whose losses the host has not looked at."""
+    _clock: float = field(default_factory=time.perf_counter)
+    """When it last did."""
 
     def train(self, display: Display, metrics: MetricsFile) -> None:
         """Train until the budget is spent; the last checkpoint is written at the end.
@@ -79,45 +99,54 @@ class Loop:
         """
         budget = Budget.of(self.config, self.batches.num_pairs)
         optimizer = make_optimizer(self.model, self.config)
-        began = clock = time.perf_counter()
         window = Sums()
+        began = self._clock = time.perf_counter()
         self.model.train()
-        with display.training() as show:
+        with display.training() as show, self._source() as source:
             while (before := budget.progress(self.spent)) < 1:
                 rate = learning_rate(self.config, budget.middle_of_step(self.spent))
-                result, batch = self._step(optimizer, rate)
-                self.spent.step += 1
-                self.spent.pairs += batch.num_sequences
-                self.spent.tokens += batch.num_tokens
-                # On a GPU the clock is read once the losses are there; the update that is still
-                # under way then falls into the next step, and none is left out.
-                losses = Losses(*(float(loss) for loss in result.losses))
-                now = time.perf_counter()
-                seconds, clock = now - clock, now
-                self.spent.seconds = now - began
-                after = budget.progress(self.spent)
-                window.add(losses, batch, seconds)
-                self._add_up(losses, batch, seconds, after)
-                if self.spent.step % self.config.log_every == 0 or after == 1:
-                    self._log(metrics, window, result, rate)
+                self._step(optimizer, source, rate)
+                self.spent.seconds = time.perf_counter() - began
+                after = self._waiting[-1].progress = budget.progress(self.spent)
+                due = (self.spent, before, after)
+                log = after == 1 or self.spent.step % self.config.log_every == 0
+                save = after == 1 or is_due(self.config.checkpoint_every, CHECKPOINTS_A_RUN, *due)
+                check = after == 1 or is_due(self.config.validate_every, VALIDATIONS_A_RUN, *due)
+                # A look at the losses waits for the device: a GPU is given the next steps first.
+                if not self._works_on_its_own or self.spent.step == 1 or log or save or check:
+                    grad_norm = self._look(window)
+                if log:
+                    self._log(metrics, window, grad_norm, rate)
                     show(after, self.spent.step, {**window.means(), **window.throughput()})
                     window = Sums()
-                due = (self.spent, before, after)
                 housekeeping = time.perf_counter()
-                if after == 1 or is_due(self.config.checkpoint_every, CHECKPOINTS_A_RUN, *due):
+                if save:
                     self._save_checkpoint(optimizer)
-                if after == 1 or is_due(self.config.validate_every, VALIDATIONS_A_RUN, *due):
+                if check:
                     self._validate(metrics)
                 self.draw_curves()
-                clock += time.perf_counter() - housekeeping
+                self._clock += time.perf_counter() - housekeeping
 
-    def _step(self, optimizer: torch.optim.Optimizer, rate: float) -> tuple[StepResult, Batch]:
-        """One step on the next batch."""
+    @property
+    def _works_on_its_own(self) -> bool:
+        """Whether the device goes on while the host does other things."""
+        return self.device.type == "cuda"
+
+    def _source(self) -> AbstractContextManager[Batches | BatchesAhead]:
+        if self._works_on_its_own:
+            return BatchesAhead(self.batches, pin_memory=True)
+        return nullcontext(self.batches)
+
+    def _step(
+        self, optimizer: torch.optim.Optimizer, source: Batches | BatchesAhead, rate: float
+    ) -> None:
+        """One step on the next batch, given to the device."""
         for group in optimizer.param_groups:
             group["lr"] = rate
         # Dropout is a function of seed and step as well: no generator's state has to be kept.
         torch.manual_seed((self.config.seed * 0x9E3779B9 + self.spent.step) % 2**63)
-        batch = self.batches.batch(self.spent.step)
+        with self.phase("data"):
+            batch = source.batch(self.spent.step)
         try:
             result = train_step(
                 self.model,
@@ -127,32 +156,55 @@ class Loop:
                 max_grad_norm=self.config.max_grad_norm,
                 device=self.device,
                 autocast=autocast(self.device, self.config.precision),
+                phase=self.phase,
             )
-        except DivergenceError as error:
-            self.spent.step += 1
-            raise self._diverged(str(error)) from error
         except torch.OutOfMemoryError as error:
             raise DeviceError(
                 f"{self.micro_batch_size} sequences at once do not fit in the memory of "
                 f"{self.device.type}; lower --micro-batch-size."
             ) from error
-        return result, batch
+        self.spent.step += 1
+        self.spent.pairs += batch.num_sequences
+        self.spent.tokens += batch.num_tokens
+        self._waiting.append(_Taken(self.spent.step, batch, result))
 
-    def _add_up(self, losses: Losses, batch: Batch, seconds: float, progress: float) -> None:
-        if self.spent.step == 1:
+    def _look(self, window: Sums) -> float:
+        """Add up the steps that wait; the gradient's norm of the last one.
+
+        Raises:
+            DivergenceError: one of them was not finite.
+        """
+        rows = [
+            torch.stack([*taken.result.losses, taken.result.grad_norm, taken.result.is_finite])
+            for taken in self._waiting
+        ]
+        figures = torch.stack(rows).tolist()  # one copy for all
+        now = time.perf_counter()
+        seconds = (now - self._clock) / len(figures)
+        self._clock = now
+        for taken, (mlm, nsp, _, is_finite) in zip(self._waiting, figures, strict=True):
+            if not is_finite:
+                raise self._diverged("The loss or its gradient is not a finite number", taken.step)
+            window.add(Losses(mlm, nsp), taken.batch, seconds)
+            self._add_up(Losses(mlm, nsp), taken, seconds)
+        self._waiting = []
+        return float(figures[-1][2])
+
+    def _add_up(self, losses: Losses, taken: _Taken, seconds: float) -> None:
+        if taken.step == 1:
             self.totals.first_step_seconds = seconds
         else:
-            self.totals.timed.add(losses, batch, seconds)
-        if progress > _CLOSING_PROGRESS:
-            self.totals.closing.add(losses, batch, seconds)
-        self.totals.cut_pairs += batch.num_cut_pairs
-        self.totals.cut_tokens += batch.num_cut_tokens
+            self.totals.timed.add(losses, taken.batch, seconds)
+        if taken.progress > _CLOSING_PROGRESS:
+            self.totals.closing.add(losses, taken.batch, seconds)
+        self.totals.cut_pairs += taken.batch.num_cut_pairs
+        self.totals.cut_tokens += taken.batch.num_cut_tokens
 
-    def _log(self, metrics: MetricsFile, window: Sums, result: StepResult, rate: float) -> None:
+    def _log(self, metrics: MetricsFile, window: Sums, grad_norm: float, rate: float) -> None:
         figures = {
             **window.means(),
             "learning_rate": rate,
-            "grad_norm": float(result.grad_norm),
+            "grad_norm": grad_norm,
             "pairs": self.spent.pairs,
             "tokens": self.spent.tokens,
             "seconds": self.spent.seconds,
@@ -173,17 +225,15 @@ class Loop:
             )
         metrics.write(self.spent.step, found.metrics())
 
-    def _diverged(self, what: str) -> DivergenceError:
+    def _diverged(self, what: str, step: int) -> DivergenceError:
         kept = list_checkpoints(self.run)
         where = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint was due yet"
-        return DivergenceError(
-            f"{what}, at step {self.spent.step}; {where}. Lower --learning-rate."
-        )
+        return DivergenceError(f"{what}, at step {step}; {where}. Lower --learning-rate.")
 
     def _save_checkpoint(self, optimizer: torch.optim.Optimizer) -> None:
         # The step looked at losses and gradients; the update itself may have overflowed.
         if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
-            raise self._diverged("The weights are no longer finite numbers")
+            raise self._diverged("The weights are no longer finite numbers", self.spent.step)
         save_checkpoint(
             self.run,
             self.model,

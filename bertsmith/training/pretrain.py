@@ -17,15 +17,19 @@ from bertsmith.model.bert import Bert
 from bertsmith.model.device import (
     autocast,
     choose_device,
+    compute_dtype,
     default_micro_batch_size,
     describe_device,
+    keep_freed_memory,
 )
+from bertsmith.model.flops import matrix_product_rate, training_flops
 from bertsmith.model.hugging_face import save_model
 from bertsmith.model.locate import MODEL_FOLDER
 from bertsmith.report.metrics_file import MetricsFile
 from bertsmith.training.checkpoint import whole_folder
 from bertsmith.training.display import Display
 from bertsmith.training.loop import Loop
+from bertsmith.training.phases import PhaseClock, describe, unmeasured
 from bertsmith.training.prepare import Prepared, prepare, report_json
 from bertsmith.training.run_folder import RunFolder, default_output
 
@@ -50,6 +54,8 @@ class Run:
         lines = [
             f"MLM loss {m['mlm_loss']:.3f}, NSP loss {m['nsp_loss']:.3f}",
             f"{m['sentence_pairs_per_second']:.1f} sentence pairs/sec on {m['device']}",
+            f"{m['tokens_per_second']:,.0f} tokens/sec, {m['share_of_peak']:.0%} of what matrix "
+            f"products alone would allow here ({m['peak_flops_per_second'] / 1e9:,.0f} GFLOP/s)",
         ]
         if "validation_mlm_loss" in m:
             lines.append(
@@ -58,6 +64,8 @@ class Run:
                 f"NSP loss {m['validation_nsp_loss']:.3f}, "
                 f"NSP accuracy {m['validation_nsp_accuracy']:.1%}"
             )
+        if "phase_seconds" in m:
+            lines += describe(m["phase_seconds"])
         return lines
 
 
@@ -67,6 +75,7 @@ def run_pretraining(
     output: Path | None = None,
     overwrite: bool = False,
     quiet: bool = False,
+    profile: bool = False,
 ) -> Run:
     """Pretrain a BERT as `config` says.
 
@@ -75,6 +84,7 @@ def run_pretraining(
         output: the run's folder; default: a fresh one under `runs/`.
         overwrite: replace a run that is in `output`.
         quiet: show no progress.
+        profile: measure where the time of a step goes; on a GPU this slows it.
 
     Raises:
         BertsmithError: something the user can mend; nothing is half-written.
@@ -91,7 +101,8 @@ def run_pretraining(
             seed=config.training.seed,
             display=display,
         )
-        metrics = _write_run(config, prepared, folder, device, display)
+        clock = PhaseClock(device) if profile else None
+        metrics = _write_run(config, prepared, folder, device, display, clock)
     finally:
         folder.release()
     return Run(output=path, metrics=metrics)
@@ -103,12 +114,13 @@ def _write_run(
     folder: RunFolder,
     device: torch.device,
     display: Display,
+    clock: PhaseClock | None,
 ) -> dict[str, Any]:
     """Train, and turn the system's refusals to write into one that names the folder."""
     path = folder.path
     try:
         folder.begin(to_toml(config), report_json(prepared.report))
-        return _train(config, prepared, path, device, display)
+        return _train(config, prepared, path, device, display, clock)
     except OSError as error:
         raise RunError(
             f"Cannot write to {path}: {error.strerror or error}. "
@@ -138,6 +150,7 @@ def _train(
     run: Path,
     device: torch.device,
     display: Display,
+    clock: PhaseClock | None,
 ) -> dict[str, Any]:
     # Imported here: matplotlib takes most of a second to load, which no one should wait for twice.
     from bertsmith.report.curves import curves_png, save_curves
@@ -149,6 +162,8 @@ def _train(
         prior = log_frequencies(prepared.batches.store, prepared.tokenizer)
         model.mlm_head.bias.data.copy_(torch.from_numpy(prior))
     model.to(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     num_parameters = sum(p.numel() for p in model.parameters())
     display.say(
         f"Model: {config.preset}, {num_parameters:,} parameters, on {describe_device(device)}."
@@ -162,11 +177,19 @@ def _train(
         run=run,
         device=device,
         micro_batch_size=config.training.micro_batch_size or config.training.batch_size,
+        phase=clock or unmeasured,
         draw_curves=lambda: display.picture(lambda: save_curves(run), lambda: curves_png(run)),
     )
     with MetricsFile(run) as metrics:
         loop.train(display, metrics)
-        closing = {**_closing(loop, num_parameters), **_validate(loop, config, prepared, display)}
+        closing = {
+            **_closing(loop, num_parameters),
+            **_utilisation(loop, config),
+            **_validate(loop, config, prepared, display),
+        }
+        if clock:
+            steps = loop.totals.first_step_seconds + loop.totals.timed.seconds
+            closing["phase_seconds"] = clock.parts(steps)
         metrics.write(loop.spent.step, {"finished": True, **closing})
     with whole_folder(run / MODEL_FOLDER) as folder:
         save_model(model, prepared.tokenizer, folder)
@@ -191,6 +214,26 @@ def _closing(loop: Loop, num_parameters: int) -> dict[str, Any]:
         "parameters": num_parameters,
         "vocabulary_entries": loop.tokenizer.vocab_size,
         "device": describe_device(loop.device),
+    }
+
+
+def _utilisation(loop: Loop, config: PretrainConfig) -> dict[str, float]:
+    """What share of the machine's matrix-product rate the steps used."""
+    timed = loop.totals.timed if loop.spent.step > 1 else loop.totals.closing
+    flops = training_flops(
+        config.model,
+        loop.tokenizer.vocab_size,
+        num_tokens=timed.tokens,
+        num_squared=timed.squared,
+        num_masked=timed.masked,
+        num_sequences=timed.pairs,
+    )
+    rate = flops / max(timed.seconds, 1e-9)
+    peak = matrix_product_rate(loop.device, compute_dtype(loop.device, config.training.precision))
+    return {
+        "flops_per_second": rate,
+        "peak_flops_per_second": peak,
+        "share_of_peak": rate / peak,
     }
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from bertsmith.data.batches import Batch
-from bertsmith.errors import DivergenceError
 from bertsmith.model.bert import Bert
+from bertsmith.training.phases import Phase, unmeasured
 
 
 class Losses(NamedTuple):
@@ -23,12 +23,14 @@ class Losses(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """What a step gives to the log; tensors stay on the device."""
+    """What a step gives to the log; on the device, which may still be at work on it."""
 
-    losses: tuple[Tensor, Tensor]
-    """float32 []; sums over the batch of MLM and NSP loss."""
+    losses: Tensor
+    """float32 [2]; sums over the batch of MLM and NSP loss."""
     grad_norm: Tensor
     """float32 []; before clipping."""
+    is_finite: Tensor
+    """bool []; False: a loss or a gradient was not finite, and the weights are as before."""
 
 
 def train_step(
@@ -40,37 +42,37 @@ def train_step(
     max_grad_norm: float,
     device: torch.device,
     autocast: AbstractContextManager[Any],
+    phase: Phase = unmeasured,
 ) -> StepResult:
-    """Train `model` on one global batch.
+    """Train `model` on one global batch; nothing in it waits for the device.
 
     The loss is the mean over all masked tokens of the batch plus the mean over all its pairs
     (invariant 3): every micro-batch divides its sums by the counts of the whole batch.
 
     Args:
+        optimizer: a fused one, which can leave out an update without asking the host.
         batch: on the host.
         micro_batch_size: sequences on the device at once; changes only memory, speed and rounding.
         max_grad_norm: 0 = no clipping.
         autocast: entered around each forward pass.
-
-    Raises:
-        DivergenceError: a loss or a gradient is not finite; the weights are as before the step.
+        phase: entered by name around the parts of the step.
     """
-    mlm = torch.zeros((), device=device)
-    nsp = torch.zeros((), device=device)
+    sums = torch.zeros(2, device=device)
     for part in batch.split(micro_batch_size):
-        with autocast:
+        with phase("forward"), autocast:
             losses = model.losses(part.to(device))
-        loss = losses.mlm / max(batch.num_masked, 1) + losses.nsp / batch.num_sequences
-        loss.backward()
-        mlm += losses.mlm.detach()
-        nsp += losses.nsp.detach()
-    parameters = [p for p in model.parameters() if p.grad is not None]
-    grad_norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
-    if not torch.isfinite(mlm + nsp + grad_norm):
+            loss = losses.mlm / max(batch.num_masked, 1) + losses.nsp / batch.num_sequences
+        with phase("backward"):
+            loss.backward()
+        sums += torch.stack(losses).detach()
+    with phase("optimizer"):
+        parameters = [p for p in model.parameters() if p.grad is not None]
+        grad_norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
+        is_finite = torch.isfinite(sums.sum() + grad_norm)
+        if max_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, grad_norm)
+        # As torch.amp.GradScaler does it: fused kernels read this on the device.
+        optimizer.found_inf = (~is_finite).float()  # type: ignore[attr-defined]
+        optimizer.step()
         optimizer.zero_grad()
-        raise DivergenceError("The loss or its gradient is no longer a finite number")
-    if max_grad_norm:
-        torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, grad_norm)
-    optimizer.step()
-    optimizer.zero_grad()
-    return StepResult((mlm, nsp), grad_norm)
+    return StepResult(sums, grad_norm, is_finite)

@@ -17,6 +17,8 @@ class Sums:
     masked: int = 0
     pairs: int = 0
     tokens: int = 0
+    squared: int = 0
+    """Sum of the squared lengths."""
     seconds: float = 0.0
 
     def add(self, losses: Losses, batch: Batch, seconds: float) -> None:
@@ -26,6 +28,7 @@ class Sums:
         self.masked += batch.num_masked
         self.pairs += batch.num_sequences
         self.tokens += batch.num_tokens
+        self.squared += batch.num_squared
         self.seconds += seconds
 
     def means(self) -> dict[str, float]:

@@ -1,0 +1,147 @@
+"""What training does to be fast, and how it says how fast it was. No test here is timed."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from bertsmith.config import ModelConfig, resolve
+from bertsmith.data.ahead import BatchesAhead
+from bertsmith.data.batches import Batch, Batches
+from bertsmith.data.store import TokenStore
+from bertsmith.errors import DataError
+from bertsmith.model.bert import Bert
+from bertsmith.model.device import keep_freed_memory
+from bertsmith.model.flops import matrix_product_rate, training_flops
+from bertsmith.tokenizer import Tokenizer
+from bertsmith.training.loop import Loop
+from bertsmith.training.phases import PhaseClock, describe
+from bertsmith.training.pretrain import run_pretraining
+from tests.conftest import TINY_RUN
+from tests.test_data import make_batches
+
+CPU = torch.device("cpu")
+
+
+def assert_same(one: Batch, other: Batch) -> None:
+    for name, value in vars(one).items():
+        theirs = getattr(other, name)
+        assert torch.equal(value, theirs) if isinstance(value, Tensor) else value == theirs, name
+
+
+def test_batches_ahead_are_the_batches_in_any_order(
+    store: TokenStore, tokenizer: Tokenizer
+) -> None:
+    batches = make_batches(store, tokenizer)
+    with BatchesAhead(batches, pin_memory=False) as ahead:
+        for step in (0, 1, 2, 7, 3, 3, 100, 101):
+            assert_same(ahead.batch(step), batches.batch(step))
+
+
+def test_a_batch_that_cannot_be_made_says_so_when_it_is_asked_for() -> None:
+    class Broken(Batches):
+        def __init__(self) -> None:
+            pass
+
+        def batch(self, step: int) -> Batch:
+            raise DataError(f"no step {step}")
+
+    with (
+        pytest.raises(DataError, match="no step 4"),
+        BatchesAhead(Broken(), pin_memory=False) as ahead,
+    ):
+        ahead.batch(4)
+
+
+def without_times(run: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    timed = ("second", "share_of_peak", "output")
+    return [{k: v for k, v in row.items() if not any(t in k for t in timed)} for row in rows]
+
+
+def test_looking_at_the_losses_late_changes_no_number(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = resolve(
+        overrides={**TINY_RUN, "corpus": (str(text_file),), "steps": 12, "log_every": 5}
+    )
+    run_pretraining(config, output=tmp_path / "at once", quiet=True)
+    monkeypatch.setattr(Loop, "_works_on_its_own", True)
+    monkeypatch.setattr(Batch, "pin_memory", lambda batch: batch)
+    run_pretraining(config, output=tmp_path / "late", quiet=True)
+    assert without_times(tmp_path / "late") == without_times(tmp_path / "at once")
+    weights = [(tmp_path / r / "model/model.safetensors").read_bytes() for r in ("at once", "late")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(("preset", "layers"), [("textbook", 2), ("base", 12)])
+def test_flops_are_those_of_the_products(preset: str, layers: int) -> None:
+    config = resolve(preset=preset).model
+    hidden, inner = config.hidden_size, config.intermediate_size
+    found = training_flops(
+        config, 1000, num_tokens=70, num_squared=2500, num_masked=9, num_sequences=2
+    )
+    encoder = 70 * (4 * hidden * hidden + 2 * hidden * inner) + 2 * 2500 * hidden
+    heads = 9 * (hidden * hidden + 1000 * hidden) + 2 * (hidden * hidden + 2 * hidden)
+    assert found == 6 * (layers * encoder + heads)
+
+
+def test_flops_are_what_pytorch_counts(
+    tiny_model: Bert, store: TokenStore, tokenizer: Tokenizer, tiny_config: ModelConfig
+) -> None:
+    (batch,) = make_batches(store, tokenizer).batch(0).split(1000)
+    (one, *_) = batch.split(1)  # one sequence: no padding in attention
+    with FlopCounterMode(display=False) as counter:
+        losses = tiny_model.losses(one)
+        (losses.mlm + losses.nsp).backward()
+    # PyTorch leaves out products that are added in place: the gradient of the embedding matrix.
+    in_place = 2 * one.num_masked * tiny_config.hidden_size * tiny_model.vocab_size
+    assert counter.get_total_flops() + in_place == training_flops(
+        tiny_config,
+        tiny_model.vocab_size,
+        num_tokens=one.num_tokens,
+        num_squared=one.num_squared,
+        num_masked=one.num_masked,
+        num_sequences=1,
+    )
+
+
+def test_the_machine_has_a_rate() -> None:
+    assert matrix_product_rate(CPU, torch.float32) > 1e8
+
+
+def test_the_parts_of_a_step_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = PhaseClock(CPU)
+    times = iter([0.0, 1.0, 1.5, 3.5])
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))
+    with clock("forward"):
+        pass
+    with clock("backward"):
+        pass
+    parts = clock.parts(4.0)
+    assert parts == {"data": 0, "forward": 1, "backward": 2, "optimizer": 0, "other": 1}
+    assert "25.0%" in describe(parts)[2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_freed_memory_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int]] = []
+
+    class Libc:
+        def mallopt(self, what: int, amount: int) -> int:
+            calls.append((what, amount))
+            return 1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Libc())
+    keep_freed_memory()
+    assert dict(calls).keys() == {-1, -3}
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    keep_freed_memory()  # a C library without it
