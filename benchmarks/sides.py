@@ -1,18 +1,21 @@
-"""The sides of the CPU benchmark: `python -m benchmarks.sides SIDE CORPUS STEPS` prints figures.
+"""The sides of the CPU benchmark: `python -m benchmarks.sides SIDE CORPUS STEPS BEGAN` prints one.
 
-Each side's `prepare` gives a function that makes one optimizer step and returns its pairs and real
-tokens. The peers run their own code: the textbook's model, data set and loop from the `d2l` package
-1.0.3, and `transformers.BertForPreTraining` with its own loss on batches padded to 64.
+Each side's function prepares the data and gives another that makes one optimizer step and returns
+its pairs and real tokens. The peers run their own code: the textbook's model, data set and loop
+from the `d2l` package 1.0.3, and `transformers.BertForPreTraining` with its own loss on batches
+padded to 64.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import resource
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,9 @@ import torch
 
 SIDES = {
     "bertsmith": "Bertsmith",
-    "textbook": "textbook (`d2l` 1.0.3)",
-    "transformers": "`transformers.BertForPreTraining`",
+    "bertsmith_chapter": "Bertsmith, `--recipe chapter` (dropout 0.2)",
+    "textbook": "textbook (`d2l` 1.0.3; dropout 0.2)",
+    "transformers": "`transformers.BertForPreTraining` (no dropout)",
 }
 BATCH_SIZE = 512
 MAX_LENGTH = 64
@@ -31,25 +35,60 @@ _IMPORTED_BY_D2L = (
     "matplotlib_inline matplotlib_inline.backend_inline"
 ).split()
 Step = Callable[[], tuple[int, int]]
-_clock: dict[str, float] = {"batches": 0.0}
 
 
-def bertsmith(corpus: str) -> Step:
+def peak_gigabytes() -> float:
+    """The largest this process has been."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+class Tally:
+    """What a side adds up beside the times of its steps."""
+
+    def __init__(self) -> None:
+        self.batch_seconds = 0.0
+        self.flops = 0
+        self.data_seconds = self.data_gigabytes = 0.0
+
+    @contextmanager
+    def data(self) -> Iterator[None]:
+        """What runs inside reads raw text and makes the first batch."""
+        gigabytes, began = peak_gigabytes(), time.perf_counter()
+        yield
+        self.data_seconds = time.perf_counter() - began
+        self.data_gigabytes = peak_gigabytes() - gigabytes
+
+
+tally = Tally()
+
+
+def bertsmith(corpus: str, recipe: str = "default") -> Step:
     """The library's own preparation and training step."""
     from bertsmith.config import resolve
     from bertsmith.model.bert import Bert
-    from bertsmith.model.device import autocast, choose_device, default_micro_batch_size
+    from bertsmith.model.device import (
+        autocast,
+        choose_device,
+        default_micro_batch_size,
+        keep_freed_memory,
+    )
+    from bertsmith.model.flops import training_flops
     from bertsmith.training.display import Display
     from bertsmith.training.optimizer import make_optimizer
     from bertsmith.training.prepare import prepare
     from bertsmith.training.step import train_step
 
-    config = resolve(overrides={"corpus": (corpus,), "batch_size": BATCH_SIZE, "device": "cpu"})
-    prepared = prepare(config.data, batch_size=BATCH_SIZE, seed=0, display=Display(quiet=True))
+    config = resolve(
+        recipe=recipe, overrides={"corpus": (corpus,), "batch_size": BATCH_SIZE, "device": "cpu"}
+    )
+    with tally.data():
+        prepared = prepare(config.data, batch_size=BATCH_SIZE, seed=0, display=Display(quiet=True))
+        prepared.batches.batch(0)
     model = Bert(config.model, prepared.tokenizer.vocab_size)
     model.initialize(0)
     model.train()
     device = choose_device("cpu")
+    keep_freed_memory()
     optimizer = make_optimizer(model, config.training)
     number = 0
 
@@ -57,7 +96,7 @@ def bertsmith(corpus: str) -> Step:
         nonlocal number
         began = time.perf_counter()
         batch = prepared.batches.batch(number)
-        _clock["batches"] += time.perf_counter() - began
+        tally.batch_seconds += time.perf_counter() - began
         number += 1
         train_step(
             model,
@@ -65,27 +104,43 @@ def bertsmith(corpus: str) -> Step:
             batch,
             micro_batch_size=default_micro_batch_size(device, config.model, MAX_LENGTH),
             max_grad_norm=config.training.max_grad_norm,
+            dropout_key=number,
             device=device,
             autocast=autocast(device, "float32"),
         )
-        _clock["masked"] = _clock.get("masked", 0) + batch.num_masked
+        tally.flops += training_flops(
+            config.model,
+            model.vocab_size,
+            num_tokens=batch.num_tokens,
+            num_squared=batch.num_squared,
+            num_masked=batch.num_masked,
+            num_sequences=batch.num_sequences,
+        )
         return batch.num_sequences, batch.num_tokens
 
     return step
 
 
+def bertsmith_chapter(corpus: str) -> Step:
+    """The same with the chapter's recipe."""
+    return bertsmith(corpus, "chapter")
+
+
 def textbook(corpus: str) -> Step:
     """The chapter's code: its data set, model, loss and optimizer (d2l.ai 15.9 and 15.10)."""
     d2l = _import_d2l()
-    lines = (_wikitext(corpus) / "wiki.train.tokens").read_text(encoding="utf-8").split("\n")
-    # As `d2l._read_wiki`, which also downloads; its address has been dead since 2024.
-    paragraphs = [
-        line.strip().lower().split(" . ")
-        for line in (f"{line}\n" for line in lines)
-        if len(line.split(" . ")) >= 2
-    ]
-    data = d2l._WikiTextDataset(paragraphs, MAX_LENGTH)
-    loader = torch.utils.data.DataLoader(data, BATCH_SIZE, shuffle=True, num_workers=0)
+    with tally.data():
+        text = (_wikitext(corpus) / "wiki.train.tokens").read_text(encoding="utf-8")
+        # As `d2l._read_wiki`, which also downloads; its address has been dead since 2024.
+        paragraphs = [
+            line.strip().lower().split(" . ")
+            for line in (f"{line}\n" for line in text.split("\n"))
+            if len(line.split(" . ")) >= 2
+        ]
+        data = d2l._WikiTextDataset(paragraphs, MAX_LENGTH)
+        loader = torch.utils.data.DataLoader(data, BATCH_SIZE, shuffle=True, num_workers=0)
+        batches: Iterator[Any] = iter(loader)
+        first = next(batches)
     net = d2l.BERTModel(
         len(data.vocab), num_hiddens=128, ffn_num_hiddens=256, num_heads=2, num_blks=2, dropout=0.2
     )
@@ -96,7 +151,7 @@ def textbook(corpus: str) -> Step:
     )  # its lazy layers take shape
     loss = torch.nn.CrossEntropyLoss()
     trainer = torch.optim.Adam(net.parameters(), lr=0.01)
-    batches = iter(loader)
+    batches = itertools.chain([first], batches)
 
     def step() -> tuple[int, int]:
         tokens, segments, valid_lens, positions, weights, labels, nsp = next(batches)
@@ -175,52 +230,37 @@ def transformers(corpus: str) -> Step:
     return step
 
 
-def measure(side: str, corpus: str, steps: int) -> dict[str, float]:
-    """Prepare a side, make a first step, time `steps` more."""
-    began = time.perf_counter()
+def measure(side: str, corpus: str, steps: int, process_began: float) -> dict[str, float]:
+    """Prepare a side, make `steps` steps, and time all but the first.
+
+    Args:
+        process_began: seconds since the epoch when the process was started.
+    """
+    from bertsmith.model.flops import matrix_product_rate
+
     step: Step = globals()[side](corpus)
-    step()
+    counts = [step()]
     ready = time.perf_counter()
-    _clock.update(batches=0.0, masked=0.0)
-    counts = np.array([step() for _ in range(steps)])
+    tally.batch_seconds = tally.flops = 0
+    counts += [step() for _ in range(steps - 1)]
     seconds = time.perf_counter() - ready
-    pairs, tokens = counts.sum(0).tolist()
+    whole = time.time() - process_began
+    pairs, tokens = np.array(counts[1:]).sum(0).tolist()
     figures = {
         "pairs_per_second": pairs / seconds,
         "tokens_per_second": tokens / seconds,
-        "seconds_to_first_step": ready - began,
-        "peak_gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
-        "batch_share": _clock["batches"] / seconds,
+        "whole_tokens_per_second": sum(tokens for _, tokens in counts) / whole,
+        "whole_seconds": whole,
+        "data_seconds": tally.data_seconds,
+        "data_gigabytes": tally.data_gigabytes,
+        "peak_gigabytes": peak_gigabytes(),
     }
-    if side == "bertsmith":
-        flops = model_flops(tokens, int(_clock["masked"]), pairs)
-        figures["model_gigaflops_per_second"] = flops / seconds / 1e9
-        figures["matrix_gigaflops_per_second"] = matrix_rate() / 1e9
+    if side.startswith("bertsmith"):
+        rate = matrix_product_rate(torch.device("cpu"), torch.float32)
+        figures["batch_share"] = tally.batch_seconds / seconds
+        figures["matrix_flops_per_second"] = rate
+        figures["share_of_peak"] = tally.flops / seconds / rate
     return figures
-
-
-def model_flops(tokens: int, masked: int, pairs: int) -> float:
-    """Multiply-adds × 2 of the matrix products of forward and backward, over real tokens.
-
-    Attention counts each sequence at the mean length, a little under the true sum of squares.
-    """
-    hidden, inner, layers, vocabulary = 128, 256, 2, 20_256
-    length = tokens / pairs
-    layer = 4 * hidden**2 + 2 * hidden * inner + 2 * length * hidden
-    head = hidden**2 + hidden * vocabulary
-    forward = 2 * (tokens * layers * layer + masked * head + pairs * (hidden**2 + 2 * hidden))
-    return 3 * forward
-
-
-def matrix_rate(size: int = 2048, repeats: int = 12) -> float:
-    """FLOP/s of a large float32 matrix product: the median of some."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        left @ right
-        seconds.append(time.perf_counter() - began)
-    return 2 * size**3 / float(np.median(seconds))
 
 
 def _wikitext(corpus: str) -> Path:
@@ -249,4 +289,4 @@ def _import_d2l() -> Any:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+    print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from bertsmith.model import attention as attention_module
 from bertsmith.model.attention import attend
+from bertsmith.model.dropout import Noise, scale_of_kept
 from bertsmith.model.layout import Layout
 
 CPU = torch.device("cpu")
@@ -89,23 +91,17 @@ def varlen_on_cpu(
 
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-def test_dropped_probabilities_are_dropped_in_both_directions(
-    lengths: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[Tensor] = []
-    draw = F.dropout
-
-    def remember(ones: Tensor, probability: float) -> Tensor:
-        assert probability == 0.4
-        drawn.append(draw(ones, probability))
-        return drawn[-1]
-
-    monkeypatch.setattr(F, "dropout", remember)
+def test_dropped_probabilities_are_dropped_in_both_directions(lengths: list[int]) -> None:
+    noise = Noise(key=5, first_sequence=3)
+    layout = replace(Layout.of(lengths, CPU), noise=noise)
+    shape = torch.empty(len(lengths), max(lengths), max(lengths))
+    factors = [
+        noise.keeps_scores(7 + n, shape, 0.4).double() * scale_of_kept(0.4) for n in range(HEADS)
+    ]
+    assert any(bool((factor == 0).any()) for factor in factors)
     mine, plain = (make_qkv(lengths).requires_grad_() for _ in range(2))
-    found = attend(mine, Layout.of(lengths, CPU), HEADS, 0.4)
-    assert len(drawn) == HEADS
-    assert any(bool((noise == 0).any()) for noise in drawn)
-    assert_same_with_gradient(found, by_the_formula(plain, lengths, drawn), mine, plain)
+    found = attend(mine, layout, HEADS, 0.4, place=7)
+    assert_same_with_gradient(found, by_the_formula(plain, lengths, factors), mine, plain)
 
 
 def test_no_padded_row_leaves_attention() -> None:

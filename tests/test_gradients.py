@@ -145,9 +145,9 @@ def test_a_step_makes_no_logits_of_unmasked_tokens_and_no_padded_hidden_state(
     grid = (batch.num_sequences, max(batch.lengths))
     kernel = attention.attend
 
-    def marked(*args: Any) -> Tensor:
+    def marked(*args: Any, **places: Any) -> Tensor:
         before = len(shapes.seen)
-        out = kernel(*args)
+        out = kernel(*args, **places)
         padded_in_attention.append((*grid, 3 * hidden) in shapes.seen[before:])
         del shapes.seen[before:]
         return out

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bertsmith.config import TrainingConfig
+from bertsmith.config import ModelConfig, TrainingConfig
 from bertsmith.data.batches import Batch
 from bertsmith.data.store import TokenStore
 from bertsmith.evaluation.held_out import evaluate, evaluation_batches
@@ -31,23 +31,28 @@ def step(model: Bert, batch: Batch, micro_batch_size: int, **options: float) -> 
         batch,
         micro_batch_size=micro_batch_size,
         max_grad_norm=options.get("max_grad_norm", 1.0),
+        dropout_key=0,
         device=CPU,
         autocast=nullcontext(),
     )
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("size", [1, 5, 16])
 def test_micro_batches_change_nothing_but_rounding(
-    size: int, tiny_model: Bert, store: TokenStore, tokenizer: Tokenizer
+    size: int, dropout: float, tiny_config: ModelConfig, store: TokenStore, tokenizer: Tokenizer
 ) -> None:
     batch = make_batches(store, tokenizer).batch(0)
-    tiny_model.double()
-    other = Bert(tiny_model.config, tiny_model.vocab_size).double()
-    other.load_state_dict(tiny_model.state_dict())
-    whole, parts = step(tiny_model, batch, 16), step(other, batch, size)
+    config = replace(tiny_config, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    one, other = (Bert(config, tokenizer.vocab_size).double() for _ in range(2))
+    one.initialize(3)
+    other.load_state_dict(one.state_dict())
+    whole, parts = step(one, batch, 16), step(other, batch, size)
     torch.testing.assert_close(whole.losses, parts.losses, rtol=1e-6, atol=1e-6)
-    for mine, theirs in zip(tiny_model.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9)
+    # Adam's first step is the sign of a gradient: those that are nothing but rounding have none.
+    for (name, mine), theirs in zip(one.named_parameters(), other.parameters(), strict=True):
+        if not name.endswith("qkv.bias"):
+            torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9)
 
 
 def test_clipping_bounds_the_gradient(
@@ -73,6 +78,7 @@ def test_clipping_bounds_the_gradient(
             batch,
             micro_batch_size=8,
             max_grad_norm=bound,
+            dropout_key=0,
             device=CPU,
             autocast=nullcontext(),
         )

@@ -44,6 +44,10 @@ class Batch:
     """Pairs that were longer than the length allows."""
     num_cut_tokens: int = 0
     """Tokens that were cut off them."""
+    first_sequence: int = 0
+    """Of a micro-batch: the place of its first sequence in the global batch."""
+    first_token: int = 0
+    """Of a micro-batch: the place of its first token in the global batch."""
 
     @property
     def num_sequences(self) -> int:
@@ -100,6 +104,8 @@ class Batch:
                 masked_labels=self.masked_labels[targets],
                 next_sentence_labels=self.next_sentence_labels[first:last],
                 lengths=self.lengths[first:last],
+                first_sequence=self.first_sequence + first,
+                first_token=self.first_token + starts[first],
             )
 
 

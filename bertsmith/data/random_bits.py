@@ -27,6 +27,7 @@ class Stream(IntEnum):
     PAIR_SHAPE = 3
     MASK_POSITION = 4
     MASK_ACTION = 5
+    DROPOUT = 6
 
 
 def random_bits(seed: int, stream: Stream, *counters: npt.ArrayLike) -> UInt64:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from bertsmith.config import ModelConfig
 from bertsmith.data.batches import Batch
 from bertsmith.model.attention import attend
+from bertsmith.model.dropout import Noise, dropout
 from bertsmith.model.layout import Layout
 from bertsmith.model.loss import count_correct, masked_lm_loss
 
@@ -54,20 +55,22 @@ class Embeddings(nn.Module):
         self.position = nn.Embedding(config.max_position_embeddings, size)
         self.token_type = nn.Embedding(config.type_vocab_size, size)
         self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout_prob = config.hidden_dropout_prob
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor, noise: Noise | None
+    ) -> Tensor:
         """int64 [T] each → [T, H]."""
         total = self.word(input_ids) + self.position(position_ids) + self.token_type(token_type_ids)
-        hidden: Tensor = self.dropout(self.norm(total))
-        return hidden
+        return dropout(self.norm(total), self.dropout_prob, noise, place=0)
 
 
 class Attention(nn.Module):
     """Multi-head self-attention within each sequence; query, key and value in one product."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, place: int) -> None:
         super().__init__()
+        self.place = place
         self.num_heads = config.num_attention_heads
         self.dropout_prob = config.attention_probs_dropout_prob
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
@@ -75,30 +78,42 @@ class Attention(nn.Module):
 
     def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
         """[T, H] → [T, H]."""
-        dropout_prob = self.dropout_prob if self.training else 0.0
-        context = attend(self.qkv(hidden), layout, self.num_heads, dropout_prob)
+        context = attend(
+            self.qkv(hidden), layout, self.num_heads, self.dropout_prob, place=self.place
+        )
         mixed: Tensor = self.output(context)
         return mixed
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward network, each with a residual and a norm after it."""
+    """Attention and feed-forward network, each with a residual and a norm after it.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        config: the network's shape.
+        number: of the layer, from 0.
+    """
+
+    def __init__(self, config: ModelConfig, number: int) -> None:
         super().__init__()
-        self.attention = Attention(config)
+        # Places of dropout: 0 is the embeddings'; a layer has two, and one for each head.
+        self.place = 1 + number * (2 + config.num_attention_heads)
+        self.attention = Attention(config, self.place + 2)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.intermediate = nn.Linear(config.hidden_size, config.intermediate_size)
         self.output = nn.Linear(config.intermediate_size, config.hidden_size)
         self.output_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout_prob = config.hidden_dropout_prob
         self.activation = ACTIVATIONS[config.hidden_act]
 
     def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
         """[T, H] → [T, H]."""
-        hidden = self.attention_norm(hidden + self.dropout(self.attention(hidden, layout)))
-        inner = self.activation(self.intermediate(hidden))
-        return self.output_norm(hidden + self.dropout(self.output(inner)))
+        mixed = self.attention(hidden, layout)
+        mixed = dropout(mixed, self.dropout_prob, layout.noise, self.place)
+        hidden = self.attention_norm(hidden + mixed)
+        change = self.output(self.activation(self.intermediate(hidden)))
+        change = dropout(change, self.dropout_prob, layout.noise, self.place + 1)
+        normed: Tensor = self.output_norm(hidden + change)
+        return normed
 
 
 class MaskedLanguageModelHead(nn.Module):
@@ -130,7 +145,7 @@ class Bert(nn.Module):
         self.config = config
         self.vocab_size = vocab_size
         self.embeddings = Embeddings(config, vocab_size)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Layer(config, n) for n in range(config.num_hidden_layers))
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
         self.mlm_head = MaskedLanguageModelHead(config, vocab_size)
         self.nsp_head = nn.Linear(config.hidden_size, 2)
@@ -157,12 +172,12 @@ class Bert(nn.Module):
 
         Args:
             input_ids, token_type_ids, position_ids: int64 [T], sequences end to end.
-            layout: where each sequence lies.
+            layout: where each sequence lies; with `noise` set, dropout is on.
 
         Returns:
             [T, H]; the vector of each token in its context.
         """
-        hidden: Tensor = self.embeddings(input_ids, token_type_ids, position_ids)
+        hidden: Tensor = self.embeddings(input_ids, token_type_ids, position_ids, layout.noise)
         for layer in self.layers:
             hidden = layer(hidden, layout)
         return hidden
@@ -180,23 +195,31 @@ class Bert(nn.Module):
         logits: Tensor = self.nsp_head(pooled)
         return logits
 
-    def losses(self, batch: Batch) -> Losses:
-        """Both losses of a batch, as sums, with gradients."""
-        return self._heads(batch)[0]
+    def losses(self, batch: Batch, dropout_key: int | None = None) -> Losses:
+        """Both losses of a batch, as sums, with gradients.
+
+        Args:
+            batch: a batch or a micro-batch.
+            dropout_key: random bits of the step, for the dropout; None: no dropout.
+        """
+        noise = None
+        if dropout_key is not None:
+            noise = Noise(dropout_key, batch.first_token, batch.first_sequence)
+        return self._heads(batch, noise)[0]
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> tuple[Losses, Correct]:
         """Both losses of a batch, as sums, and the right answers."""
-        losses, masked, nsp_logits = self._heads(batch)
+        losses, masked, nsp_logits = self._heads(batch, None)
         word = self.embeddings.word.weight
         return losses, Correct(
             count_correct(masked, word, self.mlm_head.bias, batch.masked_labels),
             (nsp_logits.argmax(1) == batch.next_sentence_labels).sum(),
         )
 
-    def _heads(self, batch: Batch) -> tuple[Losses, Tensor, Tensor]:
+    def _heads(self, batch: Batch, noise: Noise | None) -> tuple[Losses, Tensor, Tensor]:
         """Losses, MLM head's output [M, H], NSP logits [B, 2]."""
-        layout = Layout(batch.lengths, batch.cu_seqlens)
+        layout = Layout(batch.lengths, batch.cu_seqlens, noise)
         hidden = self(batch.input_ids, batch.token_type_ids, batch.position_ids, layout)
         masked = self.mlm_head(hidden.index_select(0, batch.masked_positions))
         mlm = masked_lm_loss(

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bertsmith.model.dropout import Noise
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -26,6 +28,8 @@ class Layout:
     """B lengths in tokens, on the host, so that nothing waits for the device."""
     cu_seqlens: Tensor
     """int32 [B + 1]; where each sequence begins, and T; on the device."""
+    noise: Noise | None = None
+    """What dropout goes by; None outside training."""
 
     @staticmethod
     def of(lengths: Sequence[int], device: torch.device) -> Layout:

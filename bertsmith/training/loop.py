@@ -13,6 +13,7 @@ import torch
 from bertsmith.config import TrainingConfig
 from bertsmith.data.ahead import BatchesAhead
 from bertsmith.data.batches import Batch, Batches
+from bertsmith.data.random_bits import Stream, random_bits
 from bertsmith.errors import DeviceError, DivergenceError
 from bertsmith.evaluation.held_out import evaluate
 from bertsmith.model.bert import Bert
@@ -143,8 +144,6 @@ class Loop:
         """One step on the next batch, given to the device."""
         for group in optimizer.param_groups:
             group["lr"] = rate
-        # Dropout is a function of seed and step as well: no generator's state has to be kept.
-        torch.manual_seed((self.config.seed * 0x9E3779B9 + self.spent.step) % 2**63)
         with self.phase("data"):
             batch = source.batch(self.spent.step)
         try:
@@ -154,6 +153,7 @@ class Loop:
                 batch,
                 micro_batch_size=self.micro_batch_size,
                 max_grad_norm=self.config.max_grad_norm,
+                dropout_key=int(random_bits(self.config.seed, Stream.DROPOUT, self.spent.step)[0]),
                 device=self.device,
                 autocast=autocast(self.device, self.config.precision),
                 phase=self.phase,

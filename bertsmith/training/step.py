@@ -40,6 +40,7 @@ def train_step(
     *,
     micro_batch_size: int,
     max_grad_norm: float,
+    dropout_key: int,
     device: torch.device,
     autocast: AbstractContextManager[Any],
     phase: Phase = unmeasured,
@@ -54,13 +55,14 @@ def train_step(
         batch: on the host.
         micro_batch_size: sequences on the device at once; changes only memory, speed and rounding.
         max_grad_norm: 0 = no clipping.
+        dropout_key: random bits of the step, 0 to 2**64 - 1.
         autocast: entered around each forward pass.
         phase: entered by name around the parts of the step.
     """
     sums = torch.zeros(2, device=device)
     for part in batch.split(micro_batch_size):
         with phase("forward"), autocast:
-            losses = model.losses(part.to(device))
+            losses = model.losses(part.to(device), dropout_key)
             loss = losses.mlm / max(batch.num_masked, 1) + losses.nsp / batch.num_sequences
         with phase("backward"):
             loss.backward()
