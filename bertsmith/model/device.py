@@ -12,7 +12,7 @@ import torch
 from bertsmith.config import ModelConfig
 from bertsmith.errors import DeviceError
 
-_TOKENS_AT_ONCE = {"cpu": 2**14, "cuda": 2**17, "mps": 2**15}
+_TOKENS_AT_ONCE = {"cpu": 2**13, "cuda": 2**17, "mps": 2**15}
 """Most tokens of a micro-batch: on a CPU what its caches serve well."""
 
 _ACTIVATIONS_AT_ONCE = 2**27

@@ -11,7 +11,7 @@ from bertsmith.config import ModelConfig
 from bertsmith.model.device import wait_for
 
 _SIZE = {"cpu": 2048, "mps": 4096, "cuda": 8192}
-_MOST_SECONDS, _MOST_REPEATS = 1.0, 9
+_MOST_SECONDS, _MOST_REPEATS = 0.5, 5
 
 
 def training_flops(
@@ -47,7 +47,7 @@ def training_flops(
 def matrix_product_rate(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a large square matrix product: what nothing on this machine goes beyond by much.
 
-    The median of some, within about a second. Other work on the machine lowers it.
+    The median of some, within about half a second. Other work on the machine lowers it.
     """
     size = _SIZE[device.type]
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))

@@ -184,7 +184,9 @@ class Loop:
         self._clock = now
         for taken, (mlm, nsp, _, is_finite) in zip(self._waiting, figures, strict=True):
             if not is_finite:
-                raise self._diverged("The loss or its gradient is not a finite number", taken.step)
+                raise self._diverged(
+                    "The loss or its gradient is no longer a finite number", taken.step
+                )
             window.add(Losses(mlm, nsp), taken.batch, seconds)
             self._add_up(Losses(mlm, nsp), taken, seconds)
         self._waiting = []
