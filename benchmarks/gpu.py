@@ -8,7 +8,9 @@ ModernBERT-base, a newer encoder of about `base`'s size. All see the same pairs 
 tokens are real ones, padding does not count. Sides take turns, each in a process of its own.
 
     python -m benchmarks.gpu --corpus shared/data/wikitext-2 --rounds 3
-    python -m benchmarks.gpu --cases textbook --device cpu --steps 2   (to try the script itself)
+    python -m benchmarks.gpu --cases textbook --device cpu --steps 2 --batch-size 32
+
+The second tries the script itself where there is no GPU.
 
 Writes benchmarks/results/gpu.md.
 """
@@ -172,17 +174,18 @@ def _pad(batch: Batch, length: int, pairs: bool) -> dict[str, torch.Tensor]:
     return {k: v.pin_memory() for k, v in found.items()} if torch.cuda.is_available() else found
 
 
-def measure(side: str, case: str, corpus: str, device: torch.device, steps: int) -> dict[str, Any]:
+def measure(side: str, case: str, options: argparse.Namespace) -> dict[str, Any]:
     """One turn of one side: a few steps to warm up, then `steps` by the clock."""
+    batch_size = options.batch_size or CASES[case]["batch_size"]
+    device, steps = torch.device(options.device), options.steps
     config = resolve(
         preset=CASES[case]["preset"],
         overrides={
-            "corpus": (corpus,),
-            "attention_probs_dropout_prob": 0.0,
-            **{name: CASES[case][name] for name in ("max_length", "batch_size")},
+            "corpus": (options.corpus,),
+            "max_length": CASES[case]["max_length"],
+            "batch_size": batch_size,
         },
     )
-    batch_size = config.training.batch_size
     prepared = prepare(config.data, batch_size=batch_size, seed=0, display=Display(quiet=True))
     warm_up = 3
     step: Step = globals()[side](config, prepared, device, warm_up + steps)
@@ -209,6 +212,7 @@ def measure(side: str, case: str, corpus: str, device: torch.device, steps: int)
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
     return {
         "device": describe_device(device),
+        "batch_size": batch_size,
         "sequences_per_second": batch_size * steps / seconds,
         "tokens_per_second": tokens / seconds,
         "mean_length": tokens / batch_size / steps,
@@ -229,17 +233,17 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=list(SIDES))
     parser.add_argument("--rounds", type=int, default=3, help="turns of every side")
     parser.add_argument("--steps", type=int, default=20, help="timed steps a turn")
+    parser.add_argument("--batch-size", type=int, help="sequences a step instead of the case's")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    device = torch.device(options.device)
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit(
             "There must be a CUDA GPU; there is none. (--device cpu tries the script.)"
         )
     if options.one:
         side, case = options.sides[0], options.cases[0]
-        print(json.dumps(measure(side, case, options.corpus, device, options.steps)))
+        print(json.dumps(measure(side, case, options)))
         return
     lines = [
         "# Training on a GPU",
@@ -271,6 +275,7 @@ def _in_a_process(side: str, case: str, options: argparse.Namespace) -> dict[str
             *(sys.executable, "-m", "benchmarks.gpu", "--one", "--sides", side, "--cases", case),
             *("--corpus", options.corpus, "--steps", str(options.steps)),
             *("--device", options.device),
+            *(("--batch-size", str(options.batch_size)) if options.batch_size else ()),
         ],
         capture_output=True,
         text=True,
@@ -289,7 +294,7 @@ def _table(case: str, rounds: dict[str, list[dict[str, Any]]]) -> list[str]:
         "",
         f"{some['device']}; {some['vocabulary_entries']:,} entries, mean length "
         f"{some['mean_length']:.0f} of at most {CASES[case]['max_length']}, "
-        f"{CASES[case]['batch_size']} sequences a step.",
+        f"{some['batch_size']} sequences a step.",
         "",
         "| side | sequences/s | real tokens/s | Bertsmith is | share of peak | memory |",
         "|---|---|---|---|---|---|",
