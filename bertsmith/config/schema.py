@@ -127,7 +127,7 @@ class TrainingConfig:
     batch_size: int = 128
     """Sentence pairs an optimizer step."""
     micro_batch_size: int | None = None
-    """Sentence pairs in memory at once; without dropout, changes only memory and speed."""
+    """Sentence pairs in memory at once; changes memory, speed and how sums round."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     """AdamW decouples weight decay from the gradient; Adam is the chapter's."""
     learning_rate: float = 2e-3

@@ -6,8 +6,7 @@ A checkpoint is a Hugging Face model (invariant 4) with the training state besid
     optimizer.safetensors      the optimizer's moments, `exp_avg.<parameter>` and so on
     training_state.json        what was spent: steps, pairs, tokens, seconds
 
-Nothing else is needed to go on: batches are functions of seed and step, and so is dropout, at the
-micro-batch size that config.toml records.
+Nothing else is needed to go on: batches and dropout are functions of seed and step.
 """
 
 from __future__ import annotations

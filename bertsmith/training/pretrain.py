@@ -132,7 +132,7 @@ def _settled(config: PretrainConfig, device: torch.device) -> PretrainConfig:
     """`config` with what was left open filled in, as it is written down to be repeated.
 
     Paths are made absolute; a config built by hand without a budget gets one epoch; the micro-batch
-    size is set, because with dropout the numbers drawn depend on it.
+    size is set, because sums round by it.
     """
     training = config.training
     if all(getattr(training, name) is None for name in BUDGETS):
