@@ -117,7 +117,9 @@ def report(rounds: dict[str, list[dict[str, float]]], steps: int, slow_steps: in
                 f"{sides.SIDES[side]}: {column(found, 'share_of_peak', '{:.0f}', 100)} % of the "
                 f"matrix-product bound. (A large float32 product ran at {rates} GFLOP/s in the "
                 "same processes; counted are the model's products over real tokens, forward and "
-                "backward, the vocabulary at masked positions only.) Making batches took "
+                "backward, the vocabulary at masked positions only. "
+                f"{column(found, 'skipped_share', '{:.0f}', 100)} % of these are not made: those "
+                "of the last layer at tokens that no head reads.) Making batches took "
                 f"{column(found, 'batch_share', '{:.2f}', 100)} % of the time.",
                 "",
             ]

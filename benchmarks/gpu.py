@@ -197,15 +197,7 @@ def measure(side: str, case: str, options: argparse.Namespace) -> dict[str, Any]
     wait_for(device)
     seconds = time.perf_counter() - began
     flops = sum(
-        training_flops(
-            config.model,
-            prepared.tokenizer.vocab_size,
-            num_tokens=batch.num_tokens,
-            num_squared=batch.num_squared,
-            num_masked=batch.num_masked,
-            num_sequences=batch.num_sequences,
-        )
-        for batch in batches
+        training_flops(config.model, prepared.tokenizer.vocab_size, batch) for batch in batches
     )
     peak = matrix_product_rate(device, compute_dtype(device, "auto"))
     tokens = sum(batch.num_tokens for batch in batches)

@@ -47,7 +47,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.batch_seconds = 0.0
-        self.flops = 0
+        self.flops = self.skipped_flops = 0
         self.data_seconds = self.data_gigabytes = 0.0
 
     @contextmanager
@@ -72,7 +72,7 @@ def bertsmith(corpus: str, recipe: str = "default") -> Step:
         default_micro_batch_size,
         keep_freed_memory,
     )
-    from bertsmith.model.flops import training_flops
+    from bertsmith.model.flops import skipped_flops, training_flops
     from bertsmith.training.display import Display
     from bertsmith.training.optimizer import make_optimizer
     from bertsmith.training.prepare import prepare
@@ -108,14 +108,8 @@ def bertsmith(corpus: str, recipe: str = "default") -> Step:
             device=device,
             autocast=autocast(device, "float32"),
         )
-        tally.flops += training_flops(
-            config.model,
-            model.vocab_size,
-            num_tokens=batch.num_tokens,
-            num_squared=batch.num_squared,
-            num_masked=batch.num_masked,
-            num_sequences=batch.num_sequences,
-        )
+        tally.flops += training_flops(config.model, model.vocab_size, batch)
+        tally.skipped_flops += skipped_flops(config.model, batch)
         return batch.num_sequences, batch.num_tokens
 
     return step
@@ -241,7 +235,7 @@ def measure(side: str, corpus: str, steps: int, process_began: float) -> dict[st
     step: Step = globals()[side](corpus)
     counts = [step()]
     ready = time.perf_counter()
-    tally.batch_seconds = tally.flops = 0
+    tally.batch_seconds = tally.flops = tally.skipped_flops = 0
     counts += [step() for _ in range(steps - 1)]
     seconds = time.perf_counter() - ready
     whole = time.time() - process_began
@@ -260,6 +254,7 @@ def measure(side: str, corpus: str, steps: int, process_began: float) -> dict[st
         figures["batch_share"] = tally.batch_seconds / seconds
         figures["matrix_flops_per_second"] = rate
         figures["share_of_peak"] = tally.flops / seconds / rate
+        figures["skipped_share"] = tally.skipped_flops / tally.flops
     return figures
 
 

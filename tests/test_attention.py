@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -14,11 +14,12 @@ from torch import Tensor
 from bertsmith.model import attention as attention_module
 from bertsmith.model.attention import attend
 from bertsmith.model.dropout import Noise, scale_of_kept
-from bertsmith.model.layout import Layout
+from bertsmith.model.layout import Choice, Layout
 
 CPU = torch.device("cpu")
 HEADS, SIZE = 3, 4
 LENGTHS = {"equal": [5, 5, 5], "falling": [9, 6, 6, 1], "one": [7]}
+EVERY = {"all": 1, "each third": 3}
 
 
 def by_the_formula(qkv: Tensor, lengths: list[int], noise: list[Tensor] | None = None) -> Tensor:
@@ -54,32 +55,52 @@ def assert_same_with_gradient(found: Tensor, expected: Tensor, mine: Tensor, pla
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-10)
 
 
+def choose(lengths: list[int], every: int) -> Choice:
+    """The first token of each sequence and every so many after it."""
+    places = torch.cat([torch.arange(length) for length in lengths])
+    counts = [-(-length // every) for length in lengths]
+    return Choice((places % every == 0).nonzero().squeeze(1), Layout.of(counts, CPU))
+
+
+def ask(attention: Callable[..., Tensor], qkv: Tensor, choice: Choice, keys: Layout) -> Tensor:
+    """`attention` of the chosen tokens over all of them."""
+    query, key_value = qkv.split((HEADS * SIZE, 2 * HEADS * SIZE), 1)
+    return attention(choice.pick(query), key_value, choice.layout, keys, HEADS)
+
+
 @pytest.mark.parametrize("kernel", ["scores kept", "padded", "unpadded"])
+@pytest.mark.parametrize("every", EVERY.values(), ids=EVERY)
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_every_kernel_is_the_formula(
-    kernel: str, lengths: list[int], monkeypatch: pytest.MonkeyPatch
+    kernel: str, every: int, lengths: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine, plain = (make_qkv(lengths).requires_grad_() for _ in range(2))
-    layout = Layout.of(lengths, CPU)
+    keys, choice = Layout.of(lengths, CPU), choose(lengths, every)
     if kernel == "unpadded":
         monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_on_cpu)
-        found = attention_module._attend_unpadded(mine, layout, HEADS)
+        found = ask(attention_module._attend_unpadded, mine, choice, keys)
     else:
         longest = 512 if kernel == "scores kept" else 0
         monkeypatch.setattr(attention_module, "_LONGEST_WITH_SCORES_KEPT", longest)
-        found = attend(mine, layout, HEADS)
-    assert_same_with_gradient(found, by_the_formula(plain, lengths), mine, plain)
+        found = ask(attend, mine, choice, keys)
+    expected = by_the_formula(plain, lengths)[choice.positions]
+    assert_same_with_gradient(found, expected, mine, plain)
 
 
 def varlen_on_cpu(
-    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, same: Tensor, longest: int, too: int
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    key_starts: Tensor,
+    most: int,
+    longest: int,
 ) -> Tensor:
-    """What the CUDA kernel computes, [T, N, D] each; its arguments are checked on the way."""
-    assert starts.dtype == torch.int32
-    assert starts.equal(same)
-    lengths = starts.diff().tolist()
-    assert longest == too == max(lengths)
-    parts = zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True)
+    """What the CUDA kernel computes, [R or T, N, D] each; its arguments are checked on the way."""
+    assert starts.dtype == key_starts.dtype == torch.int32
+    counts, lengths = starts.diff().tolist(), key_starts.diff().tolist()
+    assert (most, longest) == (max(counts), max(lengths))
+    parts = zip(query.split(counts), key.split(lengths), value.split(lengths), strict=True)
     return torch.cat(
         [
             F.scaled_dot_product_attention(*(x.transpose(0, 1)[None] for x in part))[0].transpose(
@@ -90,22 +111,28 @@ def varlen_on_cpu(
     )
 
 
+@pytest.mark.parametrize("every", EVERY.values(), ids=EVERY)
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-def test_dropped_probabilities_are_dropped_in_both_directions(lengths: list[int]) -> None:
-    noise = Noise(key=5, first_sequence=3)
-    layout = replace(Layout.of(lengths, CPU), noise=noise)
-    shape = torch.empty(len(lengths), max(lengths), max(lengths))
-    factors = [
-        noise.keeps_scores(7 + n, shape, 0.4).double() * scale_of_kept(0.4) for n in range(HEADS)
-    ]
+def test_dropped_probabilities_are_dropped_in_both_directions(
+    lengths: list[int], every: int
+) -> None:
+    keys, choice = Layout.of(lengths, CPU), choose(lengths, every)
+    noise = Noise(5, torch.arange(sum(lengths)) + 30)
+    factors = []
+    for n in range(HEADS):
+        keeps = noise.keeps(7 + n, noise.tokens, max(lengths), 0.4).double() * scale_of_kept(0.4)
+        factors.append(keys.pad(keeps))  # [B, L, L]
     assert any(bool((factor == 0).any()) for factor in factors)
+    rows = Layout(choice.layout.lengths, choice.layout.cu_seqlens, noise.of(choice.positions))
     mine, plain = (make_qkv(lengths).requires_grad_() for _ in range(2))
-    found = attend(mine, layout, HEADS, 0.4, place=7)
-    assert_same_with_gradient(found, by_the_formula(plain, lengths, factors), mine, plain)
+    query, key_value = mine.split((HEADS * SIZE, 2 * HEADS * SIZE), 1)
+    found = attend(choice.pick(query), key_value, rows, keys, HEADS, 0.4, place=7)
+    expected = by_the_formula(plain, lengths, factors)[choice.positions]
+    assert_same_with_gradient(found, expected, mine, plain)
 
 
 def test_no_padded_row_leaves_attention() -> None:
     lengths = [6, 2]
-    found = attend(make_qkv(lengths), Layout.of(lengths, CPU), HEADS)
+    found = ask(attend, make_qkv(lengths), choose(lengths, 1), Layout.of(lengths, CPU))
     assert found.shape == (8, HEADS * SIZE)
     assert bool(found.isfinite().all())

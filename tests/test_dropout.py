@@ -12,10 +12,14 @@ from bertsmith.data.random_bits import extend
 from bertsmith.model.dropout import Noise, _mix_, dropout, scale_of_kept
 
 
+def noise(key: int, num_tokens: int = 0) -> Noise:
+    return Noise(key, torch.arange(num_tokens))
+
+
 @pytest.mark.parametrize("probability", [0.1, 0.2, 0.5, 0.9])
 def test_the_share_and_the_mean_are_right(probability: float) -> None:
     ones = torch.ones(2000, 130, dtype=torch.float64)
-    found = dropout(ones, probability, Noise(key=2**63 + 11), place=3)
+    found = dropout(ones, probability, noise(2**63 + 11, len(ones)), place=3)
     deviation = (probability * (1 - probability) / ones.numel()) ** 0.5
     assert abs(float((found == 0).double().mean()) - probability) < 5 * deviation
     assert abs(float(found.mean()) - 1) < 5 * deviation * scale_of_kept(probability)
@@ -26,40 +30,32 @@ def test_the_share_and_the_mean_are_right(probability: float) -> None:
         assert float(shares.std()) < 1.3 * (deviation**2 * shares.numel()) ** 0.5
 
 
-def test_places_steps_and_scores_are_independent() -> None:
-    like = torch.empty(400, 64)
-    scores = torch.empty(50, 8, 64)
-    found = [
-        Noise(1).keeps_hidden(0, like, 0.5),
-        Noise(1).keeps_hidden(1, like, 0.5),
-        Noise(2).keeps_hidden(0, like, 0.5),
-        Noise(1).keeps_scores(2, scores.view(400, 8, 8), 0.5).reshape(400, 64),
-    ]
+def test_places_steps_and_tokens_are_independent() -> None:
+    tokens, width = torch.arange(400), 64
+    found = [noise(key).keeps(place, tokens, width, 0.5) for key, place in ((1, 0), (1, 1), (2, 0))]
+    found.append(noise(1).keeps(0, tokens + 400, width, 0.5))
     signs = torch.stack([(keeps.double() * 2 - 1).flatten() for keeps in found])
     correlation = torch.corrcoef(signs) - torch.eye(len(found))
-    assert float(correlation.abs().max()) < 5 / like.numel() ** 0.5
+    assert float(correlation.abs().max()) < 5 / (len(tokens) * width) ** 0.5
 
 
-@given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 9), st.integers(1, 9))
-def test_a_part_is_a_slice_of_the_whole(first: int, row: int, width: int, length: int) -> None:
-    whole = Noise(9).keeps_hidden(4, torch.empty(70, width), 0.3)
-    part = Noise(9, first_token=first).keeps_hidden(4, torch.empty(40, width), 0.3)
-    assert torch.equal(part, whole[first : first + 40])
-    # A shorter grid, as a micro-batch of short sequences has, sees the same numbers.
-    scores = Noise(9).keeps_scores(4, torch.empty(61, 12, 12), 0.3)
-    some = Noise(9, first_sequence=row).keeps_scores(4, torch.empty(30, length, length), 0.3)
-    assert torch.equal(some, scores[row : row + 30, :length, :length])
+@given(st.lists(st.integers(0, 69), min_size=1), st.integers(1, 9))
+def test_some_tokens_and_some_columns_are_a_part_of_the_whole(rows: list[int], width: int) -> None:
+    # Micro-batches, the few tokens of the last layer, and grids of short sequences ask for these.
+    whole = noise(9, 70).keeps(4, torch.arange(70), 9, 0.3)
+    some = noise(9, 70).of(torch.tensor(rows))
+    assert torch.equal(some.keeps(4, some.tokens, width, 0.3), whole[rows, :width])
 
 
 def test_the_gradient_is_dropped_where_the_value_is() -> None:
     hidden = torch.randn(20, 6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: dropout(x, 0.4, Noise(3), 1), hidden)
+    assert torch.autograd.gradcheck(lambda x: dropout(x, 0.4, noise(3, 20), 1), hidden)
 
 
 def test_nothing_is_dropped_outside_training() -> None:
     hidden = torch.randn(4, 4)
     assert dropout(hidden, 0.5, None, 0) is hidden
-    assert dropout(hidden, 0.0, Noise(1), 0) is hidden
+    assert dropout(hidden, 0.0, noise(1, 4), 0) is hidden
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**40))

@@ -7,6 +7,7 @@ difference over the norm of the gradient, for each parameter.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from bertsmith.data.batches import Batch
 from bertsmith.data.store import TokenStore
 from bertsmith.model import attention, bert
 from bertsmith.model.bert import Bert
+from bertsmith.model.dropout import Noise
 from bertsmith.model.hugging_face import to_hugging_face
 from bertsmith.model.layout import Layout
 from bertsmith.tokenizer import Tokenizer
@@ -96,26 +98,14 @@ def assert_same_gradients(
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
-def test_gradients_of_a_batch_are_the_plain_ones(
+def test_gradients_of_a_batch_and_of_each_sample_are_the_plain_ones(
     dtype: torch.dtype,
     bound: float,
     tiny_model: Bert,
     reference: nn.Module,
     batch: Batch,
 ) -> None:
-    found = fast_gradients(tiny_model.to(dtype), batch)
-    assert_same_gradients(found, plain_gradients(reference, batch, dtype), bound)
-
-
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
-def test_gradients_of_each_sample_are_the_plain_ones(
-    dtype: torch.dtype,
-    bound: float,
-    tiny_model: Bert,
-    reference: nn.Module,
-    batch: Batch,
-) -> None:
-    for sample in list(batch.split(1))[::3]:
+    for sample in [batch, *list(batch.split(1))[::3]]:
         found = fast_gradients(tiny_model.to(dtype), sample)
         assert_same_gradients(found, plain_gradients(reference, sample, dtype), bound)
 
@@ -148,7 +138,7 @@ def test_a_step_makes_no_logits_of_unmasked_tokens_and_no_padded_hidden_state(
     def marked(*args: Any, **places: Any) -> Tensor:
         before = len(shapes.seen)
         out = kernel(*args, **places)
-        padded_in_attention.append((*grid, 3 * hidden) in shapes.seen[before:])
+        padded_in_attention.append((*grid, 2 * hidden) in shapes.seen[before:])
         del shapes.seen[before:]
         return out
 
@@ -163,3 +153,30 @@ def test_a_step_makes_no_logits_of_unmasked_tokens_and_no_padded_hidden_state(
     elements = {math.prod(shape) for shape in shapes.seen}
     for width in (hidden, 3 * hidden, tiny_model.config.intermediate_size):
         assert cells * width not in elements
+
+
+def test_the_last_layer_makes_what_the_heads_read(tiny_model: Bert, batch: Batch) -> None:
+    made: list[int] = []
+    for layer in tiny_model.layers:
+        layer.register_forward_hook(lambda layer, given, out: made.append(len(out)))
+    tiny_model.losses(batch)
+    *before, last = made
+    assert set(before) == {batch.num_tokens}
+    assert last == batch.num_masked + batch.num_sequences < batch.num_tokens
+
+
+def test_dropout_is_the_same_where_the_last_layer_makes_all(tiny_model: Bert, batch: Batch) -> None:
+    config = replace(tiny_model.config, hidden_dropout_prob=0.4, attention_probs_dropout_prob=0.4)
+    model, key = Bert(config, tiny_model.vocab_size), 77
+    model.load_state_dict(tiny_model.state_dict())
+    some = model.losses(batch, key)
+    noise = Noise(key, torch.arange(batch.num_tokens))
+    layout = Layout(batch.lengths, batch.cu_seqlens, noise)
+    hidden = model(batch.input_ids, batch.token_type_ids, batch.position_ids, layout)
+    logits = model.mlm_logits(hidden[batch.masked_positions])
+    mlm = F.cross_entropy(logits, batch.masked_labels, reduction="sum")
+    scores = model.nsp_logits(model.pool(hidden, batch.cu_seqlens))
+    nsp = F.cross_entropy(scores, batch.next_sentence_labels, reduction="sum")
+    torch.testing.assert_close(torch.stack(some), torch.stack([mlm, nsp]))
+    undropped = model.losses(batch).mlm
+    assert not torch.isclose(undropped, mlm, rtol=1e-4), "dropout must be on"

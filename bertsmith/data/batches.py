@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -40,12 +41,12 @@ class Batch:
     """int64 [B]; 0 = B follows A, 1 = B is random (Hugging Face's meaning)."""
     lengths: tuple[int, ...]
     """B lengths in tokens, falling; on the host, so that no step waits for the device."""
+    num_masked_each: tuple[int, ...]
+    """B counts of tokens to predict; on the host, as the lengths."""
     num_cut_pairs: int = 0
     """Pairs that were longer than the length allows."""
     num_cut_tokens: int = 0
     """Tokens that were cut off them."""
-    first_sequence: int = 0
-    """Of a micro-batch: the place of its first sequence in the global batch."""
     first_token: int = 0
     """Of a micro-batch: the place of its first token in the global batch."""
 
@@ -90,7 +91,7 @@ class Batch:
     def split(self, size: int) -> Iterator[Batch]:
         """Micro-batches of at most `size` sequences each, as views; neighbours in length."""
         starts = self.cu_seqlens.tolist()
-        masked = np.searchsorted(self.masked_positions.numpy(), starts).tolist()
+        masked = [0, *accumulate(self.num_masked_each)]
         for first in range(0, self.num_sequences, size):
             last = min(first + size, self.num_sequences)
             tokens = slice(starts[first], starts[last])
@@ -104,7 +105,7 @@ class Batch:
                 masked_labels=self.masked_labels[targets],
                 next_sentence_labels=self.next_sentence_labels[first:last],
                 lengths=self.lengths[first:last],
-                first_sequence=self.first_sequence + first,
+                num_masked_each=self.num_masked_each[first:last],
                 first_token=self.first_token + starts[first],
             )
 
@@ -166,6 +167,7 @@ class Batches:
             masked_labels=torch.from_numpy(labels),
             next_sentence_labels=torch.from_numpy(spans.is_random[order].astype(np.int64)),
             lengths=tuple(lengths.tolist()),
+            num_masked_each=tuple(np.bincount(sequence[masked], minlength=len(lengths)).tolist()),
             num_cut_pairs=int(np.count_nonzero(num_cut)),
             num_cut_tokens=int(num_cut.sum()),
         )

@@ -1,7 +1,7 @@
 """Self-attention within each sequence: one function, and the kernels behind it.
 
-Legend: B = sequences; T = tokens of all of them; L = length of the longest; H = hidden size;
-N = heads; D = H / N.
+Legend: B = sequences; T = tokens of all of them; L = length of the longest; R = tokens that ask;
+Q = most of them in a sequence; H = hidden size; N = heads; D = H / N.
 """
 
 from __future__ import annotations
@@ -20,50 +20,67 @@ _LONGEST_WITH_SCORES_KEPT = 512
 
 
 def attend(
-    qkv: Tensor, layout: Layout, num_heads: int, dropout_prob: float = 0.0, *, place: int = 0
+    query: Tensor,
+    key_value: Tensor,
+    queries: Layout,
+    keys: Layout,
+    num_heads: int,
+    dropout_prob: float = 0.0,
+    *,
+    place: int = 0,
 ) -> Tensor:
     """softmax(Q Kᵀ / √D) V in every head of every sequence (Vaswani et al. 2017, 3.2).
 
     Args:
-        qkv: float [T, 3 * H]; queries, keys and values side by side, heads within each.
-        layout: where each sequence lies; its `noise` drops probabilities.
+        query: float [R, H], heads side by side.
+        key_value: float [T, 2 * H]; keys and values side by side, heads within each.
+        queries: where each sequence's queries lie; its `noise` drops probabilities.
+        keys: where each sequence's keys and values lie; the same sequences in the same order.
         num_heads: N.
-        dropout_prob: of the attention probabilities, if the layout has noise.
+        dropout_prob: of the attention probabilities, if there is noise.
         place: the number of the first head's dropout in the network.
 
     Returns:
-        [T, H].
+        [R, H].
     """
-    drops = bool(dropout_prob) and layout.noise is not None
-    if qkv.is_cuda and qkv.dtype in (torch.float16, torch.bfloat16) and not drops:
-        return _attend_unpadded(qkv, layout, num_heads)
+    drops = bool(dropout_prob) and queries.noise is not None
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not drops:
+        return _attend_unpadded(query, key_value, queries, keys, num_heads)
     if drops or (
-        qkv.device.type == "cpu"
-        and qkv.dtype in (torch.float32, torch.float64)
-        and layout.max_length <= _LONGEST_WITH_SCORES_KEPT
+        query.device.type == "cpu"
+        and query.dtype in (torch.float32, torch.float64)
+        and keys.max_length <= _LONGEST_WITH_SCORES_KEPT
     ):
-        out: Tensor = _AttendKeepingScores.apply(qkv, layout, num_heads, dropout_prob, place)
+        out: Tensor = _AttendKeepingScores.apply(
+            query, key_value, queries, keys, num_heads, dropout_prob, place
+        )
         return out
-    return _attend_padded(qkv, layout, num_heads)
+    return _attend_padded(query, key_value, queries, keys, num_heads)
 
 
-def _attend_unpadded(qkv: Tensor, layout: Layout, num_heads: int) -> Tensor:
+def _attend_unpadded(
+    query: Tensor, key_value: Tensor, queries: Layout, keys: Layout, num_heads: int
+) -> Tensor:
     """Flash attention over sequences end to end: CUDA only, and without dropout."""
     from torch.nn.attention.varlen import varlen_attn
 
-    query, key, value = qkv.unflatten(1, (3, num_heads, -1)).unbind(1)  # [T, N, D] each
-    ends, longest = layout.cu_seqlens, layout.max_length
-    context = varlen_attn(query, key, value, ends, ends, longest, longest)
+    heads = query.unflatten(1, (num_heads, -1))  # [R, N, D]
+    key, value = key_value.unflatten(1, (2, num_heads, -1)).unbind(1)  # [T, N, D] each
+    ends = (queries.cu_seqlens, keys.cu_seqlens)
+    context = varlen_attn(heads, key, value, *ends, queries.max_length, keys.max_length)
     assert isinstance(context, Tensor)  # a pair only where more is asked for
     return context.flatten(1)
 
 
-def _attend_padded(qkv: Tensor, layout: Layout, num_heads: int) -> Tensor:
-    """PyTorch's own choice of kernel, on the padded grid: any device, any length."""
-    heads = layout.pad(qkv).unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
-    query, key, value = heads.unbind(0)  # [B, N, L, D] each
-    context = F.scaled_dot_product_attention(query, key, value, attn_mask=layout.attention_mask)
-    return layout.unpad(context.transpose(1, 2).flatten(2))
+def _attend_padded(
+    query: Tensor, key_value: Tensor, queries: Layout, keys: Layout, num_heads: int
+) -> Tensor:
+    """PyTorch's own choice of kernel, on padded grids: any device, any length."""
+    heads = queries.pad(query).unflatten(2, (num_heads, -1)).transpose(1, 2)  # [B, N, Q, D]
+    grid = keys.pad(key_value).unflatten(2, (2, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    key, value = grid.unbind(0)  # [B, N, L, D] each
+    context = F.scaled_dot_product_attention(heads, key, value, attn_mask=keys.attention_mask)
+    return queries.unpad(context.transpose(1, 2).flatten(2))
 
 
 class _AttendKeepingScores(torch.autograd.Function):
@@ -75,30 +92,41 @@ class _AttendKeepingScores(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, qkv: Tensor, layout: Layout, num_heads: int, dropout_prob: float, place: int
+        ctx: Any,
+        query: Tensor,
+        key_value: Tensor,
+        queries: Layout,
+        keys: Layout,
+        num_heads: int,
+        dropout_prob: float,
+        place: int,
     ) -> Tensor:
-        grid = layout.pad(qkv)  # [B, L, 3 * H]
-        context = grid.new_empty(*grid.shape[:2], grid.shape[2] // 3)
+        asking, grid = queries.pad(query), keys.pad(key_value)  # [B, Q, H], [B, L, 2 * H]
+        context = torch.empty_like(asking, memory_format=torch.contiguous_format)
         kept = []
-        for head, (q, k, v) in enumerate(_head_columns(grid.shape[2], num_heads)):
-            scores = _scaled_scores(grid[..., q], grid[..., k], layout.score_bias)  # [B, L, L]
+        for head, (q, k, v) in enumerate(_head_columns(asking.shape[2], num_heads)):
+            scores = _scaled_scores(asking[..., q], grid[..., k], keys.score_bias)  # [B, Q, L]
             probs = torch.softmax(scores, 2, out=scores)
             keeps = None
-            if dropout_prob and layout.noise is not None:
-                keeps = layout.noise.keeps_scores(place + head, probs, dropout_prob)
+            if dropout_prob and queries.noise is not None:
+                tokens = queries.pad(queries.noise.tokens[:, None]).squeeze(2)
+                keeps = queries.noise.keeps(place + head, tokens, keys.max_length, dropout_prob)
             context[..., q] = torch.bmm(_drop(probs, keeps, dropout_prob), grid[..., v])
             kept += [probs, keeps]
-        ctx.save_for_backward(grid, *kept)
-        ctx.layout, ctx.num_heads, ctx.dropout_prob = layout, num_heads, dropout_prob
-        return layout.unpad(context)
+        ctx.save_for_backward(asking, grid, *kept)
+        ctx.queries, ctx.keys = queries, keys
+        ctx.num_heads, ctx.dropout_prob = num_heads, dropout_prob
+        return queries.unpad(context)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grid, *kept = ctx.saved_tensors
-        layout: Layout = ctx.layout
-        grad_context = layout.pad(grads[0])  # [B, L, H]
-        grad_grid = torch.empty_like(grid)
-        columns = _head_columns(grid.shape[2], ctx.num_heads)
+        asking, grid, *kept = ctx.saved_tensors
+        queries: Layout = ctx.queries
+        keys: Layout = ctx.keys
+        grad_context = queries.pad(grads[0])  # [B, Q, H]
+        grad_asking = torch.empty_like(asking, memory_format=torch.contiguous_format)
+        grad_grid = torch.empty_like(grid, memory_format=torch.contiguous_format)
+        columns = _head_columns(asking.shape[2], ctx.num_heads)
         for (q, k, v), probs, keeps in zip(columns, kept[::2], kept[1::2], strict=True):
             grad = grad_context[..., q]
             dropped = _drop(probs, keeps, ctx.dropout_prob)
@@ -109,9 +137,10 @@ class _AttendKeepingScores(torch.autograd.Function):
             along = torch.linalg.vecdot(grad_probs, probs).unsqueeze(2)
             grad_scores = grad_probs.sub_(along).mul_(probs)
             grad_scores *= (q.stop - q.start) ** -0.5
-            grad_grid[..., q] = torch.bmm(grad_scores, grid[..., k])
-            grad_grid[..., k] = torch.bmm(grad_scores.transpose(1, 2), grid[..., q])
-        return layout.unpad(grad_grid), None, None, None, None
+            grad_asking[..., q] = torch.bmm(grad_scores, grid[..., k])
+            grad_grid[..., k] = torch.bmm(grad_scores.transpose(1, 2), asking[..., q])
+        inputs = (queries.unpad(grad_asking), keys.unpad(grad_grid))
+        return *inputs, None, None, None, None, None
 
 
 def _drop(probs: Tensor, keeps: Tensor | None, probability: float) -> Tensor:
@@ -119,19 +148,16 @@ def _drop(probs: Tensor, keeps: Tensor | None, probability: float) -> Tensor:
     return probs if keeps is None else (probs * keeps).mul_(scale_of_kept(probability))
 
 
-def _head_columns(width: int, num_heads: int) -> list[tuple[slice, slice, slice]]:
-    """Where query, key and value of each head lie in the `width` = 3 * H columns."""
-    hidden = width // 3
+def _head_columns(hidden: int, num_heads: int) -> list[tuple[slice, slice, slice]]:
+    """Where each head's query lies in H columns, and its key and value in 2 * H."""
     size = hidden // num_heads
-    query = [slice(start, start + size) for start in range(0, hidden, size)]
-    key, value = (
-        [slice(s.start + shift, s.stop + shift) for s in query] for shift in (hidden, 2 * hidden)
-    )
-    return list(zip(query, key, value, strict=True))
+    key = [slice(start, start + size) for start in range(0, hidden, size)]
+    value = [slice(s.start + hidden, s.stop + hidden) for s in key]
+    return list(zip(key, key, value, strict=True))
 
 
 def _scaled_scores(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
-    """Q Kᵀ / √D, −∞ where `bias` says: [B, L, D] twice → [B, L, L]."""
+    """Q Kᵀ / √D, −∞ where `bias` says: [B, Q, D], [B, L, D] → [B, Q, L]."""
     scale = query.shape[2] ** -0.5
     if bias is None:
         return torch.bmm(query, key.transpose(1, 2)).mul_(scale)

@@ -1,11 +1,12 @@
 """The original BERT (Devlin et al. 2018) on sequences laid end to end, in one file.
 
 Post-norm encoder, pooler on [CLS], MLM head with the decoder tied to the word embeddings, NSP head.
-Linear layers see real tokens only, and the MLM head masked positions only; sequences meet the
-padded grid of `Layout` inside attention and nowhere else.
+Linear layers see real tokens only, and the MLM head masked positions only. In training the last
+layer, too, makes only the vectors that a head reads: those of [CLS] and of masked tokens, about one
+in six. Sequences meet the padded grid of `Layout` inside attention and nowhere else.
 
-Legend: B = sequences; T = tokens of all of them; L = longest sequence; M = masked tokens;
-H = hidden size; N = heads; D = H / N; V = vocabulary.
+Legend: B = sequences; T = tokens of all of them; M = masked tokens; R = rows that a layer makes;
+H = hidden size; V = vocabulary.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from bertsmith.config import ModelConfig
 from bertsmith.data.batches import Batch
 from bertsmith.model.attention import attend
 from bertsmith.model.dropout import Noise, dropout
-from bertsmith.model.layout import Layout
+from bertsmith.model.layout import Choice, Layout
 from bertsmith.model.loss import count_correct, masked_lm_loss
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
@@ -76,10 +77,17 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
-        """[T, H] → [T, H]."""
+    def forward(self, asking: Tensor, queries: Layout, hidden: Tensor, keys: Layout) -> Tensor:
+        """What each token of `asking` [R, H] finds in its sequence of `hidden` [T, H]: [R, H]."""
+        size = asking.shape[1]
+        if asking is hidden:
+            query, key_value = self.qkv(hidden).split((size, 2 * size), dim=1)
+        else:
+            weight, bias = self.qkv.weight, self.qkv.bias
+            query = F.linear(asking, weight[:size], bias[:size])
+            key_value = F.linear(hidden, weight[size:], bias[size:])
         context = attend(
-            self.qkv(hidden), layout, self.num_heads, self.dropout_prob, place=self.place
+            query, key_value, queries, keys, self.num_heads, self.dropout_prob, place=self.place
         )
         mixed: Tensor = self.output(context)
         return mixed
@@ -105,13 +113,14 @@ class Layer(nn.Module):
         self.dropout_prob = config.hidden_dropout_prob
         self.activation = ACTIVATIONS[config.hidden_act]
 
-    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
-        """[T, H] → [T, H]."""
-        mixed = self.attention(hidden, layout)
-        mixed = dropout(mixed, self.dropout_prob, layout.noise, self.place)
-        hidden = self.attention_norm(hidden + mixed)
+    def forward(self, hidden: Tensor, layout: Layout, choice: Choice | None = None) -> Tensor:
+        """[T, H] → [R, H]; the vectors of the tokens of `choice`, or of all."""
+        asking, rows = (hidden, layout) if choice is None else (choice.pick(hidden), choice.layout)
+        mixed = self.attention(asking, rows, hidden, layout)
+        mixed = dropout(mixed, self.dropout_prob, rows.noise, self.place)
+        hidden = self.attention_norm(asking + mixed)
         change = self.output(self.activation(self.intermediate(hidden)))
-        change = dropout(change, self.dropout_prob, layout.noise, self.place + 1)
+        change = dropout(change, self.dropout_prob, rows.noise, self.place + 1)
         normed: Tensor = self.output_norm(hidden + change)
         return normed
 
@@ -166,21 +175,29 @@ class Bert(nn.Module):
         nn.init.zeros_(self.mlm_head.bias)
 
     def forward(
-        self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor, layout: Layout
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor,
+        position_ids: Tensor,
+        layout: Layout,
+        choice: Choice | None = None,
     ) -> Tensor:
         """The encoder.
 
         Args:
             input_ids, token_type_ids, position_ids: int64 [T], sequences end to end.
             layout: where each sequence lies; with `noise` set, dropout is on.
+            choice: the tokens whose vectors are wanted; None: all.
 
         Returns:
-            [T, H]; the vector of each token in its context.
+            [R, H]; the vector of each of these tokens in its context.
         """
         hidden: Tensor = self.embeddings(input_ids, token_type_ids, position_ids, layout.noise)
-        for layer in self.layers:
+        *layers, last = self.layers
+        for layer in layers:
             hidden = layer(hidden, layout)
-        return hidden
+        wanted: Tensor = last(hidden, layout, choice)
+        return wanted
 
     def pool(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
         """Tanh of a dense layer on each sequence's [CLS] vector: [T, H] → [B, H]."""
@@ -204,7 +221,8 @@ class Bert(nn.Module):
         """
         noise = None
         if dropout_key is not None:
-            noise = Noise(dropout_key, batch.first_token, batch.first_sequence)
+            tokens = torch.arange(batch.num_tokens, device=batch.input_ids.device)
+            noise = Noise(dropout_key, tokens + batch.first_token)
         return self._heads(batch, noise)[0]
 
     @torch.no_grad()
@@ -220,12 +238,26 @@ class Bert(nn.Module):
     def _heads(self, batch: Batch, noise: Noise | None) -> tuple[Losses, Tensor, Tensor]:
         """Losses, MLM head's output [M, H], NSP logits [B, 2]."""
         layout = Layout(batch.lengths, batch.cu_seqlens, noise)
-        hidden = self(batch.input_ids, batch.token_type_ids, batch.position_ids, layout)
-        masked = self.mlm_head(hidden.index_select(0, batch.masked_positions))
+        choice, masked_rows = _what_heads_read(batch, layout)
+        hidden = self(batch.input_ids, batch.token_type_ids, batch.position_ids, layout, choice)
+        masked = self.mlm_head(hidden.index_select(0, masked_rows))
         mlm = masked_lm_loss(
             masked, self.embeddings.word.weight, self.mlm_head.bias, batch.masked_labels
         )
-        logits = self.nsp_logits(self.pool(hidden, batch.cu_seqlens))
+        logits = self.nsp_logits(self.pool(hidden, choice.layout.cu_seqlens))
         scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
         nsp = F.cross_entropy(scores, batch.next_sentence_labels, reduction="sum")
         return Losses(mlm, nsp), masked, logits
+
+
+def _what_heads_read(batch: Batch, layout: Layout) -> tuple[Choice, Tensor]:
+    """Each sequence's [CLS] and masked tokens; and which of them are the masked ones: int64 [M]."""
+    first = batch.cu_seqlens[:-1].long()
+    positions, order = torch.cat([first, batch.masked_positions]).sort()
+    rows = torch.empty_like(order)
+    rows[order] = torch.arange(len(order), device=order.device)
+    cls, masked = rows.split((len(first), batch.num_masked))
+    cu_seqlens = F.pad(cls, (0, 1), value=len(rows)).int()
+    noise = layout.noise.of(positions) if layout.noise else None
+    counts = tuple(1 + number for number in batch.num_masked_each)
+    return Choice(positions, Layout(counts, cu_seqlens, noise)), masked

@@ -5,7 +5,7 @@ network and the place in the batch (invariant 2). So a resumed run drops the sam
 a run that cuts its batches into other micro-batches. It is also several times quicker on a CPU than
 PyTorch's dropout, whose generator works through numbers one after another.
 
-Legend: B = sequences; T = tokens of all of them; L = length of the longest; H = hidden size.
+Legend: R = rows, one for each token; H = hidden size.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from bertsmith.data.random_bits import extend
 
 _LANES = 4  # random numbers of 16 bits in one of 64
-_LONGEST = 2**14  # tokens of a sequence; keeps the scores of different rows apart
+_WIDEST = 2**20  # numbers that belong to one token; keeps different tokens apart
 _SPREAD = -7046029254386353131  # SplitMix64's constants, as signed numbers
 _MIX = (-4658895280553007687, -7723592293110705685)
 
@@ -31,44 +31,32 @@ class Noise:
 
     key: int
     """64 random bits of the step, 0 to 2**64 - 1."""
-    first_token: int = 0
-    """Place of its first token in the global batch."""
-    first_sequence: int = 0
-    """Place of its first sequence in the global batch."""
+    tokens: Tensor
+    """int64 [R]; the place of each row's token in the global batch."""
 
-    def keeps_hidden(self, place: int, like: Tensor, probability: float) -> Tensor:
-        """Which numbers of a hidden state [T, H] stay: bool [T, H].
+    def of(self, rows: Tensor) -> Noise:
+        """The same for some of the rows: int64 [S]."""
+        return Noise(self.key, self.tokens.index_select(0, rows))
+
+    def keeps(self, place: int, tokens: Tensor, width: int, probability: float) -> Tensor:
+        """Which of the `width` numbers that belong to each token stay: bool [..., width].
+
+        A token's numbers are its hidden state or, in a head, its attention probabilities.
 
         Args:
             place: which dropout of the network; different ones are independent.
-            like: of that shape and on that device.
+            tokens: int64 [...]; places in the global batch.
+            width: at most 2**20.
             probability: of being dropped, to within 1 / 2**17.
         """
-        rows, width = like.shape
-        per_row = -(-width // _LANES)
-        begin = self.first_token * per_row
-        counters = torch.arange(begin, begin + rows * per_row, device=like.device)
-        return self._keeps(counters.view(rows, per_row), place, probability)[:, :width]
-
-    def keeps_scores(self, place: int, like: Tensor, probability: float) -> Tensor:
-        """Which attention probabilities [B, L, L] stay; arguments as in `keeps_hidden`."""
-        sequences, length, _ = like.shape
-        per_row = -(-length // _LANES)
-        sequence = torch.arange(sequences, device=like.device) + self.first_sequence
-        token = torch.arange(length, device=like.device)
-        row = sequence[:, None] * _LONGEST + token  # [B, L]
-        column = torch.arange(per_row, device=like.device)
-        counters = row[:, :, None] * (_LONGEST // _LANES) + column  # [B, L, L / 4]
-        return self._keeps(counters, place, probability)[:, :, :length]
-
-    def _keeps(self, counters: Tensor, place: int, probability: float) -> Tensor:
-        """Whether to keep each of the 4 numbers of every counter; changes `counters`."""
+        columns = torch.arange(-(-width // _LANES), device=tokens.device)
+        counters = tokens[..., None] * (_WIDEST // _LANES) + columns
         bits = _mix_(counters, int(extend(np.array([self.key], dtype=np.uint64), place)[0]))
-        return bits.view(torch.int16) >= _threshold(probability)
+        return (bits.view(torch.int16) >= _threshold(probability))[..., :width]
 
 
 def dropout(hidden: Tensor, probability: float, noise: Noise | None, place: int) -> Tensor:
-    """Numbers of `hidden` [T, H] set to 0 with `probability`, the others scaled up.
+    """Numbers of `hidden` [R, H] set to 0 with `probability`, the others scaled up.
 
     Args:
         noise: None outside training: nothing is dropped.
@@ -76,7 +64,7 @@ def dropout(hidden: Tensor, probability: float, noise: Noise | None, place: int)
     """
     if noise is None or not probability:
         return hidden
-    keeps = noise.keeps_hidden(place, hidden, probability)
+    keeps = noise.keeps(place, noise.tokens, hidden.shape[1], probability)
     dropped: Tensor = _Dropout.apply(hidden, keeps, scale_of_kept(probability))
     return dropped
 

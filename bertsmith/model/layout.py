@@ -1,6 +1,7 @@
 """Where sequences lie in a packed batch, and the padded grid that some attention kernels need.
 
-Legend: B = sequences; T = tokens of all of them; L = length of the longest; C = channels.
+Legend: B = sequences; T = tokens of all of them; L = length of the longest; R = tokens chosen;
+C = channels.
 """
 
 from __future__ import annotations
@@ -85,6 +86,21 @@ class Layout:
         """[B, L, C] → [T, C]."""
         flat = padded.reshape(self.num_sequences * self.max_length, -1)
         return flat if self.is_full else _Gather.apply(flat, self.rows)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Some tokens of each sequence: those whose last vectors somebody reads."""
+
+    positions: Tensor
+    """int64 [R]; places in [0, T), rising."""
+    layout: Layout
+    """How they lie end to end; at least one of every sequence."""
+
+    def pick(self, packed: Tensor) -> Tensor:
+        """[T, C] → [R, C]."""
+        picked: Tensor = _Gather.apply(packed, self.positions)
+        return picked
 
 
 class _Scatter(torch.autograd.Function):

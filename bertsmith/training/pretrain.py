@@ -220,14 +220,7 @@ def _closing(loop: Loop, num_parameters: int) -> dict[str, Any]:
 def _utilisation(loop: Loop, config: PretrainConfig) -> dict[str, float]:
     """What share of the machine's matrix-product rate the steps used."""
     timed = loop.totals.timed if loop.spent.step > 1 else loop.totals.closing
-    flops = training_flops(
-        config.model,
-        loop.tokenizer.vocab_size,
-        num_tokens=timed.tokens,
-        num_squared=timed.squared,
-        num_masked=timed.masked,
-        num_sequences=timed.pairs,
-    )
+    flops = training_flops(config.model, loop.tokenizer.vocab_size, timed)
     rate = flops / max(timed.seconds, 1e-9)
     peak = matrix_product_rate(loop.device, compute_dtype(loop.device, config.training.precision))
     return {

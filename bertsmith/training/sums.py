@@ -14,10 +14,10 @@ class Sums:
 
     mlm: float = 0.0
     nsp: float = 0.0
-    masked: int = 0
-    pairs: int = 0
-    tokens: int = 0
-    squared: int = 0
+    num_masked: int = 0
+    num_sequences: int = 0
+    num_tokens: int = 0
+    num_squared: int = 0
     """Sum of the squared lengths."""
     seconds: float = 0.0
 
@@ -25,23 +25,23 @@ class Sums:
         """Count one step, of so many seconds of wall clock."""
         self.mlm += losses.mlm
         self.nsp += losses.nsp
-        self.masked += batch.num_masked
-        self.pairs += batch.num_sequences
-        self.tokens += batch.num_tokens
-        self.squared += batch.num_squared
+        self.num_masked += batch.num_masked
+        self.num_sequences += batch.num_sequences
+        self.num_tokens += batch.num_tokens
+        self.num_squared += batch.num_squared
         self.seconds += seconds
 
     def means(self) -> dict[str, float]:
         """`mlm_loss` in nats a masked token, `nsp_loss` in nats a pair."""
         return {
-            "mlm_loss": self.mlm / max(self.masked, 1),
-            "nsp_loss": self.nsp / max(self.pairs, 1),
+            "mlm_loss": self.mlm / max(self.num_masked, 1),
+            "nsp_loss": self.nsp / max(self.num_sequences, 1),
         }
 
     def throughput(self) -> dict[str, float]:
         """Pairs and real tokens a second."""
         seconds = max(self.seconds, 1e-9)
         return {
-            "sentence_pairs_per_second": self.pairs / seconds,
-            "tokens_per_second": self.tokens / seconds,
+            "sentence_pairs_per_second": self.num_sequences / seconds,
+            "tokens_per_second": self.num_tokens / seconds,
         }
