@@ -7,6 +7,7 @@ ones in pieces. Both are saved as Hugging Face fast tokenizers and give the same
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +33,7 @@ from bertsmith.errors import TokenizerError
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", UNKNOWN_WORD, "[CLS]", "[SEP]", "[MASK]")
 
+_LARGEST_FILE = 2**28  # bytes of a tokenizer.json; those of a million entries have a quarter of it
 _NO_BOUND = 2**31 - 1  # entries; a vocabulary of words is bounded by frequency alone
 
 
@@ -67,6 +69,11 @@ class Tokenizer:
         missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
         if missing:
             raise TokenizerError(f"The tokenizer must have {' '.join(missing)}; it has not.")
+        if max(vocabulary.values()) >= self.vocab_size:
+            raise TokenizerError(
+                f"The tokenizer's {self.vocab_size} entries must have the ids from 0 to "
+                f"{self.vocab_size - 1}; one has {max(vocabulary.values())}."
+            )
         ids = [vocabulary[token] for token in SPECIAL_TOKENS]
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
         self.special_ids = np.array(sorted(ids), dtype=np.int64)
@@ -154,6 +161,10 @@ class Tokenizer:
         """The vocabulary entry with the id `token_id`."""
         return str(self._backend.id_to_token(int(token_id)))
 
+    def sha256(self) -> str:
+        """A digest of all that says how text becomes ids."""
+        return hashlib.sha256(self._backend.to_str().encode("utf-8")).hexdigest()
+
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, as `AutoTokenizer` reads them."""
         config = {
@@ -186,20 +197,25 @@ class Tokenizer:
         Raises:
             TokenizerError: the files are missing, damaged, or lack BERT's special tokens.
         """
-        path = folder / "tokenizer.json"
+        path, config_path = folder / "tokenizer.json", folder / "tokenizer_config.json"
         if not path.is_file():
             raise TokenizerError(f"The folder {folder} must hold tokenizer.json; it does not.")
+        for file in (path, config_path):
+            if file.is_file() and file.stat().st_size > _LARGEST_FILE:
+                raise TokenizerError(
+                    f"{file} must be at most {_LARGEST_FILE} bytes; it has {file.stat().st_size}."
+                )
         try:
             backend = Backend.from_str(path.read_text(encoding="utf-8"))
-            config_path = folder / "tokenizer_config.json"
             config = json.loads(config_path.read_text("utf-8")) if config_path.is_file() else {}
             max_length = min(
                 int(config.get("model_max_length", default_max_length)), default_max_length
             )
             lowercase = bool(config.get("do_lower_case", True))
-        except (
-            Exception
-        ) as error:  # the library raises its bare Exception for a file it cannot parse
+        # The library raises its bare Exception for a file it cannot parse, or its own panic.
+        except BaseException as error:
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise TokenizerError(f"The tokenizer in {folder} is damaged: {error}.") from error
         backend.no_truncation()
         backend.no_padding()

@@ -7,18 +7,21 @@ from pathlib import Path
 
 from bertsmith.errors import CorpusError
 
+LONGEST_LINE = 2**24
+"""Bytes; a line is a paragraph, and what is longer is no text that a person wrote."""
+
 
 def read_lines(file: Path) -> Iterator[str]:
     """The lines of `file`, ends included; a byte-order mark at its beginning is left out.
 
     Raises:
-        CorpusError: the file is empty, binary, unreadable, or not UTF-8.
+        CorpusError: the file is empty, binary, unreadable, not UTF-8, or one endless line.
     """
     place = 0
     has_text = False
     try:
         with file.open("rb") as stream:
-            for raw in stream:
+            while raw := stream.readline(LONGEST_LINE + 1):
                 line = _decode(raw, file, place)
                 has_text = has_text or not line.isspace()
                 yield line if place else line.removeprefix("\ufeff")
@@ -30,6 +33,11 @@ def read_lines(file: Path) -> Iterator[str]:
 
 
 def _decode(raw: bytes, file: Path, place: int) -> str:
+    if len(raw) > LONGEST_LINE:
+        raise CorpusError(
+            f"{file} must have a paragraph a line, each of at most {LONGEST_LINE} bytes; the line "
+            f"at byte {place} is longer. Break it into paragraphs."
+        )
     if (nul := raw.find(b"\0")) >= 0:
         raise CorpusError(
             f"{file} must be text; it is binary (a NUL byte at byte {place + nul}). "

@@ -68,8 +68,8 @@ def read_text_files(
     for file in files:
         document: Document = []
         for line in read_lines(file):
-            sentences = split_sentences(line.strip(), language)
-            if sentences:
+            text = line.strip()
+            if text and (sentences := split_sentences(text, language)):
                 document.append(sentences)
             elif document:
                 yield document
