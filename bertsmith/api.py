@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertsmith.config import resolve
+from bertsmith.config import resolve, settings_of_run
 
 if TYPE_CHECKING:
     from bertsmith.evaluation.held_out import Evaluation
@@ -25,6 +25,7 @@ def pretrain(
     config: str | Path | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     quiet: bool = False,
     **settings: Any,
 ) -> Run:
@@ -38,6 +39,8 @@ def pretrain(
         config: a TOML file of settings, such as the config.toml of another run.
         output: the run's folder; default: a fresh one under `runs/`.
         overwrite: replace a run that is in `output`.
+        resume: go on with the run that is in `output`, with its settings but for the budget and
+            how it runs; begin one if there is none.
         quiet: show no progress.
         settings: any field of `ModelConfig`, `DataConfig` and `TrainingConfig`, by name.
 
@@ -46,16 +49,20 @@ def pretrain(
 
     Raises:
         BertsmithError: what must hold, what was found, what to do.
+        RunStopped: a signal (an interrupt, SIGTERM, SIGUSR1) came; a checkpoint is written.
     """
     from bertsmith.training.pretrain import run_pretraining
 
     if corpus is not None:
         parts = (corpus,) if isinstance(corpus, str | Path) else tuple(corpus)
         settings["corpus"] = tuple(str(part) for part in parts)
+    if config is None and resume and output is not None:
+        config = settings_of_run(Path(output))
     return run_pretraining(
         resolve(preset=preset, recipe=recipe, file=config, overrides=settings),
         output=None if output is None else Path(output),
         overwrite=overwrite,
+        resume=resume,
         quiet=quiet,
     )
 

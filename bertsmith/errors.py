@@ -1,8 +1,11 @@
 """What can go wrong, as a tree: everything a user can mend derives from `BertsmithError`.
 
 A message says what must hold, what was found, and what to do. The command line prints it as one
-line and leaves with exit status 1; from Python it is an ordinary exception.
+line and leaves with exit status 1; from Python it is an ordinary exception. `RunStopped` is no
+error: somebody asked for it.
 """
+
+import signal
 
 
 class BertsmithError(Exception):
@@ -47,3 +50,15 @@ class DeviceError(BertsmithError):
 
 class DivergenceError(BertsmithError):
     """A loss or a gradient is no longer a finite number."""
+
+
+class RunStopped(KeyboardInterrupt):
+    """A signal asked a run to stop. What it has done is in a checkpoint, and it can be resumed.
+
+    Attributes:
+        by: the signal.
+    """
+
+    def __init__(self, by: signal.Signals, message: str = "") -> None:
+        super().__init__(message or f"stopped by {by.name}")
+        self.by = by

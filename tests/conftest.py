@@ -8,8 +8,11 @@ import random
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from bertsmith.config import ModelConfig
 from bertsmith.corpus import Document
@@ -17,6 +20,10 @@ from bertsmith.data.store import TokenStore, build_store
 from bertsmith.model.bert import Bert
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.pretrain import Run
+
+# The first example also loads libraries, and other work may slow any: no limit of time.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 WORDS = (
     "the crane lifts a beam over old river while driver waits near small house and bird flies "
@@ -103,6 +110,20 @@ TINY_RUN: dict[str, Any] = {
     "min_frequency": 2,
     "device": "cpu",
 }
+
+
+def blank(run: Path) -> Figure:
+    """In the place of the curves, which take a second to draw."""
+    figure = Figure(figsize=(1, 1))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares each run what it does after training; the finished run of the session has all."""
+    monkeypatch.setattr("bertsmith.training.pretrain.matrix_product_rate", lambda *_: 1e11)
+    monkeypatch.setattr("bertsmith.report.curves.draw_curves", blank)
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ from bertsmith.data.store import TokenStore
 from bertsmith.errors import BertsmithError, ModelError
 from bertsmith.model import loss as loss_module
 from bertsmith.model.bert import Bert
-from bertsmith.model.hugging_face import hugging_face_names, load_model, save_model
+from bertsmith.model.hugging_face import Snapshot, hugging_face_names, load_model
 from bertsmith.model.layout import Layout
 from bertsmith.model.locate import find_model
 from bertsmith.model.loss import count_correct, masked_lm_loss
@@ -47,7 +47,7 @@ def batch(store: TokenStore, tokenizer: Tokenizer) -> Batch:
 def folder(tiny_model: Bert, tokenizer: Tokenizer, tmp_path: Path) -> Path:
     path = tmp_path / "model"
     path.mkdir()
-    save_model(tiny_model, tokenizer, path)
+    Snapshot.of(tiny_model, tokenizer).write(path)
     return path
 
 
@@ -113,7 +113,7 @@ def test_our_weights_give_the_same_in_transformers(
     config = ModelConfig(**{**vars(tiny_model.config), "hidden_act": activation})
     model = Bert(config, tokenizer.vocab_size)
     model.load_state_dict(tiny_model.state_dict())
-    save_model(model.eval(), tokenizer, tmp_path)
+    Snapshot.of(model.eval(), tokenizer).write(tmp_path)
     theirs, report = AutoModelForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
     assert type(theirs) is BertForPreTraining
     assert not report["missing_keys"]

@@ -1,12 +1,14 @@
 """The command line: one command, one dataclass of flags, one function.
 
 Exit status: 0; 1 for something the user can mend, in one line on standard error; 2 for wrong flags;
-130 when interrupted.
+130 when interrupted. A run that a signal stopped after its checkpoint leaves with 0, or with 143
+after SIGTERM: a container's host or a scheduler must not take it for finished.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ import tyro
 from bertsmith.cli import pretrain, use
 from bertsmith.cli.arguments import registry
 from bertsmith.config import BUDGETS
-from bertsmith.errors import BertsmithError
+from bertsmith.errors import BertsmithError, RunStopped
 
 _ABOUT = "Pretrain BERT encoders from scratch on your own text, and use them."
 
@@ -44,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except BertsmithError as error:
         print(f"bertsmith: error: {error}", file=sys.stderr)
         sys.exit(1)
+    except RunStopped as stopped:
+        print(f"bertsmith: {stopped}", file=sys.stderr)
+        sys.exit(143 if stopped.by == signal.SIGTERM else 0)
     except KeyboardInterrupt:
         print("bertsmith: interrupted; checkpoints that were written are whole.", file=sys.stderr)
         sys.exit(130)

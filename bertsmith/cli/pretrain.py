@@ -18,6 +18,7 @@ from bertsmith.config import (
     PretrainConfig,
     TrainingConfig,
     resolve,
+    settings_of_run,
 )
 
 
@@ -35,6 +36,8 @@ class Pretrain:
     """The run's folder; without it, a fresh one under runs/."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace the run that is in the output folder."""
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Go on with the run in the output folder, with its settings; begin it if there is none."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the closing figures as one JSON object in the last line of standard output."""
     quiet: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -52,13 +55,17 @@ def parse_base(arguments: Sequence[str]) -> PretrainConfig:
     Found before the other flags are read, so that `--help` shows the defaults as they will be.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("preset", "recipe", "config"):
+    for name in ("preset", "recipe", "config", "output"):
         parser.add_argument(f"--{name}")
+    parser.add_argument("--resume", action="store_true")
     try:
         named, _ = parser.parse_known_args(list(arguments))
     except argparse.ArgumentError:  # a flag without its value: the full parser says so better
         return resolve()
-    return resolve(preset=named.preset, recipe=named.recipe, file=named.config)
+    file = named.config
+    if file is None and named.resume and named.output is not None:
+        file = settings_of_run(Path(named.output))
+    return resolve(preset=named.preset, recipe=named.recipe, file=file)
 
 
 def defaults(base: PretrainConfig) -> Pretrain:
@@ -100,6 +107,7 @@ def run(command: Pretrain, base: PretrainConfig) -> None:
         settings(command, base),
         output=command.output,
         overwrite=command.overwrite,
+        resume=command.resume,
         quiet=command.quiet,
         profile=command.profile,
     )

@@ -11,6 +11,7 @@ from typing import Any
 from bertsmith.config.presets import PRESETS, RECIPES
 from bertsmith.config.schema import (
     BUDGETS,
+    MAY_CHANGE,
     SECTIONS,
     DataConfig,
     ModelConfig,
@@ -61,6 +62,40 @@ def resolve(
     )
 
 
+RUN_CONFIG_FILE = "config.toml"
+"""In a run's folder: all its settings."""
+
+
+def settings_of_run(run: Path) -> Path | None:
+    """The file with the settings of the run in the folder `run`; None if there is no run."""
+    file = run / RUN_CONFIG_FILE
+    try:
+        return file if file.is_file() else None
+    except OSError as error:
+        raise ConfigError(f"Cannot read {run}: {error.strerror}.") from error
+
+
+def held(config: PretrainConfig) -> dict[str, Any]:
+    """The settings that say what a run computes, by name; a resumed run must have the same.
+
+    `corpus` is not among them: the same text may lie elsewhere, and is compared by what it says.
+    """
+    fields: dict[str, Any] = {"preset": config.preset, "recipe": config.recipe}
+    for section in SECTIONS:
+        fields |= asdict(getattr(config, section))
+    return {name: value for name, value in fields.items() if name not in MAY_CHANGE | {"corpus"}}
+
+
+def drift(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Where two results of `held` differ: "`seed` (0 before, 1 now)", one for each field."""
+    names = dict.fromkeys([*before, *now])
+    return [
+        f"`{name}` ({before.get(name)} before, {now.get(name)} now)"
+        for name in names
+        if before.get(name) != now.get(name)
+    ]
+
+
 def to_toml(config: PretrainConfig) -> str:
     """All settings as TOML, a section each; settings that are None are left out."""
     import tomli_w
@@ -92,7 +127,7 @@ def _read(path: Path) -> dict[str, Any]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"Cannot read the config file {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} must be TOML: {error}.") from error
     flat: dict[str, Any] = {}
     for name, value in table.items():

@@ -21,6 +21,17 @@ BUDGETS = ("steps", "epochs", "pairs", "tokens", "minutes")
 """Fields of `TrainingConfig` that say when training ends; a run sets one of them."""
 
 
+MAY_CHANGE = frozenset(
+    {
+        *BUDGETS,
+        *("log_every", "validate_every", "validation_pairs"),
+        *("checkpoint_every", "keep_checkpoints", "keep_every"),
+        *("device", "micro_batch_size", "max_rollbacks", "spike_factor"),
+    }
+)
+"""Fields that a resumed run may have otherwise than before; the others say what is computed."""
+
+
 def near(name: str, known: Iterable[str]) -> str:
     """The end of an error message about an unknown `name`: the nearest known ones, or all."""
     known = list(known)
@@ -164,6 +175,12 @@ class TrainingConfig:
     """Steps between two checkpoints; None: about four in a run."""
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept."""
+    keep_every: int | None = None
+    """Checkpoints after a multiple of so many steps are kept as well; None: no others."""
+    max_rollbacks: int = 3
+    """Times a run whose loss diverges goes back to a checkpoint and leaves the batch out."""
+    spike_factor: float = 2.0
+    """A loss over so many times its running mean (and a nat above it) is divergence; 0: never."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -172,12 +189,12 @@ class TrainingConfig:
             raise ConfigError(f"A run has one budget; got {' and '.join(given)}. Keep one.")
         _positive(self, *given, "batch_size", "learning_rate", "adam_epsilon")
         _positive(self, "log_every", "validation_pairs", "keep_checkpoints")
-        for name in ("micro_batch_size", "validate_every", "checkpoint_every"):
+        for name in ("micro_batch_size", "validate_every", "checkpoint_every", "keep_every"):
             if getattr(self, name) is not None:
                 _positive(self, name)
         _fraction(self, "warmup_ratio")
         _fraction(self, "adam_beta1", "adam_beta2", below_one=True)
-        for name in ("weight_decay", "max_grad_norm", "seed"):
+        for name in ("weight_decay", "max_grad_norm", "seed", "max_rollbacks", "spike_factor"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"`{name}` must not be negative; got {getattr(self, name)}.")
         if self.seed >= 2**63:

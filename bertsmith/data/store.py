@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -37,6 +38,19 @@ class TokenStore:
     def num_sentences(self) -> int:
         """Sentences in all."""
         return len(self.sentence_offsets) - 1
+
+    def sha256(self) -> str:
+        """A digest of all of it."""
+        digest = hashlib.sha256()
+        for array in (
+            self.ids,
+            self.sentence_offsets,
+            self.paragraph_offsets,
+            self.document_offsets,
+        ):
+            digest.update(f"{array.dtype.str} {len(array)} ".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
 
 def build_store(

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +56,7 @@ OPTIONAL_PARTS = {
 }
 """Parts that a folder may lack (a bare `BertModel`, a `BertForMaskedLM`), by their prefix there."""
 
+_FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors names them
 _MAX_JSON_BYTES = 2**20
 _LARGEST_SIZE, _MOST_LAYERS = 2**24, 512  # bounds on what a stranger's config may ask for
 
@@ -91,20 +92,37 @@ def to_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def save_model(model: Bert, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write config, weights and tokenizer into the existing `folder`."""
-    config = {
-        "architectures": ["BertForPreTraining"],
-        "model_type": "bert",
-        "vocab_size": model.vocab_size,
-        "pad_token_id": tokenizer.pad_id,
-        "tie_word_embeddings": True,
-        "dtype": "float32",
-        **asdict(model.config),
-    }
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_tensors(to_hugging_face(model.state_dict()), folder / WEIGHTS_FILE)
-    tokenizer.save(folder)
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A model as it was at one moment; it can be written while the model is trained on."""
+
+    config: dict[str, Any]
+    """What config.json holds."""
+    weights: dict[str, Tensor]
+    """On the host, by Hugging Face's names."""
+    tokenizer: Tokenizer
+
+    @staticmethod
+    def of(model: Bert, tokenizer: Tokenizer) -> Snapshot:
+        """A copy of `model` as it is now."""
+        config = {
+            "architectures": ["BertForPreTraining"],
+            "model_type": "bert",
+            "vocab_size": model.vocab_size,
+            "pad_token_id": tokenizer.pad_id,
+            "tie_word_embeddings": True,
+            "dtype": "float32",
+            **asdict(model.config),
+        }
+        weights = to_hugging_face(model.state_dict())
+        return Snapshot(config=config, weights=weights, tokenizer=tokenizer)
+
+    def write(self, folder: Path) -> None:
+        """Write config, weights and tokenizer into the existing `folder`. Raises: `OSError`."""
+        config = json.dumps(self.config, indent=2) + "\n"
+        (folder / CONFIG_FILE).write_text(config, encoding="utf-8")
+        save_tensors(self.weights, folder / WEIGHTS_FILE)
+        self.tokenizer.save(folder)
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -142,8 +160,18 @@ def load_model(folder: Path) -> ModelFolder:
     return ModelFolder(model.eval(), tokenizer, missing)
 
 
+def load_weights(folder: Path, model: Bert) -> None:
+    """Set all weights of `model` to those of a folder. Raises: `ModelError`."""
+    state, missing = _read_weights(folder, model)
+    if missing:
+        raise ModelError(f"{folder} must hold {' and '.join(sorted(missing))}; it does not.")
+    model.load_state_dict(state)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file of at most 1 MiB. Raises: `ModelError`."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for, a device never ends
+        raise ModelError(f"{path} must be a regular file; it is not.")
     try:
         with path.open("rb") as stream:
             raw = stream.read(_MAX_JSON_BYTES + 1)
@@ -227,7 +255,7 @@ def _read_weights(folder: Path, model: Bert) -> tuple[dict[str, Tensor], frozens
                     continue
                 shape = [len(value) // len(expected[name]), *value.shape[1:]]
                 for target in expected[name]:
-                    _check_shape(path, file, stored, target, shape)
+                    _check_entry(path, file, stored, target, shape)
                 parts = [file.get_tensor(stored[target]) for target in expected[name]]
                 state[name] = torch.cat(parts).float()
     except (SafetensorError, OSError) as error:
@@ -244,11 +272,14 @@ def _canonical(name: str) -> str:
     )
 
 
-def _check_shape(
+def _check_entry(
     path: Path, file: Any, stored: Mapping[str, str], target: str, shape: list[int]
 ) -> None:
     if target not in stored:
         raise ModelError(f"{path} must hold {target}; it does not.")
-    found = list(file.get_slice(stored[target]).get_shape())
+    entry = file.get_slice(stored[target])
+    if entry.get_dtype() not in _FLOATS:
+        raise ModelError(f"{path}: {target} must be of {_FLOATS}; got {entry.get_dtype()}.")
+    found = list(entry.get_shape())
     if found != shape:
         raise ModelError(f"{path}: {target} must have shape {shape} by the config; got {found}.")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from bertsmith.config import RUN_CONFIG_FILE
 from bertsmith.errors import ModelError
 from bertsmith.model.hugging_face import CONFIG_FILE
 
-RUN_CONFIG_FILE = "config.toml"
 MODEL_FOLDER = "model"
 CHECKPOINTS_FOLDER = "checkpoints"
 
@@ -20,13 +20,23 @@ def checkpoint_folder(run: Path, step: int) -> Path:
     return run / CHECKPOINTS_FOLDER / f"step-{step:08d}"
 
 
+def step_of(checkpoint: Path) -> int:
+    """How many steps a checkpoint has behind it, by its name."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a checkpoint's folder can be called so."""
+    return _CHECKPOINT.fullmatch(name) is not None
+
+
 def list_checkpoints(run: Path) -> list[Path]:
     """The checkpoints of a run's folder, oldest first."""
     folder = run / CHECKPOINTS_FOLDER
     if not folder.is_dir():
         return []
-    found = (path for path in folder.iterdir() if _CHECKPOINT.fullmatch(path.name))
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    found = (path for path in folder.iterdir() if is_checkpoint_name(path.name))
+    return sorted(found, key=step_of)
 
 
 def find_model(path: Path) -> Path:

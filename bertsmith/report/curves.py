@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from bertsmith.report.metrics_file import read_metrics
 
 _TRAINING, _VALIDATION = "#4c78a8", "#e45756"
+_POINTS = 5000  # several for each dot of the picture's width
 _PANELS = {
     "mlm_loss": "Masked language modelling",
     "nsp_loss": "Next sentence prediction",
@@ -35,7 +36,7 @@ def smooth(values: list[float], span: float) -> list[float]:
 
 def draw_curves(run: Path) -> Figure:
     """The figure: MLM loss on the left, NSP loss on the right, training and validation in each."""
-    lines = read_metrics(run)
+    lines = read_metrics(run, about=_POINTS)
     figure = Figure(figsize=(9, 3.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(run.resolve().name, fontsize=10, color="#555555")
@@ -57,8 +58,8 @@ def save_curves(run: Path) -> None:
     """Write curves.png and curves.svg into the run's folder; a reader never meets a half one."""
     figure = draw_curves(run)
     for suffix in ("png", "svg"):
-        part = run / f".curves.part.{suffix}"
-        figure.savefig(part)
+        part = run / f".curves.{suffix}.part"
+        figure.savefig(part, format=suffix)
         os.replace(part, run / f"curves.{suffix}")
 
 

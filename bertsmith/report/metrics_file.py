@@ -2,37 +2,100 @@
 
 Training lines have `mlm_loss`, `nsp_loss`, `learning_rate`, `grad_norm` and the throughput, as
 means over the steps since the line before; validation lines have `validation_…`; the last line of a
-finished run has `finished: true` and the run's closing figures.
+finished run has `finished: true` and the run's closing figures. A line with `rolled_back_from` says
+that the loss diverged at that step, that training went back to `step`, and which batch it left out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 METRICS_FILE = "metrics.jsonl"
+_LONGEST_LINE = 2**16
 
 
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last line that is still being written is left out."""
+def read_metrics(run: Path, *, about: int | None = None) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl; what is no whole line of JSON is left out.
+
+    Args:
+        run: its folder.
+        about: how many training lines are enough, evenly spread over the run; None: all.
+    """
     path = run / METRICS_FILE
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    found, every, number = [], 1, 0
+    with path.open("rb") as stream:
+        for line in stream:
+            if not line.endswith(b"\n") or line.isspace():
+                continue
+            # A picture of a long run needs few of its lines, and taking all apart takes long.
+            is_training = b'"learning_rate"' in line
+            if is_training and not number and about:
+                every = max(1, path.stat().st_size // len(line) // about)
+            if not is_training or number % every == 0:
+                with contextlib.suppress(ValueError, RecursionError):  # a line that was edited
+                    found.append(json.loads(line))
+            number += is_training
+    return [line for line in found if isinstance(line, dict)]
+
+
+def last_metrics(run: Path) -> dict[str, Any]:
+    """The last line, without reading the others; empty if there is none, or it is not whole."""
+    try:
+        with (run / METRICS_FILE).open("rb") as stream:
+            length = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, length - _LONGEST_LINE))
+            lines = stream.read().split(b"\n")
+        found = json.loads(lines[-2]) if len(lines) > 1 and not lines[-1] else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 class MetricsFile:
     """Writes the lines; each is handed to the system as a whole."""
 
     def __init__(self, run: Path) -> None:
-        self._stream = (run / METRICS_FILE).open("a", encoding="utf-8", buffering=1)
+        self._run = run
+        self._stream = (run / METRICS_FILE).open("ab", buffering=0)
 
     def write(self, step: int, figures: dict[str, Any]) -> None:
         """Add a line."""
-        self._stream.write(json.dumps({"step": step, **figures}, allow_nan=False) + "\n")
+        line = (json.dumps({"step": step, **figures}, allow_nan=False) + "\n").encode("utf-8")
+        while line:  # a disk that is nearly full takes a part, and refuses the rest
+            line = line[self._stream.write(line) :]
+
+    def flush(self) -> int:
+        """Wait until all lines are on the disk; how many bytes they are."""
+        os.fsync(self._stream.fileno())
+        return self._stream.seek(0, os.SEEK_END)
+
+    def cut(self, length: int, step: int) -> bool:
+        """Remove what was written after a checkpoint.
+
+        Args:
+            length: bytes that there were at the checkpoint.
+            step: the checkpoint's; no line that stays is of a later one.
+
+        Returns:
+            Whether these bytes are there. If not, all whole lines up to the step stay.
+        """
+        present = self._stream.seek(0, os.SEEK_END)
+        if present >= length:
+            self._stream.truncate(length)
+            if not length or 0 <= last_metrics(self._run).get("step", -1) <= step:
+                return True
+        kept = [line for line in read_metrics(self._run) if line.get("step", step + 1) <= step]
+        self._stream.truncate(0)
+        for line in kept:
+            self.write(line.pop("step"), line)
+        return False
 
     def __enter__(self) -> Self:
         return self

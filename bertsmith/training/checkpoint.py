@@ -1,10 +1,11 @@
-"""Folders that appear whole or not at all, and the checkpoints of a run.
+"""The checkpoints of a run: written beside the training, checked, found again, pruned.
 
 A checkpoint is a Hugging Face model (invariant 4) with the training state beside it:
 
     config.json model.safetensors tokenizer.json tokenizer_config.json   the model
     optimizer.safetensors      the optimizer's moments, `exp_avg.<parameter>` and so on
-    training_state.json        what was spent: steps, pairs, tokens, seconds
+    training_state.json        what was spent and added up, see `Progress`
+    SHA256SUMS                 of all of these
 
 Nothing else is needed to go on: batches and dropout are functions of seed and step.
 """
@@ -12,68 +13,196 @@ Nothing else is needed to go on: batches and dropout are functions of seed and s
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
+from bertsmith.errors import ModelError, RunError
 from bertsmith.model.bert import Bert
-from bertsmith.model.hugging_face import save_model, save_tensors
-from bertsmith.model.locate import checkpoint_folder, list_checkpoints
+from bertsmith.model.hugging_face import Snapshot, load_weights, save_tensors
+from bertsmith.model.locate import (
+    CHECKPOINTS_FOLDER,
+    checkpoint_folder,
+    is_checkpoint_name,
+    list_checkpoints,
+    step_of,
+)
 from bertsmith.tokenizer import Tokenizer
-from bertsmith.training.budget import Spent
+from bertsmith.training.durable import damage, remove_folder, remove_leftovers, whole_folder
+from bertsmith.training.progress import Progress
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATE_FILE = "training_state.json"
 
 
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A new folder to fill that takes the place of `target` at the end, or vanishes on an error."""
-    work = target.with_name(f".{target.name}.part")
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        yield work
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            target.rename(old)
-        work.rename(target)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+class Checkpoints:
+    """Those of one run.
+
+    A checkpoint is copied at once and written by a thread, so that training waits for the copy
+    alone. One is written at a time.
+
+    Args:
+        run: the run's folder.
+        keep: how many of the newest are kept.
+        keep_every: those after a multiple of so many steps are kept, too.
+    """
+
+    def __init__(self, run: Path, *, keep: int, keep_every: int | None) -> None:
+        self._run = run
+        self._folder = run / CHECKPOINTS_FOLDER
+        self._keep = keep
+        self._keep_every = keep_every
+        self._writer: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def save(
+        self,
+        model: Bert,
+        optimizer: torch.optim.Optimizer,
+        tokenizer: Tokenizer,
+        progress: Progress,
+    ) -> None:
+        """Begin the checkpoint of this moment; when it is whole, older ones are pruned.
+
+        Raises:
+            OSError: the checkpoint before could not be written. Whole ones are as they were.
+        """
+        self.wait()
+        target = checkpoint_folder(self._run, progress.spent.step)
+        snapshot = Snapshot.of(model, tokenizer)
+        moments = _moments(model, optimizer)
+        state = json.dumps(progress.to_json(), indent=2, allow_nan=False) + "\n"
+
+        def write() -> None:
+            try:
+                with whole_folder(target) as folder:
+                    snapshot.write(folder)
+                    save_tensors(moments, folder / OPTIMIZER_FILE)
+                    (folder / STATE_FILE).write_text(state, encoding="utf-8")
+                self._prune()
+            except Exception as error:  # raised where the run can end in good order
+                self._error = error
+
+        # A daemon: whoever asks a second time to leave at once does not wait for the disk.
+        self._writer = threading.Thread(target=write, name="checkpoint", daemon=True)
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Until the last one is on disk. Raises: `OSError` if it could not be written."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        self.check()
+
+    def then(self, action: Callable[[], None]) -> None:
+        """Do something when the last one is on disk or has failed, without waiting for it."""
+        writer = self._writer
+        if writer is None or not writer.is_alive():
+            action()
+            return
+
+        def wait() -> None:
+            writer.join()
+            action()
+
+        threading.Thread(target=wait, daemon=True).start()
+
+    def check(self) -> None:
+        """Raise what a checkpoint met on its way to the disk, without waiting for it."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def newest(self) -> Path | None:
+        """The newest one that is listed; not checked."""
+        return next(reversed(list_checkpoints(self._run)), None)
+
+    def newest_whole(self, say: Callable[[str], None]) -> Path | None:
+        """The newest one of which every byte is as it was written.
+
+        Damaged ones that are newer are renamed to `….damaged` and said; what killed processes left
+        half-written is removed.
+
+        Raises:
+            RunError: there are checkpoints, and none is whole.
+            OSError: one cannot be read.
+        """
+        self.wait()
+        remove_leftovers(self._folder, _is_own)
+        found = None
+        damaged = []
+        for folder in reversed(list_checkpoints(self._run)):
+            wrong = damage(folder)
+            if wrong is None:
+                found = folder
+                break
+            damaged.append((folder, wrong))
+        if damaged and found is None:
+            raise RunError(
+                f"The run {self._run} must have a whole checkpoint to go on from; "
+                f"{', '.join(f'{folder.name} is damaged ({wrong})' for folder, wrong in damaged)}. "
+                "Put a whole one back, or begin anew with --overwrite."
+            )
+        for folder, wrong in damaged:
+            assert found is not None
+            aside = folder.with_name(f"{folder.name}.damaged")
+            if aside.exists():
+                remove_folder(aside)
+            folder.rename(aside)
+            say(
+                f"The checkpoint {folder.name} is damaged: {wrong}; going on from {found.name}, "
+                f"{aside.name} is kept."
+            )
+        return found
+
+    def _prune(self) -> None:
+        for old in list_checkpoints(self._run)[: -self._keep]:
+            if not self._keep_every or step_of(old) % self._keep_every:
+                remove_folder(old)
 
 
-def save_checkpoint(
-    run: Path,
-    model: Bert,
-    optimizer: torch.optim.Optimizer,
-    tokenizer: Tokenizer,
-    spent: Spent,
-    *,
-    keep: int,
-) -> Path:
-    """Write the checkpoint of this step and remove all but the newest `keep`.
+def restore(folder: Path, model: Bert, optimizer: torch.optim.Optimizer) -> Progress:
+    """Set weights and moments to those of a checkpoint.
+
+    Args:
+        model: of the checkpoint's shape, on any device.
+        optimizer: a new or used one of `model`'s parameters, of the kind that was saved.
 
     Raises:
-        OSError: no space, no permission; what was there before is whole.
+        ModelError: a file is damaged or not of this model.
     """
-    target = checkpoint_folder(run, spent.step)
-    with whole_folder(target) as folder:
-        save_model(model, tokenizer, folder)
-        save_tensors(_optimizer_tensors(model, optimizer), folder / "optimizer.safetensors")
-        (folder / "training_state.json").write_text(
-            json.dumps({"format": 1, "spent": asdict(spent)}, indent=2) + "\n", encoding="utf-8"
-        )
-    for old in list_checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
-    return target
+    progress = Progress.read(folder / STATE_FILE)
+    load_weights(folder, model)
+    path = folder / OPTIMIZER_FILE
+    try:
+        moments = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged: {error}.") from error
+    for name, parameter in model.named_parameters():
+        state = {}
+        for kind in ("step", "exp_avg", "exp_avg_sq"):
+            key = f"{kind}.{name}"
+            shape = torch.Size([]) if kind == "step" else parameter.shape
+            if key not in moments or moments[key].shape != shape:
+                raise ModelError(f"{path} must hold {key} of shape {list(shape)}; it does not.")
+            # Memory of PyTorch's own: how products and sums round can depend on where it begins.
+            state[kind] = torch.empty(shape, dtype=torch.float32, device=parameter.device)
+            state[kind].copy_(moments[key])
+        optimizer.state[parameter] = state
+    return progress
 
 
-def _optimizer_tensors(model: Bert, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """`exp_avg.<parameter>`, `exp_avg_sq.<parameter>`, `step.<parameter>`, on the host."""
+def _is_own(name: str) -> bool:
+    return is_checkpoint_name(name.removesuffix(".damaged"))
+
+
+def _moments(model: Bert, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """`exp_avg.<parameter>`, `exp_avg_sq.<parameter>`, `step.<parameter>`, copied to the host."""
     return {
         f"{kind}.{name}": value.detach().cpu().clone()
         for name, parameter in model.named_parameters()

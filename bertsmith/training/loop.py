@@ -1,12 +1,18 @@
-"""The loop: steps until the budget is spent, and on the way the log, validation and checkpoints."""
+"""The loop: steps until the budget is spent, and on the way the log, validation and checkpoints.
+
+Where the loss diverges it goes back to the last checkpoint and leaves the batch out.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,33 +24,24 @@ from bertsmith.errors import DeviceError, DivergenceError
 from bertsmith.evaluation.held_out import evaluate
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import autocast
-from bertsmith.model.locate import list_checkpoints
 from bertsmith.report.metrics_file import MetricsFile
 from bertsmith.tokenizer import Tokenizer
-from bertsmith.training.budget import Budget, Spent, is_due
-from bertsmith.training.checkpoint import save_checkpoint
+from bertsmith.training.budget import Budget, is_due
+from bertsmith.training.checkpoint import Checkpoints, restore
 from bertsmith.training.display import Display
 from bertsmith.training.optimizer import learning_rate, make_optimizer
 from bertsmith.training.phases import Phase, unmeasured
+from bertsmith.training.progress import Progress
 from bertsmith.training.step import Losses, StepResult, train_step
+from bertsmith.training.stop import StopRequest
 from bertsmith.training.sums import Sums
 
 VALIDATIONS_A_RUN = 10
 CHECKPOINTS_A_RUN = 4
 _CLOSING_PROGRESS = 0.9  # the closing losses are means over the last tenth of the budget
-
-
-@dataclass(kw_only=True)
-class Totals:
-    """What a run adds up for its closing lines."""
-
-    closing: Sums = field(default_factory=Sums)
-    """Over the last tenth of the budget."""
-    timed: Sums = field(default_factory=Sums)
-    """Over all steps but the first, which also warms caches and kernels up."""
-    first_step_seconds: float = 0.0
-    cut_pairs: int = 0
-    cut_tokens: int = 0
+_MEAN_OVER = 100  # steps that the running mean of the loss goes back, about
+_MOST_WAITING = 64  # steps that a GPU is given before a look; each keeps its batch
+_LEAST_SPIKE = 1.0  # nats; a loss near 0 may well double
 
 
 @dataclass
@@ -52,10 +49,20 @@ class _Taken:
     """A step that was given to the device, and may still be under way there."""
 
     step: int
+    number: int
+    """Of its batch."""
     batch: Batch
     result: StepResult
     progress: float = 0.0
     """The share of the budget spent after it."""
+
+
+class _Diverged(Exception):  # noqa: N818 (not an error yet: the loop may go back and go on)
+    """The loss or the weights left the path at a step."""
+
+    def __init__(self, what: str, taken: _Taken) -> None:
+        super().__init__(what)
+        self.taken = taken
 
 
 @dataclass(kw_only=True)
@@ -63,70 +70,146 @@ class Loop:
     """A training run in progress.
 
     Args:
-        model: on `device`, initialised.
+        model: on `device`.
+        initialise: draws its first weights.
         batches: of the training split.
         validation: the fixed held-out pairs, or None.
         tokenizer: saved with every checkpoint.
         config: the training section.
-        run: the run's folder.
+        metrics, checkpoints: of the run's folder.
+        stop: asked after each step whether to end here.
+        display: shows what goes on.
         device, micro_batch_size: where, and how much at once.
         draw_curves: called now and then; it decides whether to draw.
+        held: the settings that a resumed run must have, too.
         phase: measures the parts of a step.
+
+    Attributes:
+        seconds: of this process's steps.
     """
 
     model: Bert
+    initialise: Callable[[Bert], None]
     batches: Batches
     validation: Batches | None
     tokenizer: Tokenizer
     config: TrainingConfig
-    run: Path
+    metrics: MetricsFile
+    checkpoints: Checkpoints
+    stop: StopRequest
+    display: Display
     device: torch.device
     micro_batch_size: int
     draw_curves: Callable[[], None]
+    held: dict[str, Any] = field(default_factory=dict)
     phase: Phase = unmeasured
-    spent: Spent = field(default_factory=Spent)
-    totals: Totals = field(default_factory=Totals)
+    progress: Progress = field(default_factory=Progress)
+    seconds: float = 0.0
     _waiting: list[_Taken] = field(default_factory=list)
     """Steps whose losses the host has not looked at."""
-    _clock: float = field(default_factory=time.perf_counter)
+    _clock: float = 0.0
     """When it last did."""
+    _began: float = 0.0
+    """When training would have begun, had it gone on without a break."""
+    _first_step: int = 0
+    """Of this process."""
 
-    def train(self, display: Display, metrics: MetricsFile) -> None:
-        """Train until the budget is spent; the last checkpoint is written at the end.
+    def __post_init__(self) -> None:
+        self._last: _Taken  # the step before
+        self._optimizer = make_optimizer(self.model, self.config)
+        self._budget = Budget.of(self.config, self.batches.num_pairs)
+
+    @property
+    def share_spent(self) -> float:
+        """Of the budget, at most 1."""
+        return self._budget.progress(self.progress.spent)
+
+    def begin(self, checkpoint: Path | None) -> None:
+        """Set all to `checkpoint`, or to the beginning if it is None.
 
         Raises:
-            DivergenceError: the loss is no longer finite; the last good checkpoint is named.
+            ModelError: the checkpoint is not of this model.
+        """
+        if checkpoint is None:
+            self.initialise(self.model)
+            self._optimizer.state.clear()
+            self.progress = Progress()
+        else:
+            self.progress = restore(checkpoint, self.model, self._optimizer)
+        progress = self.progress
+        progress.held = self.held
+        if progress.budget != str(self._budget):  # of what is not the run's last tenth any more
+            progress.totals.closing, progress.budget = Sums(), str(self._budget)
+        self._waiting = []
+        if not self.metrics.cut(progress.metrics_bytes, progress.spent.step):
+            self.display.say(
+                "metrics.jsonl is not what it was at the checkpoint: lines of it are lost."
+            )
+
+    def train(self) -> None:
+        """Train until the budget is spent; the last checkpoint is on disk at the end.
+
+        Raises:
+            DivergenceError: the loss diverged once more than `max_rollbacks`.
+            RunStopped: a signal came; a checkpoint of the last step is on disk.
             OSError: the run's folder cannot be written.
         """
-        budget = Budget.of(self.config, self.batches.num_pairs)
-        optimizer = make_optimizer(self.model, self.config)
-        window = Sums()
-        began = self._clock = time.perf_counter()
+        self._clock = time.perf_counter()
+        self._began = self._clock - self.progress.spent.seconds
+        self._first_step = self.progress.spent.step + 1
         self.model.train()
-        with display.training() as show, self._source() as source:
-            while (before := budget.progress(self.spent)) < 1:
-                rate = learning_rate(self.config, budget.middle_of_step(self.spent))
-                self._step(optimizer, source, rate)
-                self.spent.seconds = time.perf_counter() - began
-                after = self._waiting[-1].progress = budget.progress(self.spent)
-                due = (self.spent, before, after)
-                log = after == 1 or self.spent.step % self.config.log_every == 0
-                save = after == 1 or is_due(self.config.checkpoint_every, CHECKPOINTS_A_RUN, *due)
-                check = after == 1 or is_due(self.config.validate_every, VALIDATIONS_A_RUN, *due)
-                # A look at the losses waits for the device: a GPU is given the next steps first.
-                if not self._works_on_its_own or self.spent.step == 1 or log or save or check:
-                    grad_norm = self._look(window)
-                if log:
-                    self._log(metrics, window, grad_norm, rate)
-                    show(after, self.spent.step, {**window.means(), **window.throughput()})
-                    window = Sums()
-                housekeeping = time.perf_counter()
-                if save:
-                    self._save_checkpoint(optimizer)
-                if check:
-                    self._validate(metrics)
-                self.draw_curves()
-                self._clock += time.perf_counter() - housekeeping
+        try:
+            with self.display.training() as show, self._source() as source:
+                while self.share_spent < 1:
+                    try:
+                        self._go_on(source, show)
+                    except _Diverged as event:
+                        self._roll_back(event)
+        except Exception:
+            with contextlib.suppress(OSError):  # a checkpoint that is under way shall be whole
+                self.checkpoints.wait()
+            raise
+        self.checkpoints.wait()
+
+    def _go_on(
+        self,
+        source: Batches | BatchesAhead,
+        show: Callable[[float, int, dict[str, float]], None],
+    ) -> None:
+        """One step, and what is due after it; the checkpoint last, so that it has all of that."""
+        config, progress, spent = self.config, self.progress, self.progress.spent
+        before = self.share_spent
+        rate = learning_rate(config, self._budget.middle_of_step(spent))
+        self._step(source, rate)
+        spent.seconds = time.perf_counter() - self._began
+        after = self._last.progress = self.share_spent
+        due = (spent, before, after)
+        log = after == 1 or spent.step % config.log_every == 0
+        check = after == 1 or is_due(config.validate_every, VALIDATIONS_A_RUN, *due)
+        save = after == 1 or is_due(config.checkpoint_every, CHECKPOINTS_A_RUN, *due)
+        stop = self.stop.by is not None
+        # A look at the losses waits for the device: a GPU is given the next steps first.
+        wanted = spent.step == self._first_step or log or check or save or stop
+        if wanted or not self._works_on_its_own or len(self._waiting) >= _MOST_WAITING:
+            grad_norm = self._look()
+        if log:
+            window = progress.window
+            self._log(window, grad_norm, rate)
+            show(after, spent.step, {**window.means(), **window.throughput()})
+            progress.window = Sums()
+        housekeeping = time.perf_counter()
+        if check or save or stop:
+            self._watch_weights()
+        if check:
+            self._validate()
+        self.draw_curves()
+        if save or stop:
+            self._save_checkpoint()
+        self.checkpoints.check()
+        self._clock += time.perf_counter() - housekeeping
+        if stop:
+            self.checkpoints.wait()
+            self.stop.raise_if_asked()
 
     @property
     def _works_on_its_own(self) -> bool:
@@ -138,22 +221,21 @@ class Loop:
             return BatchesAhead(self.batches, pin_memory=True)
         return nullcontext(self.batches)
 
-    def _step(
-        self, optimizer: torch.optim.Optimizer, source: Batches | BatchesAhead, rate: float
-    ) -> None:
+    def _step(self, source: Batches | BatchesAhead, rate: float) -> None:
         """One step on the next batch, given to the device."""
-        for group in optimizer.param_groups:
+        spent, number = self.progress.spent, self.progress.batch_number
+        for group in self._optimizer.param_groups:
             group["lr"] = rate
         with self.phase("data"):
-            batch = source.batch(self.spent.step)
+            batch = source.batch(number)
         try:
             result = train_step(
                 self.model,
-                optimizer,
+                self._optimizer,
                 batch,
                 micro_batch_size=self.micro_batch_size,
                 max_grad_norm=self.config.max_grad_norm,
-                dropout_key=int(random_bits(self.config.seed, Stream.DROPOUT, self.spent.step)[0]),
+                dropout_key=int(random_bits(self.config.seed, Stream.DROPOUT, spent.step)[0]),
                 device=self.device,
                 autocast=autocast(self.device, self.config.precision),
                 phase=self.phase,
@@ -163,16 +245,17 @@ class Loop:
                 f"{self.micro_batch_size} sequences at once do not fit in the memory of "
                 f"{self.device.type}; lower --micro-batch-size."
             ) from error
-        self.spent.step += 1
-        self.spent.pairs += batch.num_sequences
-        self.spent.tokens += batch.num_tokens
-        self._waiting.append(_Taken(self.spent.step, batch, result))
+        spent.step += 1
+        spent.pairs += batch.num_sequences
+        spent.tokens += batch.num_tokens
+        self._last = _Taken(spent.step, number, batch, result)
+        self._waiting.append(self._last)
 
-    def _look(self, window: Sums) -> float:
+    def _look(self) -> float:
         """Add up the steps that wait; the gradient's norm of the last one.
 
         Raises:
-            DivergenceError: one of them was not finite.
+            _Diverged: the loss of one of them did.
         """
         rows = [
             torch.stack([*taken.result.losses, taken.result.grad_norm, taken.result.is_finite])
@@ -183,38 +266,57 @@ class Loop:
         seconds = (now - self._clock) / len(figures)
         self._clock = now
         for taken, (mlm, nsp, _, is_finite) in zip(self._waiting, figures, strict=True):
-            if not is_finite:
-                raise self._diverged(
-                    "The loss or its gradient is no longer a finite number", taken.step
-                )
-            window.add(Losses(mlm, nsp), taken.batch, seconds)
+            self._watch(Losses(mlm, nsp), bool(is_finite), taken)
+            self.progress.window.add(Losses(mlm, nsp), taken.batch, seconds)
             self._add_up(Losses(mlm, nsp), taken, seconds)
         self._waiting = []
         return float(figures[-1][2])
 
-    def _add_up(self, losses: Losses, taken: _Taken, seconds: float) -> None:
-        if taken.step == 1:
-            self.totals.first_step_seconds = seconds
-        else:
-            self.totals.timed.add(losses, taken.batch, seconds)
-        if taken.progress > _CLOSING_PROGRESS:
-            self.totals.closing.add(losses, taken.batch, seconds)
-        self.totals.cut_pairs += taken.batch.num_cut_pairs
-        self.totals.cut_tokens += taken.batch.num_cut_tokens
+    def _watch(self, losses: Losses, is_finite: bool, taken: _Taken) -> None:
+        """Hold a step's loss against those before it. Raises: `_Diverged`."""
+        if not is_finite:
+            raise _Diverged("the loss or its gradient is not a finite number", taken)
+        batch, mean = taken.batch, self.progress.mean_loss
+        loss = losses.mlm / max(batch.num_masked, 1) + losses.nsp / batch.num_sequences
+        if mean is None:
+            mean = loss
+        elif self.config.spike_factor and loss > max(
+            self.config.spike_factor * mean, mean + _LEAST_SPIKE
+        ):
+            raise _Diverged(f"the loss rose to {loss:.3f} from a mean of {mean:.3f}", taken)
+        self.progress.mean_loss = mean + (loss - mean) / _MEAN_OVER
 
-    def _log(self, metrics: MetricsFile, window: Sums, grad_norm: float, rate: float) -> None:
+    def _watch_weights(self) -> None:
+        """Raise `_Diverged` if an update overflowed, which losses and gradients did not tell."""
+        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
+            raise _Diverged("the weights are not finite numbers", self._last)
+
+    def _add_up(self, losses: Losses, taken: _Taken, seconds: float) -> None:
+        totals = self.progress.totals
+        self.seconds += seconds
+        if taken.step == self._first_step:
+            totals.first_step_seconds = seconds
+        else:
+            totals.timed.add(losses, taken.batch, seconds)
+        if taken.progress > _CLOSING_PROGRESS:
+            totals.closing.add(losses, taken.batch, seconds)
+        totals.cut_pairs += taken.batch.num_cut_pairs
+        totals.cut_tokens += taken.batch.num_cut_tokens
+
+    def _log(self, window: Sums, grad_norm: float, rate: float) -> None:
+        spent = self.progress.spent
         figures = {
             **window.means(),
             "learning_rate": rate,
             "grad_norm": grad_norm,
-            "pairs": self.spent.pairs,
-            "tokens": self.spent.tokens,
-            "seconds": self.spent.seconds,
+            "pairs": spent.pairs,
+            "tokens": spent.tokens,
+            "seconds": spent.seconds,
             **window.throughput(),
         }
-        metrics.write(self.spent.step, figures)
+        self.metrics.write(spent.step, figures)
 
-    def _validate(self, metrics: MetricsFile) -> None:
+    def _validate(self) -> None:
         if self.validation is None:
             return
         with autocast(self.device, self.config.precision):
@@ -225,22 +327,48 @@ class Loop:
                 micro_batch_size=self.micro_batch_size,
                 most_pairs=self.config.validation_pairs,
             )
-        metrics.write(self.spent.step, found.metrics())
+        figures = found.metrics()
+        if not all(map(math.isfinite, figures.values())):
+            raise _Diverged("the validation loss is not a finite number", self._last)
+        self.metrics.write(self.progress.spent.step, figures)
 
-    def _diverged(self, what: str, step: int) -> DivergenceError:
-        kept = list_checkpoints(self.run)
-        where = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint was due yet"
-        return DivergenceError(f"{what}, at step {step}; {where}. Lower --learning-rate.")
+    def _save_checkpoint(self) -> None:
+        self.progress.metrics_bytes = self.metrics.flush()
+        self.checkpoints.save(self.model, self._optimizer, self.tokenizer, self.progress)
 
-    def _save_checkpoint(self, optimizer: torch.optim.Optimizer) -> None:
-        # The step looked at losses and gradients; the update itself may have overflowed.
-        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
-            raise self._diverged("The weights are no longer finite numbers", self.spent.step)
-        save_checkpoint(
-            self.run,
-            self.model,
-            optimizer,
-            self.tokenizer,
-            self.spent,
-            keep=self.config.keep_checkpoints,
+    def _roll_back(self, event: _Diverged) -> None:
+        """Go back to the last checkpoint, with the batch on which the loss diverged left out.
+
+        What a process that is killed after this does again comes out the same: the batch diverges
+        again.
+
+        Raises:
+            DivergenceError: this has been done often enough.
+        """
+        step, skipped = event.taken.step, self.progress.skipped
+        self.checkpoints.wait()
+        if len(skipped) >= self.config.max_rollbacks:
+            kept = self.checkpoints.newest()
+            where = f"the last good checkpoint is {kept}" if kept else "no checkpoint was due yet"
+            often = f" (after {len(skipped)} rollbacks)" if skipped else ""
+            raise DivergenceError(
+                f"At step {step} {event}{often}; {where}. "
+                "Begin another run with a lower --learning-rate or a longer --warmup-ratio."
+            )
+        self.begin(self.checkpoints.newest_whole(self.display.say))
+        progress = self.progress
+        progress.skipped = [*skipped, event.taken.number]
+        # The time that was lost is given back, as to a run that is killed and resumed.
+        self._clock = time.perf_counter()
+        self._began = self._clock - progress.spent.seconds
+        figures = {
+            "rolled_back_from": step,
+            "reason": str(event),
+            "skipped_batch": event.taken.number,
+            "rollbacks": len(progress.skipped),
+        }
+        self.metrics.write(progress.spent.step, figures)
+        self.display.say(
+            f"At step {step} {event}: back to step {progress.spent.step}, and on without the batch "
+            f"(rollback {len(progress.skipped)} of {self.config.max_rollbacks} at most)."
         )

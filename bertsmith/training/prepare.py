@@ -14,7 +14,7 @@ from bertsmith.corpus import Corpus, open_corpus
 from bertsmith.data.batches import Batches
 from bertsmith.data.pairs import NUM_SPECIAL_IN_PAIR, make_pairing
 from bertsmith.data.store import TokenStore, build_store
-from bertsmith.errors import DataError
+from bertsmith.errors import DataError, RunError
 from bertsmith.evaluation.held_out import evaluation_batches
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.display import Display
@@ -32,8 +32,18 @@ class Prepared:
     """What corpus.json says."""
 
 
-def prepare(data: DataConfig, *, batch_size: int, seed: int, display: Display) -> Prepared:
+def prepare(
+    data: DataConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    display: Display,
+    tokenizer: Tokenizer | None = None,
+) -> Prepared:
     """Read the corpus, train its tokenizer, tokenize it, and lay out the pairs.
+
+    Args:
+        tokenizer: that of the run which is resumed; None: one is trained.
 
     Raises:
         BertsmithError: the corpus, the vocabulary or the pairs do not suffice.
@@ -45,26 +55,29 @@ def prepare(data: DataConfig, *, batch_size: int, seed: int, display: Display) -
             validation_fraction=data.validation_fraction,
             progress=lambda name, done, total: progress(done, total),
         )
-    with display.stage("Reading text, building the vocabulary"):
-        tokenizer = Tokenizer.train(
-            corpus.read("train"),
-            kind=data.tokenizer,
-            pretokenized=corpus.pretokenized,
-            lowercase=data.lowercase,
-            min_frequency=data.min_frequency,
-            vocab_size=data.vocab_size,
-            max_length=data.max_length,
-        )
+    if tokenizer is None:
+        with display.stage("Reading text, building the vocabulary"):
+            tokenizer = Tokenizer.train(
+                corpus.read("train"),
+                kind=data.tokenizer,
+                pretokenized=corpus.pretokenized,
+                lowercase=data.lowercase,
+                min_frequency=data.min_frequency,
+                vocab_size=data.vocab_size,
+                max_length=data.max_length,
+            )
     display.say(f"Vocabulary: {tokenizer.vocab_size:,} entries ({data.tokenizer}).")
     report: dict[str, Any] = {
         "corpus": corpus.name,
         "vocabulary_entries": tokenizer.vocab_size,
+        "sha256": {"tokenizer": tokenizer.sha256()},
         "splits": {},
     }
     stores = {}
     for split in ("train", "validation"):
         if split in corpus.splits:
             stores[split], report["splits"][split] = _store(corpus, split, tokenizer, data, display)
+            report["sha256"][split] = stores[split].sha256()
     batches = _training_batches(stores["train"], tokenizer, data, batch_size, seed)
     report["splits"]["train"]["pairs"] = batches.num_pairs
     validation = None
@@ -80,6 +93,24 @@ def prepare(data: DataConfig, *, batch_size: int, seed: int, display: Display) -
     for split, counts in report["splits"].items():
         display.say(_describe(split, counts, data.max_length))
     return Prepared(tokenizer=tokenizer, batches=batches, validation=validation, report=report)
+
+
+def refuse_other_text(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Hold the report of a resumed run's text against what corpus.json says of it.
+
+    Raises:
+        RunError: the text or the vocabulary is not the same.
+    """
+    old, new = before.get("sha256"), now["sha256"]
+    if old == new:
+        return
+    old = old if isinstance(old, dict) else {}
+    parts = sorted(part for part in {*old, *new} if old.get(part) != new.get(part))
+    raise RunError(
+        "A resumed run must have the text and the vocabulary that it began with; `corpus` "
+        f"({before.get('corpus')} before, {now['corpus']} now) gives another "
+        f"{' and another '.join(parts)}. Restore it, or begin another run."
+    )
 
 
 def report_json(report: dict[str, Any]) -> str:

@@ -1,17 +1,21 @@
-"""A whole run: prepare, train, validate, save, draw."""
+"""A whole run, or the rest of one: prepare, train, validate, save, draw."""
 
 from __future__ import annotations
 
+import math
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bertsmith.config import BUDGETS, PretrainConfig, to_toml
+from bertsmith.config import BUDGETS, PretrainConfig, held, to_toml
 from bertsmith.corpus import absolute_names
 from bertsmith.data.store import log_frequencies
-from bertsmith.errors import RunError
+from bertsmith.errors import DivergenceError, RunError, RunStopped
 from bertsmith.evaluation.held_out import evaluate
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import (
@@ -23,15 +27,21 @@ from bertsmith.model.device import (
     keep_freed_memory,
 )
 from bertsmith.model.flops import matrix_product_rate, training_flops
-from bertsmith.model.hugging_face import save_model
+from bertsmith.model.hugging_face import Snapshot
 from bertsmith.model.locate import MODEL_FOLDER
 from bertsmith.report.metrics_file import MetricsFile
-from bertsmith.training.checkpoint import whole_folder
+from bertsmith.tokenizer import Tokenizer
+from bertsmith.training.budget import Budget
+from bertsmith.training.checkpoint import STATE_FILE, Checkpoints
 from bertsmith.training.display import Display
+from bertsmith.training.durable import whole_folder
+from bertsmith.training.earlier import EarlierRun
 from bertsmith.training.loop import Loop
 from bertsmith.training.phases import PhaseClock, describe, unmeasured
-from bertsmith.training.prepare import Prepared, prepare, report_json
+from bertsmith.training.prepare import Prepared, prepare, refuse_other_text, report_json
+from bertsmith.training.progress import Progress
 from bertsmith.training.run_folder import RunFolder, default_output
+from bertsmith.training.stop import StopRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +84,7 @@ def run_pretraining(
     *,
     output: Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     quiet: bool = False,
     profile: bool = False,
 ) -> Run:
@@ -83,56 +94,208 @@ def run_pretraining(
         config: all settings; see `bertsmith.config.resolve`.
         output: the run's folder; default: a fresh one under `runs/`.
         overwrite: replace a run that is in `output`.
+        resume: go on with the run that is in `output`; begin one if there is none.
         quiet: show no progress.
         profile: measure where the time of a step goes; on a GPU this slows it.
 
     Raises:
         BertsmithError: something the user can mend; nothing is half-written.
+        RunStopped: a signal asked for it; `resume` goes on.
     """
+    if resume and overwrite:
+        raise RunError("A run is resumed or replaced; give --resume or --overwrite, not both.")
+    if resume and output is None:
+        raise RunError("--resume needs the folder of the run to go on with; give --output.")
     display = Display(quiet=quiet)
     device = choose_device(config.training.device)
     config = _settled(config, device)
     path = output or default_output(config.data.corpus, config.preset)
-    folder = RunFolder(path, overwrite=overwrite)
+    folder = RunFolder(path, overwrite=overwrite, resume=resume)
+    checkpoints = Checkpoints(
+        path, keep=config.training.keep_checkpoints, keep_every=config.training.keep_every
+    )
     try:
-        prepared = prepare(
-            config.data,
-            batch_size=config.training.batch_size,
-            seed=config.training.seed,
+        earlier = EarlierRun.read(path) if resume and folder.has_run else None
+        if resume and earlier is None:
+            display.say(f"There is no run in {path} yet: beginning one.")
+        job = _Job(
+            config=config,
+            folder=folder,
+            checkpoints=checkpoints,
+            device=device,
             display=display,
+            clock=PhaseClock(device) if profile else None,
         )
-        clock = PhaseClock(device) if profile else None
-        metrics = _write_run(config, prepared, folder, device, display, clock)
+        metrics = job.begin() if earlier is None else job.resume(earlier)
     finally:
-        folder.release()
+        checkpoints.then(folder.release)
     return Run(output=path, metrics=metrics)
 
 
-def _write_run(
-    config: PretrainConfig,
-    prepared: Prepared,
-    folder: RunFolder,
-    device: torch.device,
-    display: Display,
-    clock: PhaseClock | None,
-) -> dict[str, Any]:
-    """Train, and turn the system's refusals to write into one that names the folder."""
-    path = folder.path
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What a run is made of, from the lock on its folder to the lock's release."""
+
+    config: PretrainConfig
+    folder: RunFolder
+    checkpoints: Checkpoints
+    device: torch.device
+    display: Display
+    clock: PhaseClock | None
+
+    def begin(self) -> dict[str, Any]:
+        """A run from its beginning; the closing figures."""
+        prepared = self._prepare(None)
+        with self._ending_well():
+            self.folder.begin(to_toml(self.config), report_json(prepared.report))
+            return self._train(prepared, None)
+
+    def resume(self, earlier: EarlierRun) -> dict[str, Any]:
+        """The rest of a run; nothing is changed before all that can be refused has been."""
+        path, progress = self.folder.path, None
+        earlier.refuse_drift(self.config)
+        same_budget = earlier.has_budget_of(self.config)
+        if earlier.is_finished and same_budget:
+            self.display.say(f"The run {path} is finished; a larger budget would go on with it.")
+            return {**earlier.last_line, "output": str(path)}
+        with _written_to(path):  # damaged checkpoints are renamed
+            newest = self.checkpoints.newest_whole(self.display.say)
+        if newest is not None:
+            progress = Progress.read(newest / STATE_FILE)
+            earlier.refuse_drift(self.config, progress)
+        prepared = self._prepare(newest)
+        refuse_other_text(earlier.report, prepared.report)
+        if progress is not None and not same_budget:
+            spent = progress.spent
+            budget = Budget.of(self.config.training, prepared.batches.num_pairs)
+            if budget.progress(spent) == 1:
+                raise RunError(
+                    f"The budget must be over what the run has done, {spent.step:,} steps "
+                    f"({spent.tokens:,} tokens, {spent.seconds / 60:.1f} minutes); give more."
+                )
+        with self._ending_well():
+            return self._train(prepared, newest, resumes=True)
+
+    def _prepare(self, newest: Path | None) -> Prepared:
+        """The text, with the vocabulary of the checkpoint `newest`, or a new one."""
+        data, training = self.config.data, self.config.training
+        tokenizer = None
+        if newest is not None:
+            tokenizer = Tokenizer.load(newest, default_max_length=data.max_length)
+        return prepare(
+            data,
+            batch_size=training.batch_size,
+            seed=training.seed,
+            display=self.display,
+            tokenizer=tokenizer,
+        )
+
+    @contextmanager
+    def _ending_well(self) -> Iterator[None]:
+        """Say what a signal, or a disk that does not take what is written, leaves behind."""
+        path = self.folder.path
+        try:
+            with _written_to(path):
+                yield
+        except RunStopped as stopped:
+            newest = self.checkpoints.newest()
+            kept = f"{newest} is written" if newest else "there is no checkpoint yet"
+            raise RunStopped(
+                stopped.by,
+                f"stopped by {stopped.by.name}; {kept}. "
+                f"To go on: bertsmith pretrain --resume --output {shlex.quote(str(path))}",
+            ) from None
+
+    def _train(
+        self, prepared: Prepared, newest: Path | None, *, resumes: bool = False
+    ) -> dict[str, Any]:
+        """Train from a checkpoint on, or from the beginning; validate, save, draw."""
+        # Imported here: matplotlib takes most of a second to load, which no one should wait for
+        # twice.
+        from bertsmith.report.curves import curves_png, save_curves
+
+        config, run, display = self.config, self.folder.path, self.display
+        model = Bert(config.model, prepared.tokenizer.vocab_size).to(self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        num_parameters = sum(p.numel() for p in model.parameters())
+        display.say(
+            f"Model: {config.preset}, {num_parameters:,} parameters, "
+            f"on {describe_device(self.device)}."
+        )
+        stop = StopRequest()
+        with stop.heard(), MetricsFile(run) as metrics:
+            loop = Loop(
+                model=model,
+                initialise=lambda model: _initialise(model, config, prepared),
+                batches=prepared.batches,
+                validation=prepared.validation,
+                tokenizer=prepared.tokenizer,
+                config=config.training,
+                metrics=metrics,
+                checkpoints=self.checkpoints,
+                stop=stop,
+                display=display,
+                device=self.device,
+                micro_batch_size=config.training.micro_batch_size or config.training.batch_size,
+                held=held(config),
+                phase=self.clock or unmeasured,
+                draw_curves=lambda: display.picture(
+                    lambda: save_curves(run), lambda: curves_png(run)
+                ),
+            )
+            loop.begin(newest)
+            if resumes:
+                # Not before the log is cut: its last line may say that the run is finished.
+                self.folder.go_on(to_toml(config))
+                display.say(f"Going on with {run} after step {loop.progress.spent.step:,}.")
+            loop.train()
+            # What is left can be done again in a moment: a signal need not wait for it.
+            stop.leave_at_once()
+            closing = {
+                **_closing(loop, num_parameters),
+                **_utilisation(loop, config),
+                **_validate(loop, config, prepared, display),
+            }
+            if self.clock:
+                closing["phase_seconds"] = self.clock.parts(loop.seconds)
+            snapshot = Snapshot.of(model, prepared.tokenizer)
+            with whole_folder(run / MODEL_FOLDER) as folder:
+                snapshot.write(folder)
+            save_curves(run)
+            # This line says that the run is finished; what is killed before it is finished again.
+            metrics.write(loop.progress.spent.step, {"finished": True, **closing})
+            metrics.flush()
+        display.plot(lambda: curves_png(run))
+        return {**closing, "output": str(run)}
+
+
+@contextmanager
+def _written_to(run: Path) -> Iterator[None]:
+    """What the system refuses to write inside is turned into an error that names the folder."""
     try:
-        folder.begin(to_toml(config), report_json(prepared.report))
-        return _train(config, prepared, path, device, display, clock)
+        yield
     except OSError as error:
         raise RunError(
-            f"Cannot write to {path}: {error.strerror or error}. "
-            "Checkpoints that are there are whole."
+            f"Cannot write to {run}: {error.strerror or error}. "
+            "Checkpoints that are there are whole; --resume goes on from the last one."
         ) from error
+
+
+def _initialise(model: Bert, config: PretrainConfig, prepared: Prepared) -> None:
+    """Draw the first weights."""
+    model.initialize(config.training.seed)
+    if config.training.mlm_bias_init == "frequency":
+        # The head then starts as good as word counts alone can be, and has only context to learn.
+        prior = log_frequencies(prepared.batches.store, prepared.tokenizer)
+        model.mlm_head.bias.data.copy_(torch.from_numpy(prior))
 
 
 def _settled(config: PretrainConfig, device: torch.device) -> PretrainConfig:
     """`config` with what was left open filled in, as it is written down to be repeated.
 
     Paths are made absolute; a config built by hand without a budget gets one epoch; the micro-batch
-    size is set, because sums round by it.
+    size and the precision are set, because sums round by them.
     """
     training = config.training
     if all(getattr(training, name) is None for name in BUDGETS):
@@ -140,77 +303,28 @@ def _settled(config: PretrainConfig, device: torch.device) -> PretrainConfig:
     if training.micro_batch_size is None:
         size = default_micro_batch_size(device, config.model, config.data.max_length)
         training = replace(training, micro_batch_size=min(size, training.batch_size))
+    if training.precision == "auto":  # a resumed run computes as before, whatever its device
+        is_half = compute_dtype(device, "auto") == torch.bfloat16
+        training = replace(training, precision="bfloat16" if is_half else "float32")
     data = replace(config.data, corpus=absolute_names(config.data.corpus))
     return replace(config, data=data, training=training)
 
 
-def _train(
-    config: PretrainConfig,
-    prepared: Prepared,
-    run: Path,
-    device: torch.device,
-    display: Display,
-    clock: PhaseClock | None,
-) -> dict[str, Any]:
-    # Imported here: matplotlib takes most of a second to load, which no one should wait for twice.
-    from bertsmith.report.curves import curves_png, save_curves
-
-    model = Bert(config.model, prepared.tokenizer.vocab_size)
-    model.initialize(config.training.seed)
-    if config.training.mlm_bias_init == "frequency":
-        # The head then starts as good as word counts alone can be, and has only context to learn.
-        prior = log_frequencies(prepared.batches.store, prepared.tokenizer)
-        model.mlm_head.bias.data.copy_(torch.from_numpy(prior))
-    model.to(device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    num_parameters = sum(p.numel() for p in model.parameters())
-    display.say(
-        f"Model: {config.preset}, {num_parameters:,} parameters, on {describe_device(device)}."
-    )
-    loop = Loop(
-        model=model,
-        batches=prepared.batches,
-        validation=prepared.validation,
-        tokenizer=prepared.tokenizer,
-        config=config.training,
-        run=run,
-        device=device,
-        micro_batch_size=config.training.micro_batch_size or config.training.batch_size,
-        phase=clock or unmeasured,
-        draw_curves=lambda: display.picture(lambda: save_curves(run), lambda: curves_png(run)),
-    )
-    with MetricsFile(run) as metrics:
-        loop.train(display, metrics)
-        closing = {
-            **_closing(loop, num_parameters),
-            **_utilisation(loop, config),
-            **_validate(loop, config, prepared, display),
-        }
-        if clock:
-            steps = loop.totals.first_step_seconds + loop.totals.timed.seconds
-            closing["phase_seconds"] = clock.parts(steps)
-        metrics.write(loop.spent.step, {"finished": True, **closing})
-    with whole_folder(run / MODEL_FOLDER) as folder:
-        save_model(model, prepared.tokenizer, folder)
-    save_curves(run)
-    display.plot(lambda: curves_png(run))
-    return {**closing, "output": str(run)}
-
-
 def _closing(loop: Loop, num_parameters: int) -> dict[str, Any]:
     # A run of one step has no other steps to time.
-    timed = loop.totals.timed if loop.spent.step > 1 else loop.totals.closing
+    spent, totals = loop.progress.spent, loop.progress.totals
+    timed = totals.timed if totals.timed.num_tokens else totals.closing
     return {
-        **loop.totals.closing.means(),
+        **totals.closing.means(),
         **timed.throughput(),
-        "first_step_seconds": loop.totals.first_step_seconds,
-        "steps": loop.spent.step,
-        "pairs": loop.spent.pairs,
-        "tokens": loop.spent.tokens,
-        "seconds": loop.spent.seconds,
-        "cut_pairs": loop.totals.cut_pairs,
-        "cut_tokens": loop.totals.cut_tokens,
+        "first_step_seconds": totals.first_step_seconds,
+        "steps": spent.step,
+        "pairs": spent.pairs,
+        "tokens": spent.tokens,
+        "seconds": spent.seconds,
+        "cut_pairs": totals.cut_pairs,
+        "cut_tokens": totals.cut_tokens,
+        "rollbacks": len(loop.progress.skipped),
         "parameters": num_parameters,
         "vocabulary_entries": loop.tokenizer.vocab_size,
         "device": describe_device(loop.device),
@@ -219,7 +333,8 @@ def _closing(loop: Loop, num_parameters: int) -> dict[str, Any]:
 
 def _utilisation(loop: Loop, config: PretrainConfig) -> dict[str, float]:
     """What share of the machine's matrix-product rate the steps used."""
-    timed = loop.totals.timed if loop.spent.step > 1 else loop.totals.closing
+    totals = loop.progress.totals
+    timed = totals.timed if totals.timed.num_tokens else totals.closing
     flops = training_flops(config.model, loop.tokenizer.vocab_size, timed)
     rate = flops / max(timed.seconds, 1e-9)
     peak = matrix_product_rate(loop.device, compute_dtype(loop.device, config.training.precision))
@@ -241,10 +356,16 @@ def _validate(
         display.stage("Validating") as progress,
         autocast(loop.device, config.training.precision),
     ):
-        return evaluate(
+        figures = evaluate(
             loop.model,
             prepared.validation,
             device=loop.device,
             micro_batch_size=loop.micro_batch_size,
             progress=progress,
         ).metrics()
+    if not all(map(math.isfinite, figures.values())):
+        raise DivergenceError(
+            "The validation loss at the end is not a finite number. "
+            "Begin another run with a lower --learning-rate."
+        )
+    return figures

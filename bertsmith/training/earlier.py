@@ -1,0 +1,63 @@
+"""What a run that is resumed was before, and what must be as it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from bertsmith.config import BUDGETS, RUN_CONFIG_FILE, PretrainConfig, drift, held, resolve
+from bertsmith.errors import RunError
+from bertsmith.model.hugging_face import read_json
+from bertsmith.report.metrics_file import last_metrics
+from bertsmith.training.progress import Progress
+from bertsmith.training.run_folder import CORPUS_FILE
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierRun:
+    """The run that is in a folder."""
+
+    config: PretrainConfig
+    report: dict[str, Any]
+    """Of its text: corpus.json."""
+    last_line: dict[str, Any]
+    """Of its metrics.jsonl; empty if there is none."""
+
+    @classmethod
+    def read(cls, run: Path) -> Self:
+        """From its folder. Raises: `BertsmithError` for files that are not a run's."""
+        return cls(
+            config=resolve(file=run / RUN_CONFIG_FILE),
+            report=read_json(run / CORPUS_FILE),
+            last_line=last_metrics(run),
+        )
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its budget is spent and its model is saved."""
+        return self.last_line.get("finished") is True and "mlm_loss" in self.last_line
+
+    def has_budget_of(self, config: PretrainConfig) -> bool:
+        """Whether `config` ends where it was to end."""
+        return all(
+            getattr(self.config.training, name) == getattr(config.training, name)
+            for name in BUDGETS
+        )
+
+    def refuse_drift(self, config: PretrainConfig, progress: Progress | None = None) -> None:
+        """Refuse to compute something else than before.
+
+        Args:
+            config: what is asked for.
+            progress: of the checkpoint, which no hand has changed; None: config.toml counts.
+
+        Raises:
+            RunError: the fields that differ are named.
+        """
+        before = held(self.config) if progress is None else progress.held
+        if changes := drift(before, held(config)):
+            raise RunError(
+                f"A resumed run must be as it was but for its budget and how it runs; got "
+                f"{', '.join(changes)}. Leave these out, or begin another run."
+            )

@@ -1,0 +1,88 @@
+"""How far a run is: all that going on needs beside weights and moments."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bertsmith.errors import ModelError
+from bertsmith.model.hugging_face import read_json
+from bertsmith.training.budget import Spent
+from bertsmith.training.sums import Sums
+
+_FORMAT = 2
+_MOST = 2**53  # beyond it a JSON number is not exact everywhere
+
+
+@dataclass(kw_only=True)
+class Totals:
+    """What a run adds up for its closing lines."""
+
+    closing: Sums = field(default_factory=Sums)
+    """Over the last tenth of the budget."""
+    timed: Sums = field(default_factory=Sums)
+    """Over all steps but the first of each process, which also warms caches and kernels up."""
+    first_step_seconds: float = 0.0
+    cut_pairs: int = 0
+    cut_tokens: int = 0
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """The counts of a run; batches, masks and dropout follow from the seed and the step in them."""
+
+    spent: Spent = field(default_factory=Spent)
+    totals: Totals = field(default_factory=Totals)
+    window: Sums = field(default_factory=Sums)
+    """Steps since the last line of the log."""
+    mean_loss: float | None = None
+    """Running mean of the steps' losses, against which a spike is measured."""
+    skipped: list[int] = field(default_factory=list)
+    """Numbers of the batches that were left out because the loss diverged on them."""
+    metrics_bytes: int = 0
+    """How long metrics.jsonl was."""
+    budget: str = ""
+    """Whose last tenth `totals.closing` is of."""
+    held: dict[str, Any] = field(default_factory=dict)
+    """The settings that say what is computed, as `bertsmith.config.held` gives them."""
+
+    @property
+    def batch_number(self) -> int:
+        """The number of the next step's batch: the step's own, but for the batches left out."""
+        number = self.spent.step
+        for skipped in sorted(self.skipped):
+            number += skipped <= number
+        return number
+
+    def to_json(self) -> dict[str, Any]:
+        """As training_state.json holds it; Python writes floats so that they come back exactly."""
+        return {"format": _FORMAT, **asdict(self)}
+
+    @staticmethod
+    def read(path: Path) -> Progress:
+        """From training_state.json. Raises: `ModelError` if it is anything else."""
+        found = read_json(path)
+        version = found.pop("format", None)
+        if version != _FORMAT:
+            raise ModelError(f"{path} must be of format {_FORMAT}; it is of {version!r}.")
+        try:
+            progress = msgspec.convert(found, Progress)
+        except msgspec.ValidationError as error:
+            raise ModelError(f"{path} is not the state of a run: {error}.") from error
+        if not all(0 <= number <= _MOST for number in _numbers(found)):
+            raise ModelError(f"{path} is not the state of a run: a number in it is impossible.")
+        return progress
+
+
+def _numbers(value: Any) -> list[float]:
+    """All numbers in a JSON value; what is none, as NaN, comes out as infinite."""
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return [number for part in inner for number in _numbers(part)]
+    if isinstance(value, int | float):
+        return [value if math.isfinite(value) else math.inf]
+    return []

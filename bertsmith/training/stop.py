@@ -1,0 +1,66 @@
+"""Signals that ask a run to stop: from a terminal, a batch scheduler, a container's host.
+
+SIGINT, SIGTERM and SIGUSR1 let the step end and a checkpoint be written. A SIGINT after that, or
+any of them when there is nothing left to save, leaves at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from bertsmith.errors import RunStopped
+
+_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+]
+
+
+class StopRequest:
+    """Whether one of the signals came.
+
+    Attributes:
+        by: the first one that came, or None.
+    """
+
+    def __init__(self) -> None:
+        self.by: signal.Signals | None = None
+        self._saves = True
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Listen inside; only the main thread can, and elsewhere nothing is changed."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def leave_at_once(self) -> None:
+        """From here on there is nothing to save: raise `RunStopped` as soon as a signal comes."""
+        self._saves = False
+        self.raise_if_asked()
+
+    def raise_if_asked(self) -> None:
+        """Raise `RunStopped` if a signal came."""
+        if self.by is not None:
+            raise RunStopped(self.by)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.by is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.by is None:
+            self.by = signal.Signals(number)
+            if self._saves and number == signal.SIGINT:
+                # Straight to the descriptor: a handler may come in the midst of another print.
+                os.write(2, b"\nbertsmith: ending the step; Ctrl-C again leaves at once.\n")
+        if not self._saves:
+            raise RunStopped(self.by)

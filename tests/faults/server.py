@@ -1,0 +1,76 @@
+"""Runs `bertsmith` in forked children: one JSON object in, two out, a line each.
+
+In:  {"arguments": […], "log": file, "under": folder, "at": number, "error": errno or -1 to kill,
+      "alarm": seconds until death, or 0}
+Out: {"pid": …} when it has begun; {"status": exit status, negative for a signal, "kilobytes": the
+      most memory it held} when it has ended.
+A count of the system calls under the folder is the last line of the log of a child that lived.
+
+Libraries are loaded once, before the first fork, and nothing is computed here: PyTorch's threads
+must begin in the child.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch._dynamo  # what PyTorch's optimizers import on their first use
+
+import bertsmith.report.curves
+from bertsmith.cli.main import main
+from bertsmith.training import pretrain
+from tests.conftest import blank
+
+# What takes most of the time of so small a run, and is no matter here.
+vars(pretrain)["matrix_product_rate"] = lambda device, dtype: 1.0
+vars(bertsmith.report.curves)["draw_curves"] = blank
+
+
+def run(job: dict[str, Any]) -> None:
+    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    status = 99
+    faults = ctypes.CDLL(None)
+    faults.faults_arm(ctypes.c_long(job["at"]), job["error"], os.fsencode(job["under"]))
+    if job["alarm"]:
+        signal.setitimer(signal.ITIMER_REAL, job["alarm"])
+    try:
+        warnings.simplefilter("ignore")
+        main(job["arguments"])
+    except SystemExit as leaving:
+        status = int(leaving.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        count = faults.faults_seen()
+        with Path(job["log"]).open("a") as stream:
+            stream.write(f"\ncalls {count}\n")
+        os._exit(status)
+
+
+def serve() -> None:
+    for line in sys.stdin:
+        job = json.loads(line)
+        pid = os.fork()
+        if not pid:
+            run(job)
+        print(json.dumps({"pid": pid}), flush=True)
+        _, status, usage = os.wait4(pid, 0)
+        exit_status = os.waitstatus_to_exitcode(status)
+        print(json.dumps({"status": exit_status, "kilobytes": usage.ru_maxrss}), flush=True)
+
+
+if __name__ == "__main__":
+    assert torch._dynamo
+    serve()

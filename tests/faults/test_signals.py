@@ -1,0 +1,72 @@
+"""Signals: the step ends, a checkpoint is written, and the way on is said."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from bertsmith.model.locate import list_checkpoints
+from bertsmith.report.metrics_file import read_metrics
+from tests.faults.conftest import (
+    Machine,
+    Result,
+    begin_arguments,
+    result_of,
+    resume_arguments,
+    wait_until,
+)
+
+STEPS = 100
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    machine: Machine, text_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Result:
+    run = tmp_path_factory.mktemp("undisturbed") / "r"
+    assert machine.run(*begin_arguments(text_file, run, STEPS), under=run).status == 0
+    return result_of(run)
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 0), ("SIGUSR1", 0)])
+def test_a_signal_leaves_a_checkpoint_and_the_way_on(
+    machine: Machine, undisturbed: Result, text_file: Path, tmp_path: Path, name: str, status: int
+) -> None:
+    run = tmp_path / "r"
+    pid = machine.begin(*begin_arguments(text_file, run, STEPS), under=run)
+    wait_until(run, 2)
+    os.kill(pid, getattr(signal, name))
+    ended = machine.end()
+    assert ended.status == status, ended
+    *before, line = ended.said
+    assert before == ["bertsmith: ending the step; Ctrl-C again leaves at once."] * (
+        name == "SIGINT"
+    )
+    newest = list_checkpoints(run)[-1]
+    assert f"stopped by {name}" in line
+    assert str(newest) in line
+    assert line.endswith(f"bertsmith pretrain --resume --output {run}")
+    assert int(newest.name.removeprefix("step-")) >= read_metrics(run)[-1]["step"]
+    assert machine.run(*resume_arguments(run), under=run).status == 0
+    assert result_of(run) == undisturbed
+
+
+def test_a_second_interrupt_leaves_at_once(
+    machine: Machine, text_file: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "r"
+    # A step of this size takes seconds: both signals come within one.
+    arguments = [*begin_arguments(text_file, run, STEPS), "--batch-size", "128"]
+    arguments += ["--hidden-size", "1024", "--intermediate-size", "4096", "--log-every", "1"]
+    pid = machine.begin(*arguments, under=run)
+    wait_until(run, 1)
+    os.kill(pid, signal.SIGINT)
+    time.sleep(0.3)  # the first is heard between two micro-batches, of some 50 ms each
+    os.kill(pid, signal.SIGINT)
+    ended = machine.end()
+    assert ended.status == 130, ended
+    assert len(ended.said) == 2
