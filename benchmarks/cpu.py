@@ -13,14 +13,11 @@ real tokens: padding does not count. Writes benchmarks/results/cpu.md.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from benchmarks import sides
-from benchmarks.report import column, processor, times, versions
+from benchmarks.report import column, figures_of, processor, times, versions
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -57,16 +54,7 @@ def main() -> None:
 
 def run_side(side: str, corpus: str, steps: int) -> dict[str, float]:
     """One turn of one side, in a fresh process; its figures."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.sides", side, corpus, str(steps), str(time.time())],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"{side} failed:\n{done.stderr}")
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    return figures_of("benchmarks.sides", side, corpus, str(steps), str(time.time()))
 
 
 def report(rounds: dict[str, list[dict[str, float]]], steps: int, slow_steps: int) -> str:

@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +26,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.report import column, times, versions
+from benchmarks.report import column, figures_of, times, versions
 from bertsmith.config import PretrainConfig, resolve
 from bertsmith.data.ahead import BatchesAhead
 from bertsmith.data.batches import Batch
@@ -262,21 +260,11 @@ def main() -> None:
 
 
 def _in_a_process(side: str, case: str, options: argparse.Namespace) -> dict[str, Any]:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "benchmarks.gpu", "--one", "--sides", side, "--cases", case),
-            *("--corpus", options.corpus, "--steps", str(options.steps)),
-            *("--device", options.device),
-            *(("--batch-size", str(options.batch_size)) if options.batch_size else ()),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
+    return figures_of(
+        *("benchmarks.gpu", "--one", "--sides", side, "--cases", case),
+        *("--corpus", options.corpus, "--steps", str(options.steps), "--device", options.device),
+        *(("--batch-size", str(options.batch_size)) if options.batch_size else ()),
     )
-    if done.returncode:
-        raise SystemExit(f"{side} failed on {case}:\n{done.stderr}")
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return figures
 
 
 def _table(case: str, rounds: dict[str, list[dict[str, Any]]]) -> list[str]:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
+
+
+def figures_of(module: str, *arguments: str) -> dict[str, Any]:
+    """What `python -m module` prints in its last line, as JSON; in a process of its own."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 def column(turns: list[dict[str, float]], name: str, form: str, scale: float = 1) -> str:
