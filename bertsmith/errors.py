@@ -11,6 +11,11 @@ import signal
 class BertsmithError(Exception):
     """Base of every error that the user can mend."""
 
+    def __str__(self) -> str:
+        """The message in one line: what a file brought in must not speak to the terminal."""
+        text = super().__str__()
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
 
 class ConfigError(BertsmithError):
     """A setting has an impossible value, an unknown name, or contradicts another one."""

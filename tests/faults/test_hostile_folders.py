@@ -138,6 +138,13 @@ def test_a_tokenizer_that_is_too_large_is_refused(folder: Path) -> None:
         load_model(folder)
 
 
+def test_what_a_file_says_does_not_reach_the_terminal(folder: Path) -> None:
+    header(folder / "model.safetensors", lambda h: h[NAME].update({"dtype": "\x1b[2J\nok"}))
+    with pytest.raises(BertsmithError) as caught:
+        load_model(folder)
+    assert str(caught.value).isprintable()
+
+
 def archive(names: list[str], content: bytes = b"x") -> Path:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as members:
