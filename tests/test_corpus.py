@@ -1,12 +1,21 @@
 from __future__ import annotations
 
 import ast
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
-from bertsmith.corpus import Corpus, Document, open_corpus
+from bertsmith.corpus import Columns, Corpus, Document, absolute_names, open_corpus
 from bertsmith.corpus.holdout import with_validation
 from bertsmith.corpus.python_docs import prose
 from bertsmith.errors import CorpusError
@@ -52,7 +61,17 @@ def test_a_folder_is_read_in_order_and_each_file_ends_a_document(tmp_path: Path)
         ("a.txt", b"text\nwith\0nul", "binary .* byte 9"),
         ("a.txt", b"", "empty"),
         ("a.txt", b" \n\n", "empty"),
-        ("a.jsonl", b"{}", "plain text"),
+        ("a.jsonl", b"", "empty"),
+        ("a.json", b"{}", r"\.json is not read"),
+        ("a.zip", b"PK", r"\.zip is not read"),
+        ("a.parquet.gz", b"", "Parquet is compressed inside"),
+        ("a.txt.gz", b"plain", r"damaged, or not \.gz"),
+        ("a.txt.xz", b"plain", r"damaged, or not \.xz"),
+        ("a.txt.bz2", b"plain", r"damaged, or not \.bz2"),
+        ("a.txt.zst", b"plain", r"damaged, or not \.zst"),
+        ("a.txt.gz", gzip.compress(b"words " * 999)[:-9], r"damaged, or not \.gz"),
+        ("a.csv", b"title,body\n1,2\n", r"column 'text'; it has 'title', 'body'.*--text-column"),
+        ("a.parquet", b"PAR1", "is damaged, or no Parquet"),
     ],
 )
 def test_unreadable_files_are_named(
@@ -64,6 +83,104 @@ def test_unreadable_files_are_named(
         read(file)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+ROWS = ["One is here. Two is there.\nThree.", 'Four, "quoted"\tand parted!', "Five."]
+DOCUMENTS: list[Document] = [
+    [["One is here.", "Two is there."], ["Three."]],
+    [['Four, "quoted"\tand parted!']],
+    [["Five."]],
+]
+
+
+def table(kind: str) -> bytes:
+    if kind == ".jsonl":
+        return "\n".join(json.dumps({"id": 1, "text": row}) for row in ROWS).encode()
+    if kind == ".parquet":
+        stream = pyarrow.BufferOutputStream()
+        columns = {"text": ROWS, "id": [1, 2, 3]}
+        pyarrow.parquet.write_table(pyarrow.table(columns), stream, row_group_size=2)
+        return bytes(stream.getvalue().to_pybytes())
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t" if kind == ".tsv" else ",")
+    writer.writerows([["id", "text"], *([number, row] for number, row in enumerate(ROWS))])
+    return text.getvalue().encode("utf-8-sig")
+
+
+def pack(content: bytes, kind: str) -> bytes:
+    if kind == ".zst":
+        return bytes(pyarrow.compress(content, codec="zstd", asbytes=True))
+    packers: dict[str, Callable[[bytes], bytes]] = {
+        ".gz": gzip.compress,
+        ".bz2": bz2.compress,
+        ".xz": lzma.compress,
+    }
+    return packers[kind](content) if kind else content
+
+
+@pytest.mark.parametrize("packed", ["", ".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("kind", [".jsonl", ".csv", ".tsv", ".parquet", ".txt"])
+def test_tables_and_packed_files_give_the_same_documents(
+    kind: str, packed: str, tmp_path: Path
+) -> None:
+    if kind == ".parquet" and packed:
+        return
+    content = "\n\n".join(ROWS).encode() if kind == ".txt" else table(kind)
+    file = tmp_path / f"a{kind.upper()}{packed}"
+    file.write_bytes(pack(content, packed))
+    assert read(file) == DOCUMENTS
+    assert read(tmp_path) == DOCUMENTS
+
+
+def test_rows_without_text_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
+    good = [json.dumps({"text": f"Number {n}. Again."}) for n in range(500)]
+    bad = ["{", "[1]", '{"body": 1}', '{"text": null}', '{"text": 7}', "[" * 9000, '{"text": " "}']
+    file = tmp_path / "a.jsonl"
+    file.write_text("\n".join([*good, *bad, "", *good]))
+    left_out: Counter[str] = Counter()
+    with pytest.warns(UserWarning) as caught:
+        documents = list(open_corpus([str(file)], validation_fraction=0).read("train", left_out))
+    assert len(documents) == 1000
+    assert left_out == {
+        "rows: not JSON": 2,
+        "rows: not a JSON object": 1,
+        "rows: no column 'text'": 1,
+        "rows: its text is null": 1,
+        "rows: its text is no text (int)": 1,
+        "rows of white space": 1,
+    }
+    assert str(caught[0].message) == f"{file}, row 501: not JSON; left out."
+    assert len(caught) == 5
+
+
+@pytest.mark.parametrize("num_good", [50, 5000])
+def test_too_many_bad_rows_are_refused(num_good: int, tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    bad = num_good // 10
+    file.write_text("null\n" * bad + '{"text": "A text."}\n' * num_good)
+    with pytest.warns(UserWarning), pytest.raises(CorpusError, match=r"all but 1\.0% of its rows"):
+        read(file)
+    columns = Columns(max_bad_rows=0.2)
+    with pytest.warns(UserWarning):
+        corpus = open_corpus([str(file)], validation_fraction=0, columns=columns)
+        assert len(list(corpus.read("train"))) == num_good
+
+
+def test_another_column_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.csv").write_text(f'body\n"{name} one. two."\n')
+    monkeypatch.chdir(tmp_path)
+    corpus = open_corpus(["*.csv"], validation_fraction=0, columns=Columns("body"))
+    assert list(corpus.read("train")) == [[["a one.", "two."]], [["b one.", "two."]]]
+    assert absolute_names(["*.csv"]) == (str(tmp_path / "*.csv"),)
+    with pytest.raises(CorpusError, match="no path"):
+        open_corpus(["*.tsv"])
+
+
+def test_tables_beside_texts_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Text.")
+    (tmp_path / "about.csv").write_text("file,year\na.txt,1999\n")
+    assert read(tmp_path) == [[["Text."]]]
 
 
 def test_missing_paths_and_unknown_names(tmp_path: Path) -> None:

@@ -84,7 +84,11 @@ class DataConfig:
     """From text to batches: the corpus, its tokenizer, the pairs and the masks."""
 
     corpus: tuple[str, ...] = ("wikitext-2",)
-    """A corpus by name (`bertsmith corpora` lists them), or text files and folders of them."""
+    """A corpus by name (`bertsmith corpora` lists them), or files, folders and patterns of text."""
+    text_column: str = "text"
+    """Column of tables (JSON lines, CSV, TSV, Parquet) that holds the text."""
+    max_bad_rows: float = 0.01
+    """Largest share of a table's rows that may have no text there; they are left out."""
     language: str = "en"
     """Language code by which plain text is split into sentences."""
     validation_fraction: float = 0.05
@@ -109,7 +113,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         _check_types(self)
         _positive(self, "min_frequency")
-        _fraction(self, "short_pair_probability")
+        _fraction(self, "short_pair_probability", "max_bad_rows")
         _fraction(self, "mlm_probability", "validation_fraction", below_one=True)
         if not self.corpus:
             raise ConfigError("`corpus` must name a corpus or a path; got nothing.")

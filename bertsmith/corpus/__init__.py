@@ -2,5 +2,14 @@
 
 from bertsmith.corpus.catalog import NAMES, absolute_names, open_corpus
 from bertsmith.corpus.document import UNKNOWN_WORD, Corpus, Document
+from bertsmith.corpus.rows import Columns
 
-__all__ = ["NAMES", "UNKNOWN_WORD", "Corpus", "Document", "absolute_names", "open_corpus"]
+__all__ = [
+    "NAMES",
+    "UNKNOWN_WORD",
+    "Columns",
+    "Corpus",
+    "Document",
+    "absolute_names",
+    "open_corpus",
+]

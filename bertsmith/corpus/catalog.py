@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +12,9 @@ from pathlib import Path
 from bertsmith.config import near
 from bertsmith.corpus.cache import cached_wikitext
 from bertsmith.corpus.document import Corpus, Document, Reader
+from bertsmith.corpus.files import expand, find_files, read_files
 from bertsmith.corpus.holdout import with_validation
-from bertsmith.corpus.text_files import find_text_files, read_text_files
+from bertsmith.corpus.rows import Columns
 from bertsmith.corpus.wikitext import is_wikitext_folder, open_wikitext
 from bertsmith.errors import CorpusError
 
@@ -26,7 +28,10 @@ NAMES = {
 def absolute_names(names: Sequence[str]) -> tuple[str, ...]:
     """`names` with every path made absolute, so that they mean the same from any folder."""
     try:
-        return tuple(str(Path(name).resolve()) if Path(name).exists() else name for name in names)
+        return tuple(
+            str(Path(name).resolve()) if Path(name).exists() or glob.has_magic(name) else name
+            for name in names
+        )
     except OSError as error:
         raise CorpusError(f"Cannot read the corpus: {error.strerror}.") from error
 
@@ -36,21 +41,27 @@ def open_corpus(
     *,
     language: str = "en",
     validation_fraction: float = 0.05,
+    columns: Columns | None = None,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> Corpus:
     """One corpus of all that `names` stand for, in their order, with `train` and `validation`.
 
     Args:
-        names: names of `NAMES`, text files, folders of text files, WikiText folders.
+        names: names of `NAMES`, text files and tables, folders and patterns of these, WikiText
+            folders.
         language: of plain text, for its sentences.
         validation_fraction: share held out of each part that has no validation split.
+        columns: of tables; default: `Columns()`.
         progress: told of a download: the file's name, bytes so far, bytes in all.
 
     Raises:
         CorpusError: an unknown name, or a path that cannot be read as text.
     """
     parts = [
-        with_validation(_open_one(name, language, progress), validation_fraction) for name in names
+        with_validation(
+            _open_one(name, language, columns or Columns(), progress), validation_fraction
+        )
+        for name in names
     ]
     if len(parts) == 1:
         return parts[0]
@@ -65,7 +76,9 @@ def open_corpus(
     )
 
 
-def _open_one(name: str, language: str, progress: Callable[[str, int, int], None]) -> Corpus:
+def _open_one(
+    name: str, language: str, columns: Columns, progress: Callable[[str, int, int], None]
+) -> Corpus:
     path = Path(name)
     if name == "python-docs":
         from bertsmith.corpus.python_docs import open_python_docs
@@ -80,13 +93,19 @@ def _open_one(name: str, language: str, progress: Callable[[str, int, int], None
         return open_wikitext(name, folder)
     if is_wikitext_folder(path):
         return open_wikitext(name, path)
-    if not path.exists():
+    paths = [path] if path.exists() else expand(name)
+    if not paths:
         raise CorpusError(
             f"There is no corpus and no path {name!r}; {near(name, NAMES)} "
             "Or name a text file or a folder."
         )
-    files, skipped = find_text_files(path)
-    read = partial(read_text_files, files, skipped, language)
+    files: list[Path] = []
+    skipped: Counter[str] = Counter()
+    for one in paths:
+        found, others = find_files(one)
+        files += found
+        skipped += others
+    read = partial(read_files, files, skipped, language, columns)
     return Corpus(name=name, pretokenized=False, splits={"train": read})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from bertsmith.corpus.opened import opened
 from bertsmith.errors import CorpusError
 
 LONGEST_LINE = 2**24
@@ -12,22 +13,19 @@ LONGEST_LINE = 2**24
 
 
 def read_lines(file: Path) -> Iterator[str]:
-    """The lines of `file`, ends included; a byte-order mark at its beginning is left out.
+    """The lines of `file`, unpacked, ends included; a byte-order mark at its beginning is left out.
 
     Raises:
         CorpusError: the file is empty, binary, unreadable, not UTF-8, or one endless line.
     """
     place = 0
     has_text = False
-    try:
-        with file.open("rb") as stream:
-            while raw := stream.readline(LONGEST_LINE + 1):
-                line = _decode(raw, file, place)
-                has_text = has_text or not line.isspace()
-                yield line if place else line.removeprefix("\ufeff")
-                place += len(raw)
-    except OSError as error:
-        raise CorpusError(f"Cannot read {file}: {error.strerror}.") from error
+    with opened(file) as stream:
+        while raw := stream.readline(LONGEST_LINE + 1):
+            line = _decode(raw, file, place)
+            has_text = has_text or not line.isspace()
+            yield line if place else line.removeprefix("\ufeff")
+            place += len(raw)
     if not has_text:
         raise CorpusError(f"{file} must hold text; it is empty.")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bertsmith.config import DataConfig, resolve
-from bertsmith.corpus import Corpus, absolute_names, open_corpus
+from bertsmith.corpus import Columns, Corpus, absolute_names, open_corpus
 from bertsmith.data.store import build_store
 from bertsmith.errors import CorpusError, DataError, ModelError
 from bertsmith.evaluation.held_out import Evaluation, evaluate, evaluation_batches
@@ -78,6 +78,7 @@ def _open_text(data: DataConfig, corpus: Sequence[str] | None, split: str) -> tu
         data.corpus if corpus is None else corpus,
         language=data.language,
         validation_fraction=data.validation_fraction if own else 0.0,
+        columns=Columns(data.text_column, data.max_bad_rows),
     )
     if not own and split == "validation" and list(text.splits) == ["train"]:
         split = "train"

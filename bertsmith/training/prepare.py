@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bertsmith.config import DataConfig
-from bertsmith.corpus import Corpus, open_corpus
+from bertsmith.corpus import Columns, Corpus, open_corpus
 from bertsmith.data.batches import Batches
 from bertsmith.data.pairs import NUM_SPECIAL_IN_PAIR, make_pairing
 from bertsmith.data.store import TokenStore, build_store
@@ -53,6 +53,7 @@ def prepare(
             data.corpus,
             language=data.language,
             validation_fraction=data.validation_fraction,
+            columns=Columns(data.text_column, data.max_bad_rows),
             progress=lambda name, done, total: progress(done, total),
         )
     if tokenizer is None:

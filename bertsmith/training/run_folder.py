@@ -8,6 +8,7 @@ checkpoints/     by step                        model/           the last one
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -128,5 +129,6 @@ def _entries(path: Path) -> set[str]:
 
 def default_output(corpus: Sequence[str], preset: str) -> Path:
     """A fresh folder under `runs/`, named by what is trained, and when."""
-    name = "-".join(Path(part).stem or "corpus" for part in corpus)[:40]
+    stems = (re.sub(r"[^\w.-]", "", Path(part).stem) for part in corpus)
+    name = "-".join(stem or "corpus" for stem in stems)[:40]
     return Path("runs") / f"{name}-{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
