@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from bertsmith.corpus import open_corpus
 from bertsmith.errors import CorpusError
 from tests.conftest import make_documents, write_text
 from tests.faults.conftest import Machine, begin_arguments
+from tests.faults.test_hostile_folders import mutated
+from tests.test_corpus import pack, table
 
 GOOD = (
     b"The crane lifts a beam. The bird flies north. The river waits.\n"
@@ -129,3 +132,20 @@ def test_the_same_documents_whatever_the_line_ends(tmp_path: Path) -> None:
     plain = list(open_corpus([str(path)]).read("train"))
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert list(open_corpus([str(path)]).read("train")) == plain
+
+
+@pytest.mark.parametrize("packed", ["", ".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".csv", ".parquet"])
+@pytest.mark.filterwarnings("ignore:.*left out:UserWarning")
+def test_damaged_tables_are_refused_or_read_in_part(kind: str, packed: str, tmp_path: Path) -> None:
+    if kind == ".parquet" and packed:
+        return
+    draw = random.Random(kind + packed)
+    plain = pack(GOOD if kind == ".txt" else table(kind), packed)
+    path = tmp_path / f"t{kind}{packed}"
+    for _ in range(100):
+        path.write_bytes(mutated(plain, draw))
+        try:
+            list(open_corpus([str(path)], validation_fraction=0.0).read("train"))
+        except CorpusError as error:
+            assert str(path) in str(error)
