@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertsmith.config import resolve, settings_of_run
+from bertsmith.errors import RunError
 
 if TYPE_CHECKING:
     from bertsmith.evaluation.held_out import Evaluation
@@ -58,6 +59,10 @@ def pretrain(
         settings["corpus"] = tuple(str(part) for part in parts)
     if config is None and resume and output is not None:
         config = settings_of_run(Path(output))
+        if config is None and corpus is None:
+            raise RunError(
+                f"There is no run in {output} to go on with, and no corpus to begin one."
+            )
     return run_pretraining(
         resolve(preset=preset, recipe=recipe, file=config, overrides=settings),
         output=None if output is None else Path(output),

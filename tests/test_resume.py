@@ -225,6 +225,49 @@ def test_other_files_in_the_folder_do_not_matter_to_a_resumed_run(run: Path) -> 
     assert (run / "slurm-1.out").read_text() == "log"
 
 
+def test_a_setting_that_came_later_is_at_its_default(run: Path) -> None:
+    unfinish(run)
+    for folder in list_checkpoints(run):
+        state = json.loads((folder / "training_state.json").read_text())
+        del state["held"]["text_column"]
+        (folder / "training_state.json").write_text(json.dumps(state))
+        (folder / "SHA256SUMS").unlink()
+        with whole_folder(folder.with_name("work")) as work:
+            for path in folder.iterdir():
+                shutil.copy(path, work)
+        shutil.rmtree(folder)
+        folder.with_name("work").rename(folder)
+    assert pretrain(run, resume=True).metrics["steps"] == 8
+
+
+def test_a_finished_run_without_its_checkpoints_is_not_begun_over(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    before = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(RunError, match="must have a checkpoint to go on from"):
+        pretrain(run, resume=True, steps=10)
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_model_that_was_lost_is_made_again(finished_run: Run, run: Path) -> None:
+    shutil.rmtree(run / "model")
+    pretrain(run, resume=True)
+    assert result_of(run) == result_of(finished_run.output)
+    modes = {path.stat().st_mode & 0o777 for path in (run / "model").iterdir()}
+    assert modes == {(run / "config.toml").stat().st_mode & 0o777}
+
+
+def test_nothing_to_resume_and_nothing_to_begin_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RunError, match=r"no run in .* and no corpus"):
+        bertsmith.pretrain(output=tmp_path / "typo", resume=True)
+    with pytest.raises(SystemExit) as leaving:
+        main(["pretrain", "--resume", "--output", str(tmp_path / "typo")])
+    assert leaving.value.code == 1
+    assert "give --corpus" in capsys.readouterr().err
+    assert not (tmp_path / "typo").exists()
+
+
 def test_a_config_that_was_edited_is_held_against_the_checkpoint(run: Path) -> None:
     unfinish(run)
     config = run / "config.toml"

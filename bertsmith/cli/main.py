@@ -2,11 +2,12 @@
 
 Exit status: 0; 1 for something the user can mend, in one line on standard error; 2 for wrong flags;
 130 when interrupted. A run that a signal stopped after its checkpoint leaves with 0, or with 143
-after SIGTERM: a container's host or a scheduler must not take it for finished.
+after SIGTERM (129 after SIGHUP): a container's host or a scheduler must not take it for finished.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -47,8 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(f"bertsmith: error: {error}", file=sys.stderr)
         sys.exit(1)
     except RunStopped as stopped:
-        print(f"bertsmith: {stopped}", file=sys.stderr)
-        sys.exit(143 if stopped.by == signal.SIGTERM else 0)
+        for number in ("SIGTERM", "SIGUSR1", "SIGHUP"):  # the status is settled
+            signal.signal(getattr(signal, number, signal.SIGTERM), signal.SIG_IGN)
+        with contextlib.suppress(OSError):  # the reader of a pipe may be gone, as the run goes
+            print(f"bertsmith: {stopped}", file=sys.stderr)
+        asked = stopped.by.name in ("SIGINT", "SIGUSR1")
+        sys.exit(0 if asked else 128 + stopped.by)
     except KeyboardInterrupt:
         print("bertsmith: interrupted; checkpoints that were written are whole.", file=sys.stderr)
         sys.exit(130)

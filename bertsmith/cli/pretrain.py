@@ -20,6 +20,7 @@ from bertsmith.config import (
     resolve,
     settings_of_run,
 )
+from bertsmith.errors import RunError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,13 @@ def parse_base(arguments: Sequence[str]) -> PretrainConfig:
     file = named.config
     if file is None and named.resume and named.output is not None:
         file = settings_of_run(Path(named.output))
+        if file is None and not {"--corpus", "-h", "--help"} & {
+            argument.partition("=")[0] for argument in arguments
+        }:
+            raise RunError(
+                f"There is no run in {named.output} to go on with; to begin one there, say with "
+                "what: give --corpus."
+            )
     return resolve(preset=named.preset, recipe=named.recipe, file=file)
 
 

@@ -27,6 +27,14 @@ _SECONDS_BETWEEN_PICTURES = 10.0
 _PICTURE_SHARE = 0.02  # most of a run's time that drawing may take
 
 
+class _Console(Console):
+    """What is computed does not depend on who reads: rich's own would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Fall silent where the reader of a pipe left."""
+        self.quiet = True
+
+
 class Display:
     """Shows stages, training progress and messages.
 
@@ -35,7 +43,10 @@ class Display:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._console = _Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._warnings = (
+            _Console(stderr=True, highlight=False, soft_wrap=True) if quiet else self._console
+        )
         self._in_notebook = not quiet and "ipykernel" in sys.modules
         self._is_live = self._console.is_terminal and not quiet and not self._in_notebook
         self._plot: object | None = None
@@ -44,6 +55,10 @@ class Display:
     def say(self, text: str) -> None:
         """One line that stays."""
         self._console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """The same, whether or not the rest is to be quiet."""
+        self._warnings.print(text, markup=False)
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Callable[[int, int], None]]:

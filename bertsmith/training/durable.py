@@ -44,7 +44,9 @@ def whole_folder(target: Path) -> Iterator[Path]:
     work.mkdir()
     try:
         yield work
+        mode = work.stat().st_mode & 0o666  # a library's files may be for their owner alone
         for path in work.iterdir():
+            path.chmod(mode)
             flush(path)
         write_text(work / CHECKSUMS_FILE, _checksums(work))
         if target.exists():

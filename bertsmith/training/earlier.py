@@ -8,7 +8,8 @@ from typing import Any, Self
 
 from bertsmith.config import BUDGETS, RUN_CONFIG_FILE, PretrainConfig, drift, held, resolve
 from bertsmith.errors import RunError
-from bertsmith.model.hugging_face import read_json
+from bertsmith.model.hugging_face import WEIGHTS_FILE, read_json
+from bertsmith.model.locate import MODEL_FOLDER
 from bertsmith.report.metrics_file import last_metrics
 from bertsmith.training.progress import Progress
 from bertsmith.training.run_folder import CORPUS_FILE
@@ -23,6 +24,8 @@ class EarlierRun:
     """Of its text: corpus.json."""
     last_line: dict[str, Any]
     """Of its metrics.jsonl; empty if there is none."""
+    has_model: bool
+    """Whether its last model is there."""
 
     @classmethod
     def read(cls, run: Path) -> Self:
@@ -31,12 +34,13 @@ class EarlierRun:
             config=resolve(file=run / RUN_CONFIG_FILE),
             report=read_json(run / CORPUS_FILE),
             last_line=last_metrics(run),
+            has_model=(run / MODEL_FOLDER / WEIGHTS_FILE).is_file(),
         )
 
     @property
     def is_finished(self) -> bool:
         """Whether its budget is spent and its model is saved."""
-        return self.last_line.get("finished") is True and "mlm_loss" in self.last_line
+        return self.has_model and self.last_line.get("finished") is True
 
     def has_budget_of(self, config: PretrainConfig) -> bool:
         """Whether `config` ends where it was to end."""
@@ -55,7 +59,10 @@ class EarlierRun:
         Raises:
             RunError: the fields that differ are named.
         """
-        before = held(self.config) if progress is None else progress.held
+        # What is missing there is a setting that came later, at whose default nothing changed.
+        before = held(self.config)
+        if progress is not None:
+            before = held(PretrainConfig()) | progress.held
         if changes := drift(before, held(config)):
             raise RunError(
                 f"A resumed run must be as it was but for its budget and how it runs; got "

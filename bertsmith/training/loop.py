@@ -142,7 +142,7 @@ class Loop:
             progress.totals.closing, progress.budget = Sums(), str(self._budget)
         self._waiting = []
         if not self.metrics.cut(progress.metrics_bytes, progress.spent.step):
-            self.display.say(
+            self.display.warn(
                 "metrics.jsonl is not what it was at the checkpoint: lines of it are lost."
             )
 
@@ -355,7 +355,7 @@ class Loop:
                 f"At step {step} {event}{often}; {where}. "
                 "Begin another run with a lower --learning-rate or a longer --warmup-ratio."
             )
-        self.begin(self.checkpoints.newest_whole(self.display.say))
+        self.begin(self.checkpoints.newest_whole(self.display.warn))
         progress = self.progress
         progress.skipped = [*skipped, event.taken.number]
         # The time that was lost is given back, as to a run that is killed and resumed.
@@ -368,7 +368,7 @@ class Loop:
             "rollbacks": len(progress.skipped),
         }
         self.metrics.write(progress.spent.step, figures)
-        self.display.say(
+        self.display.warn(
             f"At step {step} {event}: back to step {progress.spent.step}, and on without the batch "
             f"(rollback {len(progress.skipped)} of {self.config.max_rollbacks} at most)."
         )

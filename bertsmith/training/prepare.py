@@ -107,10 +107,12 @@ def refuse_other_text(before: dict[str, Any], now: dict[str, Any]) -> None:
         return
     old = old if isinstance(old, dict) else {}
     parts = sorted(part for part in {*old, *new} if old.get(part) != new.get(part))
+    names = f"{before.get('corpus')} before, {now['corpus']} now"
+    if before.get("corpus") == now["corpus"]:
+        names = f"{now['corpus']}, changed since"
     raise RunError(
-        "A resumed run must have the text and the vocabulary that it began with; `corpus` "
-        f"({before.get('corpus')} before, {now['corpus']} now) gives another "
-        f"{' and another '.join(parts)}. Restore it, or begin another run."
+        f"A resumed run must have the text that it began with; `corpus` ({names}) gives another "
+        f"{' and another '.join(parts)}. Put it back, or begin another run."
     )
 
 

@@ -159,7 +159,12 @@ class _Job:
             self.display.say(f"The run {path} is finished; a larger budget would go on with it.")
             return {**earlier.last_line, "output": str(path)}
         with _written_to(path):  # damaged checkpoints are renamed
-            newest = self.checkpoints.newest_whole(self.display.say)
+            newest = self.checkpoints.newest_whole(self.display.warn)
+        if newest is None and (earlier.has_model or earlier.last_line.get("finished")):
+            raise RunError(
+                f"The run {path} must have a checkpoint to go on from; it was finished, and has "
+                "none any more. Put checkpoints/ back, or begin anew with --overwrite."
+            )
         if newest is not None:
             progress = Progress.read(newest / STATE_FILE)
             earlier.refuse_drift(self.config, progress)
@@ -173,6 +178,8 @@ class _Job:
                     f"The budget must be over what the run has done, {spent.step:,} steps "
                     f"({spent.tokens:,} tokens, {spent.seconds / 60:.1f} minutes); give more."
                 )
+        if not same_budget:
+            self.display.say("The budget is another now: the learning rate is laid out over it.")
         with self._ending_well():
             return self._train(prepared, newest, resumes=True)
 
@@ -202,8 +209,8 @@ class _Job:
             kept = f"{newest} is written" if newest else "there is no checkpoint yet"
             raise RunStopped(
                 stopped.by,
-                f"stopped by {stopped.by.name}; {kept}. "
-                f"To go on: bertsmith pretrain --resume --output {shlex.quote(str(path))}",
+                f"stopped by {stopped.by.name}; {kept}. To go on:\n"
+                f"bertsmith pretrain --resume --output {shlex.quote(str(path))}",
             ) from None
 
     def _train(

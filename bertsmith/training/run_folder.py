@@ -76,6 +76,11 @@ class RunFolder:
         # One that was killed in its first moment lacks the second file, but has the lock.
         has_mark = CORPUS_FILE in entries or (self.path / LOCK_FILE).exists()
         if strange or (entries and not (RUN_CONFIG_FILE in entries and has_mark)):
+            if resume and CORPUS_FILE in entries:
+                raise RunError(
+                    f"The run {self.path} must have its {RUN_CONFIG_FILE} to go on; it has not. "
+                    "Put it back, or begin anew in another folder."
+                )
             found = f" ({', '.join(strange[:3])})" if strange else ""
             raise RunError(
                 f"The output folder {self.path} must be empty or a run; it has other files{found}."

@@ -1,11 +1,12 @@
 """Signals that ask a run to stop: from a terminal, a batch scheduler, a container's host.
 
-SIGINT, SIGTERM and SIGUSR1 let the step end and a checkpoint be written. A SIGINT after that, or
-any of them when there is nothing left to save, leaves at once.
+SIGINT, SIGTERM, SIGUSR1 and SIGHUP let the step end and a checkpoint be written. A SIGINT after
+that, or any of them when there is nothing left to save, leaves at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -16,7 +17,9 @@ from types import FrameType
 from bertsmith.errors import RunStopped
 
 _SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+    if hasattr(signal, name)
 ]
 
 
@@ -24,7 +27,7 @@ class StopRequest:
     """Whether one of the signals came.
 
     Attributes:
-        by: the first one that came, or None.
+        by: the first one that came, or SIGTERM if that came at all; None: none came.
     """
 
     def __init__(self) -> None:
@@ -37,7 +40,9 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        # One that is ignored, as under nohup, stays so.
+        heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._handle) for number in heard}
         try:
             yield
         finally:
@@ -61,6 +66,9 @@ class StopRequest:
             self.by = signal.Signals(number)
             if self._saves and number == signal.SIGINT:
                 # Straight to the descriptor: a handler may come in the midst of another print.
-                os.write(2, b"\nbertsmith: ending the step; Ctrl-C again leaves at once.\n")
+                with contextlib.suppress(OSError):  # `| tee` dies of the same Ctrl-C
+                    os.write(2, b"\nbertsmith: ending the step; Ctrl-C again leaves at once.\n")
+        elif number == signal.SIGTERM:
+            self.by = signal.SIGTERM
         if not self._saves:
             raise RunStopped(self.by)

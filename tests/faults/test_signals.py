@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -32,7 +34,9 @@ def undisturbed(
     return result_of(run)
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 0), ("SIGUSR1", 0)])
+@pytest.mark.parametrize(
+    ("name", "status"), [("SIGTERM", 143), ("SIGINT", 0), ("SIGUSR1", 0), ("SIGHUP", 129)]
+)
 def test_a_signal_leaves_a_checkpoint_and_the_way_on(
     machine: Machine, undisturbed: Result, text_file: Path, tmp_path: Path, name: str, status: int
 ) -> None:
@@ -42,14 +46,14 @@ def test_a_signal_leaves_a_checkpoint_and_the_way_on(
     os.kill(pid, getattr(signal, name))
     ended = machine.end()
     assert ended.status == status, ended
-    *before, line = ended.said
+    *before, line, command = ended.said
     assert before == ["bertsmith: ending the step; Ctrl-C again leaves at once."] * (
         name == "SIGINT"
     )
     newest = list_checkpoints(run)[-1]
     assert f"stopped by {name}" in line
     assert str(newest) in line
-    assert line.endswith(f"bertsmith pretrain --resume --output {run}")
+    assert command == f"bertsmith pretrain --resume --output {run}"
     assert int(newest.name.removeprefix("step-")) >= read_metrics(run)[-1]["step"]
     assert machine.run(*resume_arguments(run), under=run).status == 0
     assert result_of(run) == undisturbed
@@ -70,3 +74,35 @@ def test_a_second_interrupt_leaves_at_once(
     ended = machine.end()
     assert ended.status == 130, ended
     assert len(ended.said) == 2
+
+
+def test_signals_after_the_first_change_nothing(
+    machine: Machine, undisturbed: Result, text_file: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "r"
+    pid = machine.begin(*begin_arguments(text_file, run, STEPS), under=run)
+    wait_until(run, 2)
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        os.kill(pid, number)
+    ended = machine.end()
+    assert ended.status == 143, ended  # SIGTERM counts, whatever came before it
+    assert machine.run(*resume_arguments(run), under=run).status == 0
+    assert result_of(run) == undisturbed
+
+
+def test_a_reader_that_left_changes_nothing(text_file: Path, tmp_path: Path) -> None:
+    """As `bertsmith … 2>&1 | tee log`, where Ctrl-C ends tee, too."""
+    run = tmp_path / "r"
+    arguments = [a for a in begin_arguments(text_file, run, 400) if a != "--quiet"]
+    code = "import sys; from bertsmith.cli.main import main; main(sys.argv[1:])"
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        wait_until(run, 2)
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 143
+    assert list_checkpoints(run)
