@@ -45,21 +45,30 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
     except BertsmithError as error:
-        print(f"bertsmith: error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _leave(1, f"bertsmith: error: {error}")
     except RunStopped as stopped:
         for number in ("SIGTERM", "SIGUSR1", "SIGHUP"):  # the status is settled
             signal.signal(getattr(signal, number, signal.SIGTERM), signal.SIG_IGN)
-        with contextlib.suppress(OSError):  # the reader of a pipe may be gone, as the run goes
-            print(f"bertsmith: {stopped}", file=sys.stderr)
         asked = stopped.by.name in ("SIGINT", "SIGUSR1")
-        sys.exit(0 if asked else 128 + stopped.by)
+        _leave(0 if asked else 128 + stopped.by, f"bertsmith: {stopped}")
     except KeyboardInterrupt:
-        print("bertsmith: interrupted; checkpoints that were written are whole.", file=sys.stderr)
-        sys.exit(130)
+        _leave(130, "bertsmith: interrupted; checkpoints that were written are whole.")
     except BrokenPipeError:  # the reader of a pipe left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(0)
+        pass
+    _leave(0)
+
+
+def _leave(status: int, last_words: str = "") -> NoReturn:
+    """Leave with this status, whether or not anybody reads what was printed."""
+    with contextlib.suppress(OSError):
+        if last_words:
+            print(last_words, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # what is left would be tried again at the end, and change the status
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(status)
 
 
 def _run(arguments: list[str]) -> None:
