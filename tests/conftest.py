@@ -18,6 +18,7 @@ from bertsmith.config import ModelConfig
 from bertsmith.corpus import Document
 from bertsmith.data.store import TokenStore, build_store
 from bertsmith.model.bert import Bert
+from bertsmith.model.hugging_face import Snapshot
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.pretrain import Run
 
@@ -93,6 +94,15 @@ def tiny_model(tiny_config: ModelConfig, tokenizer: Tokenizer) -> Bert:
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     return model.eval()
+
+
+@pytest.fixture
+def folder(tiny_model: Bert, tokenizer: Tokenizer, tmp_path: Path) -> Path:
+    """A Hugging Face folder of `tiny_model`."""
+    path = tmp_path / "model"
+    path.mkdir()
+    Snapshot.of(tiny_model, tokenizer).write(path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -43,14 +43,6 @@ def batch(store: TokenStore, tokenizer: Tokenizer) -> Batch:
     return make_batches(store, tokenizer).batch(0)
 
 
-@pytest.fixture
-def folder(tiny_model: Bert, tokenizer: Tokenizer, tmp_path: Path) -> Path:
-    path = tmp_path / "model"
-    path.mkdir()
-    Snapshot.of(tiny_model, tokenizer).write(path)
-    return path
-
-
 def padded(batch: Batch) -> dict[str, Tensor]:
     """As `transformers` takes it."""
     layout = Layout.of(batch.lengths, CPU)

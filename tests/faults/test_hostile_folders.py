@@ -25,23 +25,13 @@ from bertsmith.config import resolve
 from bertsmith.corpus import download
 from bertsmith.corpus.wikitext import FILES
 from bertsmith.errors import BertsmithError, DownloadError
-from bertsmith.model.bert import Bert
-from bertsmith.model.hugging_face import Snapshot, load_model
-from bertsmith.tokenizer import Tokenizer
+from bertsmith.model.hugging_face import load_model
 from bertsmith.training.checkpoint import STATE_FILE
 from bertsmith.training.durable import CHECKSUMS_FILE, damage
 from bertsmith.training.pretrain import Run
 from bertsmith.training.progress import Progress
 
 on_a_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
-
-
-@pytest.fixture
-def folder(tiny_model: Bert, tokenizer: Tokenizer, tmp_path: Path) -> Path:
-    path = tmp_path / "model"
-    path.mkdir()
-    Snapshot.of(tiny_model, tokenizer).write(path)
-    return path
 
 
 def header(path: Path, change: Callable[[dict[str, dict[str, object]]], object]) -> None:
