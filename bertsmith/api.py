@@ -41,7 +41,7 @@ def pretrain(
         output: the run's folder; default: a fresh one under `runs/`.
         overwrite: replace a run that is in `output`.
         resume: go on with the run that is in `output`, with its settings but for the budget and
-            how it runs; begin one if there is none.
+            how it runs; where there is none, begin one with `corpus`.
         quiet: show no progress.
         settings: any field of `ModelConfig`, `DataConfig` and `TrainingConfig`, by name.
 

@@ -38,7 +38,7 @@ class Pretrain:
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace the run that is in the output folder."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Go on with the run in the output folder, with its settings; begin it if there is none."""
+    """Go on with the run in the output folder; where there is none, begin it with --corpus."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the closing figures as one JSON object in the last line of standard output."""
     quiet: tyro.conf.FlagCreatePairsOff[bool] = False
