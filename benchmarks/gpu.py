@@ -30,6 +30,7 @@ from benchmarks.report import column, figures_of, times, versions
 from bertsmith.config import PretrainConfig, resolve
 from bertsmith.data.ahead import BatchesAhead
 from bertsmith.data.batches import Batch
+from bertsmith.display import Display
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import (
     autocast,
@@ -40,7 +41,6 @@ from bertsmith.model.device import (
 )
 from bertsmith.model.flops import matrix_product_rate, training_flops
 from bertsmith.model.layout import Layout
-from bertsmith.training.display import Display
 from bertsmith.training.optimizer import make_optimizer
 from bertsmith.training.prepare import Prepared, prepare
 from bertsmith.training.step import train_step
@@ -184,7 +184,9 @@ def measure(side: str, case: str, options: argparse.Namespace) -> dict[str, Any]
             "batch_size": batch_size,
         },
     )
-    prepared = prepare(config.data, batch_size=batch_size, seed=0, display=Display(quiet=True))
+    prepared = prepare(
+        config.preparation, config.data, batch_size=batch_size, seed=0, display=Display(quiet=True)
+    )
     warm_up = 3
     step: Step = globals()[side](config, prepared, device, warm_up + steps)
     for number in range(warm_up):

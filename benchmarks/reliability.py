@@ -25,11 +25,11 @@ import torch
 
 from benchmarks.report import column, processor, times, versions
 from bertsmith.config import resolve
+from bertsmith.durable import CHECKSUMS_FILE, damage, whole_folder
 from bertsmith.model.bert import Bert
 from bertsmith.model.locate import checkpoint_folder
-from bertsmith.tokenizer import Tokenizer
+from bertsmith.tokenizer import train
 from bertsmith.training.checkpoint import STATE_FILE, Checkpoints, restore
-from bertsmith.training.durable import CHECKSUMS_FILE, damage, whole_folder
 from bertsmith.training.optimizer import make_optimizer
 from bertsmith.training.progress import Progress
 
@@ -69,7 +69,7 @@ def measure_saving(preset: str, vocabulary: int, work: Path, rounds: int) -> Tur
     optimizer.step()
     optimizer.zero_grad()
     words = " ".join(f"w{number}" for number in range(64))
-    tokenizer = Tokenizer.train([[[words]]], kind="word", pretokenized=True, min_frequency=1)
+    tokenizer = train([[[words]]], kind="word", min_frequency=1)
     turns: Turns = {"bertsmith": [], "torch.save": []}
     for turn in range(rounds):
         run = work / preset

@@ -65,6 +65,7 @@ tally = Tally()
 def bertsmith(corpus: str, recipe: str = "default") -> Step:
     """The library's own preparation and training step."""
     from bertsmith.config import resolve
+    from bertsmith.display import Display
     from bertsmith.model.bert import Bert
     from bertsmith.model.device import (
         autocast,
@@ -73,7 +74,6 @@ def bertsmith(corpus: str, recipe: str = "default") -> Step:
         keep_freed_memory,
     )
     from bertsmith.model.flops import skipped_flops, training_flops
-    from bertsmith.training.display import Display
     from bertsmith.training.optimizer import make_optimizer
     from bertsmith.training.prepare import prepare
     from bertsmith.training.step import train_step
@@ -82,7 +82,13 @@ def bertsmith(corpus: str, recipe: str = "default") -> Step:
         recipe=recipe, overrides={"corpus": (corpus,), "batch_size": BATCH_SIZE, "device": "cpu"}
     )
     with tally.data():
-        prepared = prepare(config.data, batch_size=BATCH_SIZE, seed=0, display=Display(quiet=True))
+        prepared = prepare(
+            config.preparation,
+            config.data,
+            batch_size=BATCH_SIZE,
+            seed=0,
+            display=Display(quiet=True),
+        )
         prepared.batches.batch(0)
     model = Bert(config.model, prepared.tokenizer.vocab_size)
     model.initialize(0)
@@ -174,12 +180,18 @@ def transformers(corpus: str) -> Step:
     from transformers import BertConfig, BertForPreTraining
 
     from bertsmith.config import resolve
+    from bertsmith.display import Display
     from bertsmith.model.layout import Layout
-    from bertsmith.training.display import Display
     from bertsmith.training.prepare import prepare
 
     config = resolve(overrides={"corpus": (corpus,), "batch_size": BATCH_SIZE})
-    prepared = prepare(config.data, batch_size=BATCH_SIZE, seed=0, display=Display(quiet=True))
+    prepared = prepare(
+        config.preparation,
+        config.data,
+        batch_size=BATCH_SIZE,
+        seed=0,
+        display=Display(quiet=True),
+    )
     model = BertForPreTraining(
         BertConfig(
             vocab_size=prepared.tokenizer.vocab_size,

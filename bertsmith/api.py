@@ -1,12 +1,12 @@
-"""The Python interface: `pretrain`, `load`, `evaluate`. `import bertsmith` gives these names."""
+"""The Python interface: what `import bertsmith` gives."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from bertsmith.config import resolve, settings_of_run
+from bertsmith.config import prepared_settings, resolve, settings_of_run
 from bertsmith.errors import RunError
 
 if TYPE_CHECKING:
@@ -64,12 +64,63 @@ def pretrain(
                 f"There is no run in {output} to go on with, and no corpus to begin one."
             )
     return run_pretraining(
-        resolve(preset=preset, recipe=recipe, file=config, overrides=settings),
+        resolve(
+            preset=preset,
+            recipe=recipe,
+            file=config,
+            prepared=prepared_settings(settings.get("corpus", ())),
+            overrides=settings,
+        ),
         output=None if output is None else Path(output),
         overwrite=overwrite,
         resume=resume,
         quiet=quiet,
     )
+
+
+def prepare(
+    corpus: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    preset: str | None = None,
+    processes: int | None = None,
+    engine: Literal["local", "ray"] = "local",
+    overwrite: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> Path:
+    """Turn a text into a token store that any number of runs train on.
+
+    Args:
+        corpus: as in `pretrain`.
+        output: the store's folder, which `pretrain` takes for a corpus.
+        preset: whose kind of vocabulary; default: textbook, of words.
+        processes: of this machine; default: one a processor.
+        engine: processes of this machine, or a Ray cluster.
+        overwrite: replace a store that is in `output`.
+        quiet: show no progress.
+        settings: any field of `PreparationConfig`, by name.
+
+    Returns:
+        The store's folder.
+
+    Raises:
+        BertsmithError: what must hold, what was found, what to do.
+    """
+    from bertsmith.corpus import absolute_names
+    from bertsmith.display import Display
+    from bertsmith.preparation import prepare_store
+
+    parts = (corpus,) if isinstance(corpus, str | Path) else tuple(corpus)
+    settings["corpus"] = absolute_names([str(part) for part in parts])
+    return prepare_store(
+        resolve(preset=preset, overrides=settings).preparation,
+        Path(output),
+        overwrite=overwrite,
+        engine=engine,
+        processes=processes,
+        display=Display(quiet=quiet),
+    ).path
 
 
 def load(path: str | Path, *, device: str = "auto") -> PretrainedModel:

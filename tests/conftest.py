@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from bertsmith.corpus import Document
 from bertsmith.data.store import TokenStore, build_store
 from bertsmith.model.bert import Bert
 from bertsmith.model.hugging_face import Snapshot
-from bertsmith.tokenizer import Tokenizer
+from bertsmith.tokenizer import Spelling, Tokenizer, train
 from bertsmith.training.pretrain import Run
 
 # The first example also loads libraries, and other work may slow any: no limit of time.
@@ -30,6 +31,10 @@ WORDS = (
     "the crane lifts a beam over old river while driver waits near small house and bird flies "
     "north with grey wings before winter comes to quiet hills where children play every day"
 ).split()
+
+
+SPACED = Spelling(pretokenized=True)
+"""Of texts whose words are parted from punctuation by spaces."""
 
 
 def make_documents(num_documents: int = 40, seed: int = 0) -> list[Document]:
@@ -62,9 +67,7 @@ def documents() -> list[Document]:
 
 @pytest.fixture(scope="session")
 def tokenizer(documents: list[Document]) -> Tokenizer:
-    return Tokenizer.train(
-        documents, kind="word", pretokenized=True, min_frequency=2, max_length=32
-    )
+    return train(documents, kind="word", spelling=SPACED, min_frequency=2, max_length=32)
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +130,14 @@ def blank(run: Path) -> Figure:
     figure = Figure(figsize=(1, 1))
     FigureCanvasAgg(figure)
     return figure
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Prepared texts are not kept for the user who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BERTSMITH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)

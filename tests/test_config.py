@@ -39,7 +39,7 @@ def test_flags_go_over_the_file_over_the_recipe_over_the_preset(tmp_path: Path) 
     config = resolve(file=file, overrides={"learning_rate": 0.5})
     assert (config.preset, config.training.batch_size) == ("tiny", 7)
     assert config.training.learning_rate == 0.5
-    assert config.data.tokenizer == "wordpiece"
+    assert config.preparation.tokenizer == "wordpiece"
 
 
 def test_a_budget_takes_the_place_of_the_one_below() -> None:

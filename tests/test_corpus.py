@@ -15,7 +15,15 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from bertsmith.corpus import Columns, Corpus, Document, absolute_names, open_corpus
+from bertsmith.corpus import (
+    NUM_ROWS,
+    Columns,
+    Corpus,
+    Document,
+    Part,
+    absolute_names,
+    open_corpus,
+)
 from bertsmith.corpus.holdout import with_validation
 from bertsmith.corpus.python_docs import prose
 from bertsmith.errors import CorpusError
@@ -141,6 +149,7 @@ def test_rows_without_text_are_counted_and_the_first_is_named(tmp_path: Path) ->
     with pytest.warns(UserWarning) as caught:
         documents = list(open_corpus([str(file)], validation_fraction=0).read("train", left_out))
     assert len(documents) == 1000
+    assert left_out.pop(NUM_ROWS) == 1007
     assert left_out == {
         "rows: not JSON": 2,
         "rows: not a JSON object": 1,
@@ -205,7 +214,7 @@ def make_wikitext(folder: Path) -> Path:
 def test_wikitext_follows_the_textbook(tmp_path: Path) -> None:
     corpus = open_corpus([str(make_wikitext(tmp_path))])
     left_out: Counter[str] = Counter()
-    assert list(corpus.splits) == ["train", "validation", "test"]
+    assert corpus.splits == ("train", "validation", "test")
     assert corpus.pretokenized
     assert list(corpus.read("train", left_out)) == [
         [["Cranes [UNK] loads", "They move ."], ["One fact ."]],
@@ -248,7 +257,12 @@ def test_several_corpora_are_one(tmp_path: Path) -> None:
 
 
 def of_documents(documents: list[Document]) -> Corpus:
-    return Corpus(name="x", pretokenized=True, splits={"train": lambda left_out: iter(documents)})
+    return Corpus(
+        name="x",
+        pretokenized=True,
+        splits=("train",),
+        find_parts=lambda: [Part(lambda left_out: iter(documents))],
+    )
 
 
 def test_held_out_documents_do_not_depend_on_order_or_growth() -> None:

@@ -11,14 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from bertsmith.config import DataConfig
 from bertsmith.corpus import Document
 from bertsmith.data.batches import Batch, Batches
+from bertsmith.data.examples import lay_out
 from bertsmith.data.masking import choose_positions, replace_tokens
-from bertsmith.data.pairs import AdjacentPairs, FilledPairs, cut_lengths, make_pairing
+from bertsmith.data.pairs import AdjacentPairs, FilledPairs, cut_lengths, make_drawing
 from bertsmith.data.random_bits import Stream, random_bits
-from bertsmith.data.store import TokenStore, build_store, log_frequencies
-from bertsmith.tokenizer import Tokenizer
-from tests.conftest import make_documents, sentences_of
+from bertsmith.data.store import Shard, TokenStore, build_store, log_frequencies
+from bertsmith.tokenizer import Tokenizer, train
+from tests.conftest import SPACED, make_documents, sentences_of
 
 LETTERS = st.text("abc", min_size=1, max_size=6).map(" ".join)
 DOCUMENTS = st.lists(
@@ -29,28 +31,41 @@ DOCUMENTS = st.lists(
 
 
 def letters() -> Tokenizer:
-    return Tokenizer.train([[["a b c"]]], kind="word", pretokenized=True, min_frequency=1)
+    return train([[["a b c"]]], kind="word", spelling=SPACED, min_frequency=1)
 
 
 def make_batches(store: TokenStore, tokenizer: Tokenizer, **options: object) -> Batches:
-    settings = {"kind": "adjacent", "seed": 0, "max_length": 32, "batch_size": 16}
-    settings |= options
-    pairing = make_pairing(
-        settings["kind"],  # type: ignore[arg-type]
-        store,
-        seed=int(str(settings["seed"])),
-        max_length=int(str(settings["max_length"])),
-        short_pair_probability=0.1,
-    )
+    seed, batch_size = (int(str(options.pop(n, d))) for n, d in (("seed", 0), ("batch_size", 16)))
+    data = DataConfig(**{"max_length": 32, **options})  # type: ignore[arg-type]
     return Batches(
         store,
-        pairing,
+        make_drawing(store, data, seed=seed),
         tokenizer,
-        batch_size=int(str(settings["batch_size"])),
-        max_length=int(str(settings["max_length"])),
+        batch_size=batch_size,
+        max_length=data.max_length,
         mlm_probability=0.15,
-        seed=int(str(settings["seed"])),
+        masking=data.masking,
+        seed=seed,
     )
+
+
+def adjacent(store: TokenStore, seed: int = 0) -> AdjacentPairs:
+    return AdjacentPairs(store, lay_out(store, "adjacent", 32), seed=seed)
+
+
+def filled(store: TokenStore, num_tokens: int, short: float = 0.1, seed: int = 0) -> FilledPairs:
+    return FilledPairs(
+        store,
+        lay_out(store, "filled", num_tokens + 3),
+        seed=seed,
+        num_tokens=num_tokens,
+        short_pair_probability=short,
+    )
+
+
+def only(store: TokenStore) -> Shard:
+    """The shard of a store in memory."""
+    return store.shard(0)
 
 
 def sequences(batch: Batch) -> list[list[int]]:
@@ -65,11 +80,14 @@ def sequences(batch: Batch) -> list[list[int]]:
 def test_a_store_gives_the_sentences_back(documents: list[Document]) -> None:
     tokenizer = letters()
     store, counts = build_store(documents, tokenizer)
-    rows = [store.ids[a:b].tolist() for a, b in pairwise(store.sentence_offsets)]
-    assert rows == tokenizer.encode_text(sentences_of(documents))
-    assert counts["tokens"] == len(store.ids)
-    assert np.diff(store.paragraph_offsets).tolist() == [len(p) for d in documents for p in d]
-    assert np.diff(store.document_offsets).tolist() == [sum(map(len, d)) for d in documents]
+    shard = only(store)
+    ids, lengths = tokenizer.encode_text(sentences_of(documents))
+    assert shard.ids.tolist() == ids.tolist()
+    assert np.diff(shard.sentence_offsets).tolist() == lengths.tolist()
+    assert counts["tokens"] == store.num_tokens == len(ids)
+    assert np.diff(shard.paragraph_offsets).tolist() == [len(p) for d in documents for p in d]
+    assert np.diff(shard.document_offsets).tolist() == [len(d) for d in documents]
+    assert np.diff(shard.document_starts()).tolist() == [sum(map(len, d)) for d in documents]
 
 
 def test_sentences_without_a_token_are_counted_and_not_kept() -> None:
@@ -82,8 +100,9 @@ def test_sentences_without_a_token_are_counted_and_not_kept() -> None:
 def test_an_empty_corpus_is_an_empty_store() -> None:
     store, counts = build_store([], letters())
     assert (store.num_sentences, counts["documents"]) == (0, 0)
-    assert make_batches(store, letters()).num_pairs == 0
-    assert make_batches(store, letters(), kind="filled").num_pairs == 0
+    assert make_batches(store, letters()).num_examples == 0
+    assert make_batches(store, letters(), pairing="filled").num_examples == 0
+    assert make_batches(store, letters(), objective="mlm").num_examples == 0
 
 
 def test_log_frequencies_are_those_of_the_words() -> None:
@@ -102,15 +121,15 @@ def test_adjacent_pairs_are_neighbours_or_not_the_next(
     documents: list[Document], seed: int
 ) -> None:
     store, _ = build_store(documents, letters())
-    pairing = AdjacentPairs(store, seed=seed)
-    assert pairing.num_pairs == sum(len(p) - 1 for d in documents for p in d)
-    numbers = np.arange(pairing.num_pairs)
+    pairing = adjacent(store, seed)
+    assert pairing.num_examples == sum(len(p) - 1 for d in documents for p in d)
+    numbers = np.arange(pairing.num_examples)
     spans = pairing.draw(numbers, np.zeros_like(numbers))
-    offsets = store.sentence_offsets
+    offsets, text = only(store).sentence_offsets, only(store).ids
     for i in numbers:
         a = int(np.flatnonzero(offsets == spans.a_start[i])[0])
-        true_next = store.ids[offsets[a + 1] : offsets[a + 2]].tolist()
-        b = store.ids[spans.b_start[i] : spans.b_end[i]].tolist()
+        true_next = text[offsets[a + 1] : offsets[a + 2]].tolist()
+        b = text[spans.b_start[i] : spans.b_end[i]].tolist()
         assert (b != true_next) == spans.is_random[i]
         assert spans.a_end[i] == offsets[a + 1]
 
@@ -118,10 +137,10 @@ def test_adjacent_pairs_are_neighbours_or_not_the_next(
 def test_half_of_the_pairs_are_random_and_new_in_each_epoch() -> None:
     store, _ = build_store(make_documents(400), letters_of_words())
     for pairing in (
-        AdjacentPairs(store, seed=0),
-        FilledPairs(store, seed=0, num_tokens=29, short_pair_probability=0.1),
+        adjacent(store),
+        filled(store, 29),
     ):
-        numbers = np.arange(pairing.num_pairs)
+        numbers = np.arange(pairing.num_examples)
         first, second = (pairing.draw(numbers, np.full_like(numbers, e)) for e in (0, 1))
         assert abs(first.is_random.mean() - 0.5) < 0.05
         assert abs((first.is_random == second.is_random).mean() - 0.5) < 0.05
@@ -130,13 +149,13 @@ def test_half_of_the_pairs_are_random_and_new_in_each_epoch() -> None:
 
 
 def letters_of_words() -> Tokenizer:
-    return Tokenizer.train(make_documents(5), kind="word", pretokenized=True, min_frequency=1)
+    return train(make_documents(5), kind="word", spelling=SPACED, min_frequency=1)
 
 
 def test_no_length_tells_the_label_of_filled_pairs() -> None:
     store, _ = build_store(make_documents(3000), letters_of_words())
-    pairing = FilledPairs(store, seed=0, num_tokens=61, short_pair_probability=0.1)
-    numbers = np.arange(pairing.num_pairs)
+    pairing = filled(store, 61)
+    numbers = np.arange(pairing.num_examples)
     spans = pairing.draw(numbers, np.zeros_like(numbers))
     length_b = spans.b_end - spans.b_start
     for length in (length_b, length_b + spans.a_end - spans.a_start):
@@ -150,8 +169,8 @@ def test_no_length_tells_the_label_of_filled_pairs() -> None:
 def test_a_random_sentence_of_a_single_document_is_not_of_its_chunk() -> None:
     lines = [[sentence] for sentence in sentences_of(make_documents(60))]
     store, _ = build_store([lines], letters_of_words())
-    pairing = FilledPairs(store, seed=0, num_tokens=40, short_pair_probability=0.0)
-    numbers = np.arange(pairing.num_pairs)
+    pairing = filled(store, 40, short=0.0)
+    numbers = np.arange(pairing.num_examples)
     spans = pairing.draw(numbers, np.zeros_like(numbers))
     assert spans.is_random.any()
     overlap = (spans.b_start < spans.a_end) & (spans.b_end > spans.a_start)
@@ -162,7 +181,7 @@ def test_a_random_sentence_of_a_single_document_is_not_of_its_chunk() -> None:
 def test_one_repeated_sentence_makes_no_random_pair() -> None:
     store, _ = build_store([[["a b"] * 10]], letters())
     numbers = np.arange(9)
-    assert not AdjacentPairs(store, seed=0).draw(numbers, numbers).is_random.any()
+    assert not adjacent(store).draw(numbers, numbers).is_random.any()
 
 
 @settings(max_examples=60, deadline=None)
@@ -171,43 +190,45 @@ def test_filled_pairs_hold_whole_neighbouring_sentences(
     documents: list[Document], seed: int, num_tokens: int
 ) -> None:
     store, _ = build_store(documents, letters())
-    pairing = FilledPairs(store, seed=seed, num_tokens=num_tokens, short_pair_probability=0.1)
-    numbers = np.arange(pairing.num_pairs)
+    pairing = filled(store, num_tokens, seed=seed)
+    numbers = np.arange(pairing.num_examples)
     spans = pairing.draw(numbers, np.zeros_like(numbers))
-    document = store.sentence_offsets[store.document_offsets]
-    covered = np.zeros(len(store.ids), dtype=bool)
+    offsets = only(store).sentence_offsets
+    document = offsets[only(store).document_starts()]
+    covered = np.zeros(store.num_tokens, dtype=bool)
     for i in numbers:
         runs = ((spans.a_start[i], spans.a_end[i]), (spans.b_start[i], spans.b_end[i]))
         for start, end in runs:
             assert start < end
-            assert {int(start), int(end)} <= set(store.sentence_offsets.tolist())
+            assert {int(start), int(end)} <= set(offsets.tolist())
             assert np.searchsorted(document, start, "right") == np.searchsorted(document, end)
         if not spans.is_random[i]:
             assert spans.b_start[i] == spans.a_end[i]
         covered[spans.a_start[i] : spans.a_end[i]] = True
-    assert (pairing.num_pairs > 0) == any(sum(map(len, d)) > 1 for d in documents)
+    assert (pairing.num_examples > 0) == any(sum(map(len, d)) > 1 for d in documents)
 
 
 def test_chunks_cover_every_document_of_two_sentences_or_more() -> None:
     store, _ = build_store(make_documents(100), letters_of_words())
-    pairing = FilledPairs(store, seed=0, num_tokens=40, short_pair_probability=0.0)
+    pairing = filled(store, 40, short=0.0)
     seen = np.zeros(store.num_sentences, dtype=bool)
-    for start, end in zip(pairing._chunk_starts, pairing._chunk_ends, strict=True):
+    for start, end in pairing._examples.rows:
         seen[start:end] = True
-    single = np.repeat(np.diff(store.document_offsets) == 1, np.diff(store.document_offsets))
+    lengths = np.diff(only(store).document_starts())
+    single = np.repeat(lengths == 1, lengths)
     assert (seen | single).all()
 
 
 def test_filled_pairs_fill_the_length_and_a_tenth_are_short() -> None:
     store, _ = build_store(make_documents(600), letters_of_words())
-    batches = make_batches(store, letters_of_words(), kind="filled", max_length=64, batch_size=300)
+    batches = make_batches(
+        store, letters_of_words(), pairing="filled", max_length=64, batch_size=300
+    )
     lengths = np.array(batches.batch(0).lengths)
     assert lengths.max() == 64
     full = make_batches(store, letters_of_words(), max_length=64, batch_size=300).batch(0)
     assert np.mean(lengths) > 1.5 * np.mean(full.lengths)
-    spans = FilledPairs(store, seed=0, num_tokens=61, short_pair_probability=1.0).draw(
-        np.arange(300), np.zeros(300, dtype=np.int64)
-    )
+    spans = filled(store, 61, short=1.0).draw(np.arange(300), np.zeros(300, dtype=np.int64))
     short = (spans.a_end - spans.a_start) + (spans.b_end - spans.b_start)
     assert short.mean() < 0.75 * (lengths.mean() - 3)
 
@@ -275,11 +296,11 @@ def test_masks_are_80_10_10_and_random_words_are_words() -> None:
     assert shares[5] == pytest.approx(0.025, abs=0.005)
 
 
-@pytest.mark.parametrize("kind", ["adjacent", "filled"])
+@pytest.mark.parametrize("pairing", ["adjacent", "filled"])
 def test_a_batch_is_laid_out_as_bert_reads_it(
-    kind: str, store: TokenStore, tokenizer: Tokenizer
+    pairing: str, store: TokenStore, tokenizer: Tokenizer
 ) -> None:
-    batch = make_batches(store, tokenizer, kind=kind).batch(3)
+    batch = make_batches(store, tokenizer, pairing=pairing).batch(3)
     assert batch.input_ids.dtype == batch.masked_labels.dtype == torch.int64
     assert batch.cu_seqlens.dtype == torch.int32
     assert list(batch.lengths) == sorted(batch.lengths, reverse=True)
@@ -324,7 +345,7 @@ def test_an_epoch_has_every_pair_once_and_new_masks(
     store: TokenStore, tokenizer: Tokenizer
 ) -> None:
     batches = make_batches(store, tokenizer, max_length=64)
-    n = batches.num_pairs
+    n = batches.num_examples
     first, second = (batches.examples(np.arange(e * n, (e + 1) * n)) for e in (0, 1))
     heads = [
         sorted(row[: row.index(tokenizer.sep_id)] for row in sequences(batch))

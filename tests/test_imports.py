@@ -12,7 +12,8 @@ import bertsmith
 PACKAGE = Path(bertsmith.__file__).parent
 
 ROWS = (
-    "errors config corpus tokenizer data model evaluation report training inference api cli"
+    "errors durable display config corpus tokenizer data preparation model evaluation report "
+    "training inference api cli"
 ).split()
 """From the lowest to the highest: a module imports only from rows above it in this list."""
 
@@ -71,5 +72,6 @@ def test_public_names() -> None:
         "__version__",
         "evaluate",
         "load",
+        "prepare",
         "pretrain",
     ]

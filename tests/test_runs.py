@@ -14,12 +14,12 @@ from transformers import AutoTokenizer, BertForPreTraining
 
 import bertsmith
 from bertsmith.data.batches import Batch
+from bertsmith.durable import damage, whole_folder
 from bertsmith.errors import BertsmithError, DataError, DivergenceError, RunError
 from bertsmith.model.bert import Bert, Losses
 from bertsmith.model.device import choose_device
 from bertsmith.report.metrics_file import read_metrics
 from bertsmith.training import loop
-from bertsmith.training.durable import damage, whole_folder
 from bertsmith.training.pretrain import Run
 from bertsmith.training.run_folder import RunFolder
 from tests.conftest import TINY_RUN, WORDS

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bertsmith.config import ModelConfig, TrainingConfig
+from bertsmith.config import DataConfig, ModelConfig, TrainingConfig
 from bertsmith.data.batches import Batch
 from bertsmith.data.store import TokenStore
 from bertsmith.evaluation.held_out import evaluate, evaluation_batches
@@ -151,16 +151,17 @@ def test_what_is_due() -> None:
 def test_evaluation_is_fixed_and_counts_rightly(
     tiny_model: Bert, store: TokenStore, tokenizer: Tokenizer
 ) -> None:
-    batches = evaluation_batches(store, tokenizer, pairing="adjacent", max_length=24)
+    batches = evaluation_batches(store, tokenizer, DataConfig(max_length=24))
     assert batches is not None
     tiny_model.train()
     first, again = (
         evaluate(tiny_model, batches, device=CPU, micro_batch_size=size) for size in (3, 50)
     )
     assert tiny_model.training
-    assert first.num_pairs == batches.num_pairs
+    assert first.num_pairs == batches.num_examples
     assert first.mlm_accuracy == again.mlm_accuracy
     assert first.mlm_loss == pytest.approx(again.mlm_loss, rel=1e-5)
     one = evaluate(tiny_model, batches, device=CPU, micro_batch_size=8, most_pairs=5)
     assert one.num_pairs == 5
+    assert first.nsp_accuracy is not None
     assert 0 <= first.nsp_accuracy <= 1

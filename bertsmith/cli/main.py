@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import tyro
 
-from bertsmith.cli import pretrain, use
+from bertsmith.cli import prepare, pretrain, use
 from bertsmith.cli.arguments import registry
 from bertsmith.config import BUDGETS
 from bertsmith.errors import BertsmithError, RunStopped
@@ -26,6 +26,7 @@ _ABOUT = "Pretrain BERT encoders from scratch on your own text, and use them."
 
 _COMMANDS: dict[str, tuple[type, Any]] = {
     "pretrain": (pretrain.Pretrain, pretrain.run),
+    "prepare": (prepare.Prepare, prepare.run),
     "encode": (use.Encode, use.encode),
     "fill": (use.Fill, use.fill),
     "next": (use.Next, use.next_sentence),
@@ -52,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         asked = stopped.by.name in ("SIGINT", "SIGUSR1")
         _leave(0 if asked else 128 + stopped.by, f"bertsmith: {stopped}")
     except KeyboardInterrupt:
-        _leave(130, "bertsmith: interrupted; checkpoints that were written are whole.")
+        _leave(
+            130, "bertsmith: interrupted; what was finished is whole, and the same command goes on."
+        )
     except BrokenPipeError:  # the reader of a pipe left, as `head` does
         pass
     _leave(0)
@@ -90,6 +93,9 @@ def _run(arguments: list[str]) -> None:
         "args": arguments[1:],
         "registry": registry,
     }
+    if name == "prepare":
+        run(tyro.cli(cls, default=prepare.defaults(arguments[1:]), **parse))
+        return
     if name != "pretrain":
         run(tyro.cli(cls, **parse))
         return

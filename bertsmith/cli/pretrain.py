@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +15,11 @@ from bertsmith.config import (
     BUDGETS,
     DataConfig,
     ModelConfig,
+    PreparationConfig,
     PretrainConfig,
     TrainingConfig,
+    prepared_settings,
+    refuse_contradiction,
     resolve,
     settings_of_run,
 )
@@ -45,6 +48,9 @@ class Pretrain:
     """Show no progress."""
     profile: tyro.conf.FlagCreatePairsOff[bool] = False
     """Show at the end where the time of a step went."""
+    preparation: tyro.conf.OmitArgPrefixes[PreparationConfig] = field(
+        default_factory=PreparationConfig
+    )
     data: tyro.conf.OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
     training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
     model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
@@ -59,6 +65,7 @@ def parse_base(arguments: Sequence[str]) -> PretrainConfig:
     for name in ("preset", "recipe", "config", "output"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--corpus", nargs="+", default=[])
     try:
         named, _ = parser.parse_known_args(list(arguments))
     except argparse.ArgumentError:  # a flag without its value: the full parser says so better
@@ -73,7 +80,12 @@ def parse_base(arguments: Sequence[str]) -> PretrainConfig:
                 f"There is no run in {named.output} to go on with; to begin one there, say with "
                 "what: give --corpus."
             )
-    return resolve(preset=named.preset, recipe=named.recipe, file=file)
+    return resolve(
+        preset=named.preset,
+        recipe=named.recipe,
+        file=file,
+        prepared=prepared_settings(named.corpus),
+    )
 
 
 def defaults(base: PretrainConfig) -> Pretrain:
@@ -81,6 +93,7 @@ def defaults(base: PretrainConfig) -> Pretrain:
     return Pretrain(
         preset=base.preset,
         recipe=base.recipe,
+        preparation=base.preparation,
         data=base.data,
         training=_with_budget(base.training, {}),
         model=base.model,
@@ -88,13 +101,19 @@ def defaults(base: PretrainConfig) -> Pretrain:
 
 
 def settings(command: Pretrain, base: PretrainConfig) -> PretrainConfig:
-    """The flags' settings, with the base's budget if they have none."""
+    """The flags' settings, with the base's budget if they have none.
+
+    Raises:
+        ConfigError: they contradict those with which the text was prepared.
+    """
+    refuse_contradiction(prepared_settings(command.preparation.corpus), asdict(command.preparation))
     training = command.training
     if all(getattr(training, name) is None for name in BUDGETS):
         training = _with_budget(training, vars(base.training))
     return PretrainConfig(
         preset=base.preset,
         recipe=base.recipe,
+        preparation=command.preparation,
         data=command.data,
         training=training,
         model=command.model,

@@ -158,8 +158,8 @@ def next_sentence(command: Next) -> None:
 
 def evaluate(command: Evaluate) -> None:
     """Print the figures of a model on a split."""
+    from bertsmith.display import Display
     from bertsmith.evaluation.of_folder import evaluate_folder
-    from bertsmith.training.display import Display
 
     with Display().stage(f"Evaluating on {command.split}") as progress:
         found = evaluate_folder(
@@ -170,12 +170,9 @@ def evaluate(command: Evaluate) -> None:
             progress=progress,
         )
     if command.json:
-        prefix = f"{command.split}_"
-        print(json.dumps({prefix + name: value for name, value in asdict(found).items()}))
+        print(json.dumps(found.metrics(command.split)))
         return
-    print(f"MLM loss {found.mlm_loss:.3f}, MLM accuracy {found.mlm_accuracy:.1%}")
-    print(f"NSP loss {found.nsp_loss:.3f}, NSP accuracy {found.nsp_accuracy:.1%}")
-    print(f"on {found.num_pairs:,} pairs, {found.num_masked_tokens:,} masked tokens")
+    print("\n".join(found.lines()))
 
 
 def corpora(command: Corpora) -> None:
@@ -246,8 +243,8 @@ def _encode_file(command: Encode, source: Path, target: Path) -> None:
     """Write `vectors`: [N, H], or for tokens [sum of lengths, H] with `offsets` [N + 1]."""
     import numpy as np
 
+    from bertsmith.display import Display
     from bertsmith.inference.model import load
-    from bertsmith.training.display import Display
 
     if command.compare:
         raise InputError("--compare is for a text, not for --input; leave one of them out.")

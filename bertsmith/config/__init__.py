@@ -1,11 +1,23 @@
 """Settings: `schema` says what there is, `presets` names sets, `resolve` joins them."""
 
 from bertsmith.config.presets import PRESETS, RECIPES
-from bertsmith.config.resolve import RUN_CONFIG_FILE, drift, held, resolve, settings_of_run, to_toml
+from bertsmith.config.resolve import (
+    RUN_CONFIG_FILE,
+    STORE_MANIFEST_FILE,
+    drift,
+    held,
+    prepared_settings,
+    refuse_contradiction,
+    resolve,
+    settings_of_run,
+    to_toml,
+)
 from bertsmith.config.schema import (
     BUDGETS,
+    TOKENIZERS,
     DataConfig,
     ModelConfig,
+    PreparationConfig,
     PretrainConfig,
     TrainingConfig,
     near,
@@ -16,13 +28,18 @@ __all__ = [
     "PRESETS",
     "RECIPES",
     "RUN_CONFIG_FILE",
+    "STORE_MANIFEST_FILE",
+    "TOKENIZERS",
     "DataConfig",
     "ModelConfig",
+    "PreparationConfig",
     "PretrainConfig",
     "TrainingConfig",
     "drift",
     "held",
     "near",
+    "prepared_settings",
+    "refuse_contradiction",
     "resolve",
     "settings_of_run",
     "to_toml",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from bertsmith.config.schema import (
     SECTIONS,
     DataConfig,
     ModelConfig,
+    PreparationConfig,
     PretrainConfig,
     TrainingConfig,
     near,
@@ -28,6 +30,7 @@ def resolve(
     preset: str | None = None,
     recipe: str | None = None,
     file: str | Path | None = None,
+    prepared: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> PretrainConfig:
     """Lay the recipe over the preset, the file over both, and `overrides` over all.
@@ -36,6 +39,8 @@ def resolve(
         preset: a name of `PRESETS`; default: the file's, else textbook.
         recipe: a name of `RECIPES`; default: the file's, else default.
         file: a TOML file with any part of what `to_toml` writes.
+        prepared: settings with which the text was prepared already; they take the place of the
+            preset's, and what is asked for must not contradict them.
         overrides: settings by field name, as flags or keywords give them. A budget among them
             takes the place of any budget below it.
 
@@ -46,21 +51,27 @@ def resolve(
     preset = _choose("preset", preset, from_file.pop("preset", None), PRESETS, "textbook")
     recipe = _choose("recipe", recipe, from_file.pop("recipe", None), RECIPES, "default")
     settings: dict[str, Any] = {}
-    for layer in (PRESETS[preset], RECIPES[recipe](preset), from_file, overrides or {}):
+    prepared = prepared or {}
+    for layer in (PRESETS[preset], RECIPES[recipe](preset), prepared, from_file, overrides or {}):
         if any(layer.get(budget) is not None for budget in BUDGETS):
             settings = {name: value for name, value in settings.items() if name not in BUDGETS}
         settings |= layer
+    refuse_contradiction(prepared, settings)
     by_section: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for name, value in settings.items():
         by_section[section_of(name)][name] = value
     return PretrainConfig(
         preset=preset,
         recipe=recipe,
+        preparation=PreparationConfig(**by_section["preparation"]),
         model=ModelConfig(**by_section["model"]),
         data=DataConfig(**by_section["data"]),
         training=TrainingConfig(**by_section["training"]),
     )
 
+
+STORE_MANIFEST_FILE = "manifest.json"
+"""In a token store's folder: what it is."""
 
 RUN_CONFIG_FILE = "config.toml"
 """In a run's folder: all its settings."""
@@ -78,12 +89,17 @@ def settings_of_run(run: Path) -> Path | None:
 def held(config: PretrainConfig) -> dict[str, Any]:
     """The settings that say what a run computes, by name; a resumed run must have the same.
 
-    `corpus` is not among them: the same text may lie elsewhere, and is compared by what it says.
+    `corpus` and `validation` are not among them: the same text may lie elsewhere, and is compared
+    by what it says.
     """
     fields: dict[str, Any] = {"preset": config.preset, "recipe": config.recipe}
     for section in SECTIONS:
         fields |= asdict(getattr(config, section))
-    return {name: value for name, value in fields.items() if name not in MAY_CHANGE | {"corpus"}}
+    return {
+        name: value
+        for name, value in fields.items()
+        if name not in MAY_CHANGE | {"corpus", "validation"}
+    }
 
 
 def drift(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -119,6 +135,34 @@ def _choose(
     if name not in known:
         raise ConfigError(f"There is no {kind} {name!r}; {near(str(name), known)}")
     return name
+
+
+def prepared_settings(corpus: Sequence[str]) -> dict[str, Any]:
+    """The settings with which the store that `corpus` names was prepared; empty if it names none.
+
+    Raises:
+        ConfigError: its manifest cannot be read.
+    """
+    path = Path(corpus[0]) / STORE_MANIFEST_FILE if len(corpus) == 1 else None
+    try:
+        if path is None or not path.is_file():
+            return {}
+        settings = json.loads(path.read_bytes())["settings"]
+        return {name: settings[name] for name in settings if name not in ("corpus", "validation")}
+    except OSError as error:
+        raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not the manifest of a token store.") from error
+
+
+def refuse_contradiction(prepared: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` if `settings` has another value for one of `prepared`."""
+    for name, value in prepared.items():
+        if settings.get(name, value) != value:
+            raise ConfigError(
+                f"The text was prepared with `{name}` = {value!r}, and {settings[name]!r} was "
+                "asked for; leave the setting out, or prepare the text again."
+            )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The settings of a run: every field, its meaning, its unit, its default and what must hold.
 
-Three frozen sections, `ModelConfig`, `DataConfig` and `TrainingConfig`, under one `PretrainConfig`.
-Names of model fields are Hugging Face's. No field name stands in two sections, so that a flag, a
-keyword and a line of TOML mean the same setting. The command line and its help are generated from
-these classes: the text under a field is its help.
+Four frozen sections: `PreparationConfig`, `DataConfig`, `ModelConfig`, `TrainingConfig`, under
+one `PretrainConfig`. Names of model fields are Hugging Face's. No field name stands in two
+sections, so that a flag, a keyword and a line of TOML mean the same setting. The command line and
+its help are generated from these classes: the text under a field is its help.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from bertsmith.errors import ConfigError
 BUDGETS = ("steps", "epochs", "pairs", "tokens", "minutes")
 """Fields of `TrainingConfig` that say when training ends; a run sets one of them."""
 
+TOKENIZERS = ("word", "wordpiece", "bpe", "unigram")
+"""Kinds of vocabulary that are trained."""
+
+_LEAST_SIMILARITY = 0.5  # under it the bands of a signature no longer find what is alike
 
 MAY_CHANGE = frozenset(
     {
@@ -80,47 +84,100 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """From text to batches: the corpus, its tokenizer, the pairs and the masks."""
+class PreparationConfig:
+    """From text to a token store: sources, documents, sentences, the tokenizer."""
 
     corpus: tuple[str, ...] = ("wikitext-2",)
-    """A corpus by name (`bertsmith corpora` lists them), or files, folders and patterns of text."""
-    text_column: str = "text"
-    """Column of tables (JSON lines, CSV, TSV, Parquet) that holds the text."""
-    max_bad_rows: float = 0.01
-    """Largest share of a table's rows that may have no text there; they are left out."""
-    language: str = "en"
-    """Language code by which plain text is split into sentences."""
+    """A corpus by name (`bertsmith corpora` lists them), files, folders, patterns or addresses of
+    text, a Hugging Face dataset (`hf:owner/name`), or the folder of a prepared store."""
+    validation: tuple[str, ...] = ()
+    """Text to validate on, named as the corpus is; without it, a part of the corpus is held out."""
     validation_fraction: float = 0.05
     """Share of documents held out for validation where the corpus has no validation split."""
-    tokenizer: Literal["word", "wordpiece"] = "word"
-    """Kind of vocabulary: whole words, or WordPieces trained on the corpus."""
+    text_column: str = "text"
+    """Column of tables (JSON lines, CSV, TSV, Parquet, datasets) that holds the text."""
+    id_column: str | None = None
+    """Column of tables that names each document; the names are kept in the store."""
+    max_bad_rows: float = 0.01
+    """Largest share of a table's rows that may have no text there; they are left out."""
+    documents: Literal["auto", "empty-line", "line", "file"] = "auto"
+    """What a document is: text up to an empty line, a line, or a file; auto: up to an empty line in
+    text files, a row in tables."""
+    paragraphs: Literal["line", "empty-line"] = "line"
+    """What a paragraph is: a line, or lines up to an empty one, joined (text with hard breaks)."""
+    sentences: Literal["language", "full-stop", "line", "none"] = "language"
+    """How paragraphs are split: by the rules of the language, at " . " (the textbook's), a sentence
+    a line, or not at all. WikiText is always split as the textbook does it."""
+    language: str = "en"
+    """Language code by which paragraphs are split into sentences."""
+    deduplicate: Literal["none", "exact", "near"] = "none"
+    """Drop documents of the same text as an earlier one, or of nearly the same."""
+    near_duplicate_similarity: float = 0.8
+    """Share of five-word runs that near duplicates have in common (Jaccard, by MinHash)."""
+    tokenizer: str = "word"
+    """Kind of vocabulary to train (word, wordpiece, bpe or unigram), or the folder of a tokenizer
+    to use."""
     vocab_size: int = 30522
-    """Most entries that a WordPiece vocabulary is trained to; words are bounded by frequency."""
+    """Most entries that a vocabulary is trained to; words are bounded by frequency instead."""
     min_frequency: int = 5
-    """Times a word (or a WordPiece pair) must be seen to enter the vocabulary."""
+    """Times a word (or a pair of pieces) must be seen to enter the vocabulary."""
     lowercase: bool = True
-    """Whether text is lower-cased (and, for WordPiece, its accents stripped)."""
+    """Whether text is lower-cased."""
+    strip_accents: bool | None = None
+    """Whether accents are stripped; None: by WordPiece if it lower-cases (as BERT), else not."""
+    unicode_normalization: Literal["none", "nfc", "nfkc"] = "none"
+    """Unicode form that text is brought to before anything else."""
+    pre_tokenization: Literal["words", "scripts", "characters"] = "words"
+    """What pieces may not cross: spaces and punctuation; changes of script as well; or, of scripts
+    written without spaces (Thai, Khmer, Lao, Burmese, Japanese, Chinese), any character."""
+    tokenizer_sample_bytes: int = 100_000_000
+    """Most bytes of text that a vocabulary is trained on, drawn by document; 0: all of it."""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _positive(self, "min_frequency")
+        _fraction(self, "max_bad_rows", "near_duplicate_similarity")
+        _fraction(self, "validation_fraction", below_one=True)
+        if not self.corpus:
+            raise ConfigError("`corpus` must name a corpus or a path; got nothing.")
+        if not self.tokenizer:
+            raise ConfigError(f"`tokenizer` must be {', '.join(TOKENIZERS)} or a folder.")
+        if self.vocab_size < 16:
+            raise ConfigError(f"`vocab_size` must be at least 16 entries; got {self.vocab_size}.")
+        if self.tokenizer_sample_bytes < 0:
+            raise ConfigError(
+                f"`tokenizer_sample_bytes` must not be negative; got {self.tokenizer_sample_bytes}."
+            )
+        if self.near_duplicate_similarity < _LEAST_SIMILARITY:
+            raise ConfigError(
+                f"`near_duplicate_similarity` must be at least {_LEAST_SIMILARITY}; "
+                f"got {self.near_duplicate_similarity}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """From a token store to batches: examples and masks."""
+
+    objective: Literal["mlm+nsp", "mlm"] = "mlm+nsp"
+    """Masked words and next sentences on pairs, or masked words alone on single segments."""
     max_length: int = 64
-    """Longest sequence in tokens, [CLS] and both [SEP] counted; longer pairs are cut."""
+    """Longest sequence in tokens, [CLS] and [SEP] counted; longer pairs are cut, segments split."""
     pairing: Literal["adjacent", "filled"] = "adjacent"
     """Two adjacent sentences, or several each side that fill the length (original BERT)."""
     short_pair_probability: float = 0.1
     """Share of filled pairs that are made shorter than the length allows."""
     mlm_probability: float = 0.15
     """Share of tokens to predict in training; evaluation always uses 0.15."""
+    masking: Literal["token", "whole-word", "span"] = "token"
+    """What is masked at once in training: a token, a word, or a run of words (SpanBERT)."""
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _positive(self, "min_frequency")
-        _fraction(self, "short_pair_probability", "max_bad_rows")
-        _fraction(self, "mlm_probability", "validation_fraction", below_one=True)
-        if not self.corpus:
-            raise ConfigError("`corpus` must name a corpus or a path; got nothing.")
+        _fraction(self, "short_pair_probability")
+        _fraction(self, "mlm_probability", below_one=True)
         if self.max_length < 8:
             raise ConfigError(f"`max_length` must be at least 8 tokens; got {self.max_length}.")
-        if self.vocab_size < 16:
-            raise ConfigError(f"`vocab_size` must be at least 16 entries; got {self.vocab_size}.")
         if self.mlm_probability == 0:
             raise ConfigError("`mlm_probability` must be over 0; got 0.0.")
 
@@ -207,10 +264,11 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """All that repeats a run: the three sections, and which preset and recipe they began as."""
+    """All that repeats a run: the sections, and which preset and recipe they began as."""
 
     preset: str = "textbook"
     recipe: str = "default"
+    preparation: PreparationConfig = field(default_factory=PreparationConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -222,13 +280,14 @@ class PretrainConfig:
                 f"({self.model.max_position_embeddings}); got {self.data.max_length}. "
                 "Set both to train on longer sequences."
             )
-        if self.model.type_vocab_size < 2:
+        if self.data.objective != "mlm" and self.model.type_vocab_size < 2:
             raise ConfigError("`type_vocab_size` must be at least 2 to tell A from B; got 1.")
 
 
 SECTIONS: dict[str, type] = {
-    "model": ModelConfig,
+    "preparation": PreparationConfig,
     "data": DataConfig,
+    "model": ModelConfig,
     "training": TrainingConfig,
 }
 

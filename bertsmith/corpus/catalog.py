@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import glob
-import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from bertsmith.config import near
+from bertsmith.corpus.assemble import Rules
 from bertsmith.corpus.cache import cached_wikitext
-from bertsmith.corpus.document import Corpus, Document, Reader
-from bertsmith.corpus.files import expand, find_files, read_files
+from bertsmith.corpus.document import Corpus
+from bertsmith.corpus.files import digest_of, expand, find_files, is_address, parts_of_files
 from bertsmith.corpus.holdout import with_validation
+from bertsmith.corpus.hub import PREFIX, is_saved_dataset, open_dataset
+from bertsmith.corpus.opened import File
 from bertsmith.corpus.rows import Columns
 from bertsmith.corpus.wikitext import is_wikitext_folder, open_wikitext
 from bertsmith.errors import CorpusError
@@ -29,7 +32,9 @@ def absolute_names(names: Sequence[str]) -> tuple[str, ...]:
     """`names` with every path made absolute, so that they mean the same from any folder."""
     try:
         return tuple(
-            str(Path(name).resolve()) if Path(name).exists() or glob.has_magic(name) else name
+            str(Path(name).resolve())
+            if not is_address(name) and (Path(name).exists() or glob.has_magic(name))
+            else name
             for name in names
         )
     except OSError as error:
@@ -39,45 +44,66 @@ def absolute_names(names: Sequence[str]) -> tuple[str, ...]:
 def open_corpus(
     names: Sequence[str],
     *,
-    language: str = "en",
+    validation: Sequence[str] = (),
     validation_fraction: float = 0.05,
+    rules: Rules | None = None,
     columns: Columns | None = None,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> Corpus:
     """One corpus of all that `names` stand for, in their order, with `train` and `validation`.
 
     Args:
-        names: names of `NAMES`, text files and tables, folders and patterns of these, WikiText
-            folders.
-        language: of plain text, for its sentences.
-        validation_fraction: share held out of each part that has no validation split.
+        names: names of `NAMES`, text files and tables, folders and patterns of these, addresses
+            of any of them, WikiText folders, Hugging Face datasets.
+        validation: names of what is validated on, all of it; then nothing is held out.
+        validation_fraction: share held out of each text that has no validation split.
+        rules: what documents, paragraphs and sentences are; default: `Rules()`.
         columns: of tables; default: `Columns()`.
         progress: told of a download: the file's name, bytes so far, bytes in all.
 
     Raises:
         CorpusError: an unknown name, or a path that cannot be read as text.
     """
-    parts = [
-        with_validation(
-            _open_one(name, language, columns or Columns(), progress), validation_fraction
-        )
-        for name in names
-    ]
-    if len(parts) == 1:
-        return parts[0]
-    splits = dict.fromkeys(split for part in parts for split in part.splits)
+    rules, columns = rules or Rules(), columns or Columns()
+    texts = [_open_one(name, rules, columns, progress) for name in names]
+    if validation:
+        texts = [_only_training(text) for text in texts]
+        texts += [_as_validation(_open_one(name, rules, columns, progress)) for name in validation]
+    else:
+        texts = [with_validation(text, validation_fraction) for text in texts]
+    if len(texts) == 1:
+        return texts[0]
     return Corpus(
-        name=" + ".join(part.name for part in parts),
-        pretokenized=all(part.pretokenized for part in parts),
-        splits={
-            split: _chain([part.splits[split] for part in parts if split in part.splits])
-            for split in splits
-        },
+        name=" + ".join(text.name for text in texts),
+        pretokenized=all(text.pretokenized for text in texts),
+        splits=tuple(dict.fromkeys(split for text in texts for split in text.splits)),
+        find_parts=lambda: [part for text in texts for part in text.parts],
+        content=tuple(digest for text in texts for digest in text.content),
+    )
+
+
+def _only_training(text: Corpus) -> Corpus:
+    return replace(
+        text,
+        splits=("train",),
+        find_parts=lambda: [part for part in text.parts if part.split == "train"],
+    )
+
+
+def _as_validation(text: Corpus) -> Corpus:
+    """All of a text that is named to be validated on; of one with splits, its own validation."""
+    own = "validation" if "validation" in text.splits else "train"
+    return replace(
+        text,
+        splits=("validation",),
+        find_parts=lambda: [
+            replace(part, split="validation") for part in text.parts if part.split == own
+        ],
     )
 
 
 def _open_one(
-    name: str, language: str, columns: Columns, progress: Callable[[str, int, int], None]
+    name: str, rules: Rules, columns: Columns, progress: Callable[[str, int, int], None]
 ) -> Corpus:
     path = Path(name)
     if name == "python-docs":
@@ -93,24 +119,23 @@ def _open_one(
         return open_wikitext(name, folder)
     if is_wikitext_folder(path):
         return open_wikitext(name, path)
-    paths = [path] if path.exists() else expand(name)
-    if not paths:
+    if name.startswith(PREFIX) or is_saved_dataset(path):
+        return open_dataset(name, rules, columns)
+    if not (paths := expand(name)):
         raise CorpusError(
             f"There is no corpus and no path {name!r}; {near(name, NAMES)} "
             "Or name a text file or a folder."
         )
-    files: list[Path] = []
+    files: list[File] = []
     skipped: Counter[str] = Counter()
     for one in paths:
         found, others = find_files(one)
         files += found
         skipped += others
-    read = partial(read_files, files, skipped, language, columns)
-    return Corpus(name=name, pretokenized=False, splits={"train": read})
-
-
-def _chain(readers: list[Reader]) -> Reader:
-    def read(left_out: Counter[str]) -> Iterator[Document]:
-        return itertools.chain.from_iterable(reader(left_out) for reader in readers)
-
-    return read
+    return Corpus(
+        name=name,
+        pretokenized=False,
+        splits=("train",),
+        find_parts=lambda: parts_of_files(files, skipped, rules, columns),
+        content=tuple(partial(digest_of, file) for file in files),
+    )

@@ -1,32 +1,103 @@
-"""What every reader gives: documents, and how they are asked for by split."""
+"""What every reader gives: documents, and how they are asked for by split and by part."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 Document = list[list[str]]
 """A document is a list of paragraphs; a paragraph is a list of sentences, none of them empty."""
 
+
+class NamedDocument(list[list[str]]):
+    """A document whose source gives it a name.
+
+    Args:
+        paragraphs: as in `Document`.
+        name: what stands in the column of names.
+    """
+
+    def __init__(self, paragraphs: Document, name: str) -> None:
+        super().__init__(paragraphs)
+        self.name = name
+
+
 Reader = Callable[[Counter[str]], Iterator[Document]]
-"""Reads one split from its beginning, counting what it leaves out, by reason, in the counter."""
+"""Reads some documents from their beginning, counting what it leaves out, by reason.
+
+It can be sent to another process. Where it begins and ends depends on the text alone.
+"""
 
 UNKNOWN_WORD = "[UNK]"
 """How a corpus writes a word that its makers took out (`<unk>` in WikiText)."""
 
+NUM_ROWS = "rows of tables"
+"""What a reader counts beside the reasons: how many rows it has seen, good and bad."""
+
+BAD_ROW = "rows: "
+"""How the reasons begin for which a row has no text."""
+
+
+HoldOut = Callable[[Document], Iterator[tuple[bool, Document]]]
+"""Parts what is held out for validation (True) from the rest; of a document most often all."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some documents of a corpus that are read one after the other. It can be sent to a process."""
+
+    reader: Reader
+    split: str = "train"
+    """Of its documents."""
+    hold_out: Callable[[], HoldOut] | None = None
+    """Made anew for each reading; what it holds out is of the split validation instead."""
+    size: int = 0
+    """Bytes of text, about; 0: it is not known."""
+
+    def read(self, left_out: Counter[str]) -> Iterator[tuple[str, Document]]:
+        """The documents, each with its split; `left_out` counts what the reader leaves out."""
+        if self.hold_out is None:
+            for document in self.reader(left_out):
+                yield self.split, document
+            return
+        hold_out = self.hold_out()
+        for document in self.reader(left_out):
+            for is_held_out, piece in hold_out(document):
+                yield ("validation" if is_held_out else self.split), piece
+
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """A named text with its splits; nothing is read before `read` is called."""
+    """A named text with its splits; nothing is read before its parts are asked for."""
 
     name: str
     """As the user wrote it."""
     pretokenized: bool
     """Whether spaces already part words from punctuation, as in WikiText."""
-    splits: Mapping[str, Reader]
-    """A reader for each split; every corpus has `train`."""
+    splits: tuple[str, ...]
+    """Their names; `train` is always there."""
+    find_parts: Callable[[], Sequence[Part]]
+    """Finds out how the text is parted, which may take a look at it."""
+    content: tuple[Callable[[], str], ...] = ()
+    """Each gives a digest of some of what is read; together they stand for the whole text."""
+
+    @cached_property
+    def parts(self) -> Sequence[Part]:
+        """All parts, in the corpus's order; they depend on the text alone. Raises: CorpusError."""
+        return self.find_parts()
 
     def read(self, split: str, left_out: Counter[str] | None = None) -> Iterator[Document]:
-        """The documents of `split`, in the corpus's order, each time anew."""
-        return self.splits[split](Counter() if left_out is None else left_out)
+        """The documents of `split`, in the corpus's order, each time anew.
+
+        Args:
+            split: one of `splits`.
+            left_out: counts what is left out of parts that hold something of this split.
+        """
+        left_out = Counter() if left_out is None else left_out
+        for part in self.parts:
+            if part.split == split or (part.hold_out and split == "validation"):
+                for found, document in part.read(left_out):
+                    if found == split:
+                        yield document

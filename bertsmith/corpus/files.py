@@ -1,22 +1,29 @@
-"""Files and folders of text: plain text, and tables of texts, packed or not.
+"""Files and folders of text, here or at an address: plain text and tables, packed or not.
 
-In plain text a line is a paragraph, an empty line ends a document, as does a file's end. In a table
-a row is a document.
+In plain text a line is a paragraph and an empty line ends a document, as does a file's end; in a
+table a row is a document. `Rules` may say otherwise.
 """
 
 from __future__ import annotations
 
 import glob
+import hashlib
+import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from bertsmith.corpus.document import Document
-from bertsmith.corpus.lines import read_lines
-from bertsmith.corpus.opened import COMPRESSIONS, format_of
-from bertsmith.corpus.rows import ROW_FORMATS, Columns, read_texts
-from bertsmith.corpus.sentences import split_sentences
+import fsspec
+from upath import UPath
+
+from bertsmith.corpus.assemble import CUT_DOCUMENTS, Rules, assemble
+from bertsmith.corpus.document import Document, NamedDocument, Part
+from bertsmith.corpus.lines import PART_BYTES, Range, parts_of, read_lines
+from bertsmith.corpus.opened import COMPRESSIONS, File, format_of, is_local, is_packed
+from bertsmith.corpus.rows import ROW_FORMATS, Columns, parts_of_table, read_texts
 from bertsmith.errors import CorpusError
 
 TEXT_FORMATS = (".txt", ".text", ".tokens")
@@ -29,9 +36,19 @@ _OTHER_FORMATS = (
 """Formats that are not read; reading one line by line would learn its brackets."""
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_UNPACKED_SIZE = 4  # times the packed size, about
+
+Piece = tuple[File, Range | None]
+"""A file, or a part of it."""
 
 
-def find_files(path: Path) -> tuple[list[Path], Counter[str]]:
+def is_address(name: str) -> bool:
+    """Whether `name` is an address such as "s3://bucket/folder"."""
+    return _ADDRESS.match(name) is not None
+
+
+def find_files(path: File) -> tuple[list[File], Counter[str]]:
     """The files of text that `path` stands for: itself, or those in the folder, sorted, not hidden.
 
     Of a folder with plain text in it, tables are left out: they tend to be about the texts.
@@ -43,9 +60,10 @@ def find_files(path: Path) -> tuple[list[Path], Counter[str]]:
         CorpusError: there is no such path, nothing to read in it, or another format.
     """
     if path.is_dir():
-        files = [
+        every: list[Any] = sorted(path.rglob("*"))
+        files: list[File] = [
             file
-            for file in sorted(path.rglob("*"))
+            for file in every
             if file.is_file()
             and not any(part.startswith(".") for part in file.relative_to(path).parts)
         ]
@@ -70,54 +88,137 @@ def find_files(path: Path) -> tuple[list[Path], Counter[str]]:
     return [path], Counter()
 
 
-def expand(pattern: str) -> list[Path]:
-    """The paths that a pattern with `*`, `?`, `[…]` or `**` stands for, sorted."""
-    # Not `Path.glob`, which takes no absolute pattern.
-    return [Path(found) for found in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
-
-
-def read_files(
-    files: list[Path],
-    skipped: Counter[str],
-    language: str,
-    columns: Columns,
-    left_out: Counter[str],
-) -> Iterator[Document]:
-    """Documents of `files`, in the order given; `skipped` are files of other kinds, by suffix.
+def expand(name: str) -> list[File]:
+    """The paths that a path, a pattern with `*`, `?`, `[…]` or `**`, or an address stands for.
 
     Raises:
-        CorpusError: a file is empty, binary, unreadable, or not UTF-8; the message has the place.
+        CorpusError: an address that nothing installed can read, or that does not answer.
     """
+    if not is_address(name):
+        if Path(name).exists():
+            return [Path(name)]
+        # Not `Path.glob`, which takes no absolute pattern.
+        return [Path(found) for found in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207
+    try:
+        system, path = fsspec.core.url_to_fs(name)
+        found = sorted(system.glob(path)) if glob.has_magic(path) else [path]
+        return [UPath(system.unstrip_protocol(one)) for one in found if system.exists(one)]
+    except (ImportError, ValueError) as error:
+        raise CorpusError(
+            f"{name} cannot be read: {error} Addresses need the library of their kind: "
+            "pip install s3fs for s3://, gcsfs for gs://, adlfs for abfs://, aiohttp for https://."
+        ) from error
+    except Exception as error:  # of whichever library talks to the other side
+        raise CorpusError(f"Cannot read {name}: {type(error).__name__}: {error}.") from error
+
+
+def parts_of_files(
+    files: list[File], skipped: Counter[str], rules: Rules, columns: Columns
+) -> list[Part]:
+    """Parts of `files` in the order given, each of about `PART_BYTES`.
+
+    Args:
+        files: of `find_files`.
+        skipped: files of other kinds, by suffix; the first part counts them.
+        rules: what documents are.
+        columns: of tables.
+
+    Raises:
+        CorpusError: a file cannot be read.
+    """
+    groups: list[list[Piece]] = [[]]
+    sizes = [0]
+    for file in files:
+        ranges = _ranges(file, rules)
+        for part in ranges:
+            size = _size(file) // len(ranges)
+            if groups[-1] and sizes[-1] + size > PART_BYTES:
+                groups.append([])
+                sizes.append(0)
+            groups[-1].append((file, part))
+            sizes[-1] += size
+    return [
+        Part(
+            partial(_read, tuple(group), rules, columns, Counter() if number else skipped),
+            size=size,
+        )
+        for number, (group, size) in enumerate(zip(groups, sizes, strict=True))
+    ]
+
+
+def documents_of_rows(
+    rows: Iterator[tuple[str, str]], rules: Rules, left_out: Counter[str]
+) -> Iterator[Document]:
+    """Documents of a table's texts: a row each, with its name if it has one, or as `rules` say."""
+    if rules.documents != "auto":
+        lines = itertools.chain.from_iterable(_LINE_END.split(text) for text, _ in rows)
+        yield from assemble(lines, rules, rules.documents, left_out)
+        return
+    for text, name in rows:
+        is_empty = True
+        for document in assemble(_LINE_END.split(text), rules, "file", left_out):
+            is_empty = False
+            yield NamedDocument(document, name) if name else document
+        if is_empty:
+            left_out["rows of white space"] += 1
+
+
+def digest_of(file: File) -> str:
+    """A digest of a file's bytes; of one at an address, of what its host says of its version."""
+    if not is_local(file):
+        assert isinstance(file, UPath)
+        return f"{file} {file.fs.checksum(file.path)}"
+    try:
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
+            return f"{format_of(file)} {found.hexdigest()}"
+    except OSError as error:
+        raise CorpusError(f"Cannot read {file}: {error.strerror or error}.") from error
+
+
+def _ranges(file: File, rules: Rules) -> list[Range | None]:
+    """Parts of one file that end where documents end."""
+    if format_of(file) in ROW_FORMATS:
+        return parts_of_table(file) if rules.documents == "auto" else [None]
+    if rules.documents == "file":
+        return [None]
+    return parts_of(file, at_empty_lines=rules.documents != "line")
+
+
+def _size(file: File) -> int:
+    size: int = file.stat().st_size
+    return size * _UNPACKED_SIZE if is_packed(file) else size
+
+
+def _read(
+    pieces: tuple[Piece, ...],
+    rules: Rules,
+    columns: Columns,
+    skipped: Counter[str],
+    left_out: Counter[str],
+) -> Iterator[Document]:
     for suffix, count in skipped.items():
         left_out[f"files that are not text ({suffix})"] += count
-    for file in files:
+    for file, part in pieces:
         if format_of(file) not in ROW_FORMATS:
-            yield from _documents(read_lines(file), language)
+            yield from _text(file, part, rules, left_out)
             continue
-        for text in read_texts(file, columns, left_out):
-            document = list(_paragraphs(_LINE_END.split(text), language))
-            if document:
-                yield document
-            else:
-                left_out["rows of white space"] += 1
+        yield from documents_of_rows(read_texts(file, part, columns, left_out), rules, left_out)
 
 
-def _documents(lines: Iterable[str], language: str) -> Iterator[Document]:
-    """Paragraphs up to the next empty line."""
-    document: Document = []
-    for line in lines:
-        text = line.strip()
-        if text and (sentences := split_sentences(text, language)):
-            document.append(sentences)
-        elif document:
-            yield document
-            document = []
-    if document:
-        yield document
+def _text(
+    file: File, part: Range | None, rules: Rules, left_out: Counter[str]
+) -> Iterator[Document]:
+    rule = "empty-line" if rules.documents == "auto" else rules.documents
+    last = "\n"
 
+    def lines() -> Iterator[str]:
+        nonlocal last
+        for line in read_lines(file, part):
+            last = line
+            yield line
 
-def _paragraphs(lines: Iterable[str], language: str) -> Iterator[list[str]]:
-    """All of one document."""
-    for line in lines:
-        if (text := line.strip()) and (sentences := split_sentences(text, language)):
-            yield sentences
+    yield from assemble(lines(), rules, rule, left_out)
+    # No empty line was within reach of the part's end.
+    if part and rule == "empty-line" and not last.isspace() and part[1] < file.stat().st_size:
+        left_out[CUT_DOCUMENTS] += 1

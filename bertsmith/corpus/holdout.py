@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate, chain
 
-from bertsmith.corpus.document import Corpus, Document, Reader
+from bertsmith.corpus.document import Corpus, Document, HoldOut, Part
 
 
 def with_validation(corpus: Corpus, fraction: float) -> Corpus:
@@ -24,43 +25,73 @@ def with_validation(corpus: Corpus, fraction: float) -> Corpus:
     """
     if fraction == 0 or "validation" in corpus.splits:
         return corpus
-    whole = corpus.splits["train"]
-    read = partial(_read_part, whole, fraction)
-    splits = {"train": partial(read, False), "validation": partial(read, True)}
-    return replace(corpus, splits={**corpus.splits, **splits})
+    return replace(
+        corpus,
+        splits=("train", "validation", *(name for name in corpus.splits if name != "train")),
+        find_parts=lambda: _parts(corpus, fraction),
+    )
 
 
-def _read_part(
-    whole: Reader, fraction: float, held_out: bool, left_out: Counter[str]
-) -> Iterator[Document]:
-    """The held-out part of `whole`, or the other one."""
-    if _any_chosen(whole, fraction):
-        for document in whole(left_out):
-            if _is_chosen(document, fraction) == held_out:
-                yield document
-        return
-    num_paragraphs = sum(map(len, whole(Counter())))
-    num_held_out = max(1, round(fraction * num_paragraphs)) if num_paragraphs > 1 else 0
-    cut = num_paragraphs - num_held_out  # counted down to where the held-out part begins
-    for document in whole(left_out):
-        inside = min(max(cut, 0), len(document))
-        cut -= len(document)
-        if part := document[inside:] if held_out else document[:inside]:
-            yield part
+def digest(document: Document) -> bytes:
+    """16 bytes that stand for a document's text."""
+    found = hashlib.blake2b(digest_size=16)
+    for paragraph in document:
+        found.update("\n".join(paragraph).encode())
+        found.update(b"\n\n")
+    return found.digest()
 
 
-def _any_chosen(whole: Reader, fraction: float) -> bool:
-    """Whether hashing holds out something of a corpus that has documents enough to choose from."""
+def _parts(corpus: Corpus, fraction: float) -> list[Part]:
+    training = [part for part in corpus.parts if part.split == "train"]
+    if _any_chosen(training, fraction):
+        rules: list[Callable[[], HoldOut]] = [partial(_by_hash, fraction)] * len(training)
+    else:
+        counts = [sum(map(len, part.reader(Counter()))) for part in training]
+        total = sum(counts)
+        cut = total - (max(1, round(fraction * total)) if total > 1 else 0)
+        rules = [partial(_Tail, cut - before) for before in accumulate([0, *counts[:-1]])]
+    rule = iter(rules)
+    return [
+        replace(part, hold_out=next(rule)) if part.split == "train" else part
+        for part in corpus.parts
+    ]
+
+
+def _by_hash(fraction: float) -> HoldOut:
+    def hold_out(document: Document) -> Iterator[tuple[bool, Document]]:
+        yield _is_chosen(document, fraction), document
+
+    return hold_out
+
+
+class _Tail:
+    """Holds out what stands behind a paragraph.
+
+    Args:
+        cut: its number, counted from the part's beginning.
+    """
+
+    def __init__(self, cut: int) -> None:
+        self.cut = cut
+
+    def __call__(self, document: Document) -> Iterator[tuple[bool, Document]]:
+        inside = min(max(self.cut, 0), len(document))
+        self.cut -= len(document)
+        for is_held_out, piece in ((False, document[:inside]), (True, document[inside:])):
+            if piece:
+                yield is_held_out, piece
+
+
+def _any_chosen(parts: Sequence[Part], fraction: float) -> bool:
+    """Whether hashing holds out something, and not all, of a corpus with documents enough."""
     chosen = 0
-    for number, document in enumerate(whole(Counter()), start=1):
+    documents = chain.from_iterable(part.reader(Counter()) for part in parts)
+    for number, document in enumerate(documents, start=1):
         chosen += _is_chosen(document, fraction)
-        if chosen and number * fraction >= 1:
+        if 0 < chosen < number and number * fraction >= 1:
             return True
     return False
 
 
 def _is_chosen(document: Document, fraction: float) -> bool:
-    digest = hashlib.blake2b(digest_size=8)
-    for paragraph in document:
-        digest.update("\n".join(paragraph).encode())
-    return int.from_bytes(digest.digest(), "big") < fraction * 2**64
+    return int.from_bytes(digest(document)[:8], "big") < fraction * 2**64

@@ -1,36 +1,89 @@
-"""Lines of UTF-8 files, with the place of any byte that is not text."""
+"""Lines of UTF-8 files, with the place of any byte that is not text; and where files are cut."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from bertsmith.corpus.opened import opened
+from bertsmith.corpus.opened import File, is_packed, opened
 from bertsmith.errors import CorpusError
 
 LONGEST_LINE = 2**24
 """Bytes; a line is a paragraph, and what is longer is no text that a person wrote."""
 
+PART_BYTES = 2**26
+"""Of a file that is read in parts; a part is what one process works on."""
 
-def read_lines(file: Path) -> Iterator[str]:
+Range = tuple[int, int]
+"""First byte of a part of a file, and the end."""
+
+
+def read_lines(file: File, part: Range | None = None) -> Iterator[str]:
     """The lines of `file`, unpacked, ends included; a byte-order mark at its beginning is left out.
+
+    Args:
+        file: UTF-8.
+        part: only the lines that begin in this part; None: all of it.
 
     Raises:
         CorpusError: the file is empty, binary, unreadable, not UTF-8, or one endless line.
     """
-    place = 0
+    place, end = part or (0, None)
     has_text = False
     with opened(file) as stream:
-        while raw := stream.readline(LONGEST_LINE + 1):
+        if place:
+            stream.seek(place)
+        while (end is None or place < end) and (raw := stream.readline(LONGEST_LINE + 1)):
             line = _decode(raw, file, place)
             has_text = has_text or not line.isspace()
             yield line if place else line.removeprefix("\ufeff")
             place += len(raw)
-    if not has_text:
+    if not has_text and part is None:
         raise CorpusError(f"{file} must hold text; it is empty.")
 
 
-def _decode(raw: bytes, file: Path, place: int) -> str:
+def parts_of(file: File, *, at_empty_lines: bool) -> list[Range | None]:
+    """Parts of a file of lines that can be read apart from one another; [None]: the whole.
+
+    They depend on the file alone, not on who reads it.
+
+    Args:
+        file: plain or packed; what is packed has one part.
+        at_empty_lines: cut behind an empty line where there is one within reach, so that no
+            document is cut; else behind any line.
+    """
+    try:
+        size = 0 if is_packed(file) else file.stat().st_size
+    except OSError as error:
+        raise CorpusError(f"Cannot read {file}: {error.strerror or error}.") from error
+    if size < 2 * PART_BYTES:
+        return [None]
+    cuts = [0]
+    with opened(file) as stream:
+        for place in range(PART_BYTES, size - PART_BYTES // 2, PART_BYTES):
+            stream.seek(place)
+            stream.readline(LONGEST_LINE)
+            cut = stream.tell()
+            while at_empty_lines and stream.tell() < place + PART_BYTES // 4:
+                line = stream.readline(LONGEST_LINE)
+                if not line or line.isspace():
+                    cut = stream.tell()
+                    break
+            if cuts[-1] < cut < size:
+                cuts.append(cut)
+    return list(zip(cuts, [*cuts[1:], size], strict=True))
+
+
+def line_number(file: File, place: int) -> int:
+    """The number of the line that begins at byte `place`, from 1."""
+    number = 1
+    with opened(file) as stream:
+        while place > 0 and (block := stream.read(min(place, 2**20))):
+            number += block.count(b"\n")
+            place -= len(block)
+    return number
+
+
+def _decode(raw: bytes, file: File, place: int) -> str:
     if len(raw) > LONGEST_LINE:
         raise CorpusError(
             f"{file} must have a paragraph a line, each of at most {LONGEST_LINE} bytes; the line "

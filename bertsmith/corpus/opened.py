@@ -1,4 +1,4 @@
-"""Files as bytes, plain or compressed, whatever the end of their names says."""
+"""Files as bytes, here or at an address, plain or packed, as the end of their names says."""
 
 from __future__ import annotations
 
@@ -8,21 +8,26 @@ import io
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from upath import UPath
 
 from bertsmith.errors import CorpusError
 
+File = Path | UPath
+"""A file on this machine, or at an address that `fsspec` knows."""
 
-def _open_zstd(file: Path) -> IO[bytes]:
+
+def _open_zstd(stream: IO[bytes]) -> IO[bytes]:
     import pyarrow  # Python's own library has it from 3.14 on
 
-    return io.BufferedReader(pyarrow.input_stream(str(file), compression="zstd"))
+    return io.BufferedReader(pyarrow.CompressedInputStream(stream, "zstd"))
 
 
-_OPENERS: dict[str, Callable[[Path], IO[bytes]]] = {
-    ".gz": gzip.open,  # type: ignore[dict-item]
+_OPENERS: dict[str, Callable[[Any], Any]] = {
+    ".gz": gzip.open,
     ".bz2": bz2.open,
     ".xz": lzma.open,
     ".zst": _open_zstd,
@@ -30,14 +35,19 @@ _OPENERS: dict[str, Callable[[Path], IO[bytes]]] = {
 COMPRESSIONS = tuple(_OPENERS)
 
 
-def format_of(file: Path) -> str:
+def format_of(file: File) -> str:
     """The ending that says what is in a file: ".txt" of "a.txt" and of "a.TXT.gz"."""
-    name = Path(file.stem) if file.suffix.lower() in COMPRESSIONS else file
-    return name.suffix.lower()
+    name = Path(file.name)
+    return Path(name.stem).suffix.lower() if is_packed(file) else name.suffix.lower()
+
+
+def is_packed(file: File) -> bool:
+    """Whether a file is compressed as a whole, so that its middle cannot be read alone."""
+    return file.suffix.lower() in COMPRESSIONS
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[IO[bytes]]:
+def opened(file: File) -> Iterator[IO[bytes]]:
     """The bytes of `file`, unpacked on the way.
 
     Raises:
@@ -45,11 +55,23 @@ def opened(file: Path) -> Iterator[IO[bytes]]:
     """
     opener = _OPENERS.get(file.suffix.lower())
     try:
-        with opener(file) if opener else file.open("rb") as stream:
-            yield stream
+        with ExitStack() as stack:
+            stream: IO[bytes] = stack.enter_context(file.open("rb"))
+            yield stack.enter_context(opener(stream)) if opener else stream
+    except CorpusError:
+        raise
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise CorpusError(f"{file} is damaged, or not {file.suffix}: {error}.") from error
     except OSError as error:
         if error.errno is None:  # of a library, and not of the system
             raise CorpusError(f"{file} is damaged, or not {file.suffix}: {error}.") from error
-        raise CorpusError(f"Cannot read {file}: {error.strerror}.") from error
+        raise CorpusError(f"Cannot read {file}: {error.strerror or error}.") from error
+    except Exception as error:
+        if is_local(file):
+            raise
+        raise CorpusError(f"Cannot read {file}: {type(error).__name__}: {error}.") from error
+
+
+def is_local(file: File) -> bool:
+    """Whether a file is on this machine's own file system."""
+    return not isinstance(file, UPath) or file.protocol in ("", "file", "local")

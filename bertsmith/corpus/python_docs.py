@@ -8,6 +8,7 @@ prose (grammar rules, code, tables, section underlines, signatures) is left out 
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 import sysconfig
 import textwrap
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from bertsmith.corpus.document import Corpus, Document
+from bertsmith.corpus.document import Corpus, Document, Part
 from bertsmith.corpus.sentences import split_sentences
 from bertsmith.errors import CorpusError
 
@@ -38,13 +39,27 @@ _SENTENCE = re.compile(r"[\"'“(]*[A-Za-z].*[.!?][\"'”)]*")
 
 def open_python_docs() -> Corpus:
     """The corpus `python-docs`: one split, `train`."""
+    return Corpus(
+        name="python-docs",
+        pretokenized=False,
+        splits=("train",),
+        find_parts=lambda: [Part(_read)],
+        content=(_digest,),
+    )
 
-    def read(left_out: Counter[str]) -> Iterator[Document]:
-        documents, skipped = _read_all()
-        left_out.update(skipped)
-        yield from documents
 
-    return Corpus(name="python-docs", pretokenized=False, splits={"train": read})
+def _read(left_out: Counter[str]) -> Iterator[Document]:
+    documents, skipped = _read_all()
+    left_out.update(skipped)
+    yield from documents
+
+
+def _digest() -> str:
+    digest = hashlib.sha256()
+    for path in _files():
+        if path.is_file():
+            digest.update(path.read_bytes())
+    return f"python-docs {digest.hexdigest()}"
 
 
 @cache
@@ -60,8 +75,7 @@ def _read_all() -> tuple[list[Document], Counter[str]]:
 
 def _texts() -> Iterator[str]:
     """A text for each topic of the language reference and for each module of the library."""
-    stdlib = Path(sysconfig.get_paths()["stdlib"])
-    topics = stdlib / "pydoc_data" / "topics.py"
+    topics, *modules = _files()
     if topics.is_file():
         for node in ast.walk(ast.parse(topics.read_bytes())):
             if isinstance(node, ast.Dict):
@@ -70,10 +84,22 @@ def _texts() -> Iterator[str]:
                     for value in node.values
                     if isinstance(value, ast.Constant) and isinstance(value.value, str)
                 )
-    for path in sorted(stdlib.rglob("*.py")):
-        parts = path.relative_to(stdlib).parts
-        if path != topics and not _SKIPPED_FOLDERS.intersection(parts):
-            yield "\n\n".join(_docstrings(path))
+    for path in modules:
+        yield "\n\n".join(_docstrings(path))
+
+
+def _files() -> list[Path]:
+    """The file of topics, and the source files of the library."""
+    stdlib = Path(sysconfig.get_paths()["stdlib"])
+    topics = stdlib / "pydoc_data" / "topics.py"
+    return [
+        topics,
+        *(
+            path
+            for path in sorted(stdlib.rglob("*.py"))
+            if path != topics and not _SKIPPED_FOLDERS.intersection(path.relative_to(stdlib).parts)
+        ),
+    ]
 
 
 def _docstrings(path: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Tables of texts: JSON lines, CSV, TSV and Parquet. A row is a document, its lines paragraphs."""
+"""Tables of texts: JSON lines, CSV, TSV and Parquet. A row has a text, and maybe a name."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import csv
 import json
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from bertsmith.corpus.lines import LONGEST_LINE, read_lines
-from bertsmith.corpus.opened import format_of
+from bertsmith.corpus.document import BAD_ROW, NUM_ROWS
+from bertsmith.corpus.lines import (
+    LONGEST_LINE,
+    PART_BYTES,
+    Range,
+    line_number,
+    parts_of,
+    read_lines,
+)
+from bertsmith.corpus.opened import File, format_of, opened
 from bertsmith.errors import CorpusError
 
 ROW_FORMATS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -28,107 +35,191 @@ class Columns:
 
     text: str = "text"
     """The column that holds the text."""
+    name: str | None = None
+    """The column that names each row's document; None: they have no names."""
     max_bad_rows: float = 0.01
     """Largest share of rows that may be unreadable."""
 
 
 @dataclass(frozen=True)
-class _Bad:
-    """Why a row has no text."""
+class Text:
+    """A row's text, or why it has none."""
 
-    reason: str
+    value: Any
+    name: Any = ""
+    problem: str = ""
 
 
-def read_texts(file: Path, columns: Columns, left_out: Counter[str]) -> Iterator[str]:
-    """The text of each row of `file`.
+Rows = Iterable[tuple[int, Text]]
+"""Rows with their numbers: the lines of a file on which they end, or the places in a table."""
 
-    Rows without one are counted in `left_out` by reason, and the first of each reason is warned of
-    with its place.
+
+def read_texts(
+    file: File, part: Range | None, columns: Columns, left_out: Counter[str]
+) -> Iterator[tuple[str, str]]:
+    """The text and the name ("" without a column of names) of each row of `file`, or a part of it.
+
+    Rows without a text are counted in `left_out` by reason, and the first of each reason is warned
+    of with its place.
 
     Raises:
         CorpusError: the file cannot be read, has no such column, or too many bad rows.
     """
-    kind = format_of(file)
-    rows = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv}.get(kind, _json_lines)
-    number = num_bad = 0
+    if format_of(file) == ".parquet":
+        rows: Rows = _parquet(file, part, columns)
+    elif format_of(file) in (".csv", ".tsv"):
+        rows = _csv(file, columns)
+    else:
+        rows = _json_lines(file, part, columns)
+    yield from good_texts(str(file), rows, columns, left_out, is_whole=part is None)
+
+
+def good_texts(
+    source: str, rows: Rows, columns: Columns, left_out: Counter[str], *, is_whole: bool
+) -> Iterator[tuple[str, str]]:
+    """The texts and names of `rows` that have a text; the others are counted and warned of.
+
+    Args:
+        source: what they are rows of, for messages.
+        rows: with their numbers.
+        columns: how much may be bad.
+        left_out: also counts `NUM_ROWS`.
+        is_whole: whether these are all, so that they can be judged at the end; parts are judged
+            together by whoever reads them.
+    """
+    num_rows = num_bad = 0
     told: set[str] = set()
-    for place, value in rows(file, columns.text):
-        number += 1
-        if isinstance(value, str):
-            yield value
+    for number, row in rows:
+        num_rows += 1
+        left_out[NUM_ROWS] += 1
+        if isinstance(row.value, str) and not row.problem:
+            yield row.value, str(row.name)
             continue
-        reason = value.reason if isinstance(value, _Bad) else f"its text is {_kind(value)}"
-        left_out[f"rows: {reason}"] += 1
+        reason = row.problem or f"its text is {_kind(row.value)}"
+        left_out[BAD_ROW + reason] += 1
         num_bad += 1
         if reason not in told:
             told.add(reason)
-            warnings.warn(f"{file}, row {place}: {reason}; left out.", stacklevel=2)
-        _refuse_too_many(file, num_bad, max(number, _FEWEST_TO_JUDGE), columns)
-    _refuse_too_many(file, num_bad, number, columns)
+            warnings.warn(f"{source}, row {number}: {reason}; left out.", stacklevel=2)
+        refuse_bad_rows(source, num_bad, max(num_rows, _FEWEST_TO_JUDGE), columns)
+    if is_whole:
+        refuse_bad_rows(source, num_bad, num_rows, columns)
 
 
-def _refuse_too_many(file: Path, num_bad: int, num_rows: int, columns: Columns) -> None:
+def refuse_bad_rows(source: str, num_bad: int, num_rows: int, columns: Columns) -> None:
+    """Raise `CorpusError` if more than the set share of rows has no text."""
     if num_bad > columns.max_bad_rows * num_rows:
         raise CorpusError(
-            f"{file} must have a text in its column {columns.text!r} in all but "
+            f"{source} must have a text in its column {columns.text!r} in all but "
             f"{columns.max_bad_rows:.1%} of its rows; {num_bad} have none. "
             "Mend it, or raise --max-bad-rows."
         )
+
+
+def parts_of_table(file: File) -> list[Range | None]:
+    """Parts of a table that can be read apart from one another; [None]: the whole."""
+    kind = format_of(file)
+    if kind in (".jsonl", ".ndjson"):
+        return parts_of(file, at_empty_lines=False)
+    if kind != ".parquet":  # a quoted text may hold line breaks: only a reader knows where rows end
+        return [None]
+    with opened(file) as stream, _table(file, stream) as table:
+        cuts, size = [0], 0
+        for group in range(table.num_row_groups):
+            if size >= PART_BYTES:
+                cuts, size = [*cuts, group], 0
+            size += table.metadata.row_group(group).total_byte_size
+        ends = [*cuts[1:], table.num_row_groups]
+    return list(zip(cuts, ends, strict=True)) if len(cuts) > 1 else [None]
 
 
 def _kind(value: object) -> str:
     return "null" if value is None else f"no text ({type(value).__name__})"
 
 
-def _json_lines(file: Path, column: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(read_lines(file), start=1):
+def _json_lines(file: File, part: Range | None, columns: Columns) -> Rows:
+    before = 0 if part is None else None  # lines before the part; counted when it is asked for
+    for number, line in enumerate(read_lines(file, part), start=1):
         if line.isspace():
             continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            yield number, _Bad("not JSON")
-            continue
-        if not isinstance(row, dict):
-            yield number, _Bad("not a JSON object")
-        elif column not in row:
-            yield number, _Bad(f"no column {column!r}")
-        else:
-            yield number, row[column]
+        row = _parse(line, columns)
+        if row.problem or not isinstance(row.value, str):
+            if before is None and part is not None:
+                before = line_number(file, part[0]) - 1
+            number += before or 0
+        yield number, row
 
 
-def _csv(file: Path, column: str) -> Iterator[tuple[int, Any]]:
+def _parse(line: str, columns: Columns) -> Text:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return Text(None, problem="not JSON")
+    if not isinstance(row, dict):
+        return Text(None, problem="not a JSON object")
+    for column in filter(None, (columns.text, columns.name)):
+        if column not in row:
+            return Text(None, problem=f"no column {column!r}")
+    return Text(row[columns.text], row[columns.name] if columns.name else "")
+
+
+def _csv(file: File, columns: Columns) -> Rows:
     reader = csv.reader(read_lines(file), delimiter="\t" if format_of(file) == ".tsv" else ",")
     try:
         header = next(reader, [])
-        if column not in header:
-            raise CorpusError(_no_column(file, column, header))
-        place = header.index(column)
+        for column in filter(None, (columns.text, columns.name)):
+            if column not in header:
+                raise CorpusError(no_column(str(file), column, header))
+        place = header.index(columns.text)
+        name = header.index(columns.name) if columns.name else None
         for row in reader:
             if row:
-                found = row[place] if place < len(row) else _Bad(f"no column {column!r}")
-                yield reader.line_num, found
+                short = place >= len(row) or (name or 0) >= len(row)
+                yield (
+                    reader.line_num,
+                    Text(None, problem=f"no column {columns.text!r}")
+                    if short
+                    else Text(row[place], "" if name is None else row[name]),
+                )
     except csv.Error as error:
         raise CorpusError(f"{file}, line {reader.line_num}: not a table: {error}.") from error
 
 
-def _parquet(file: Path, column: str) -> Iterator[tuple[int, Any]]:
+def _parquet(file: File, part: Range | None, columns: Columns) -> Rows:
+    import pyarrow
+
+    with opened(file) as stream, _table(file, stream) as table:
+        wanted = list(filter(None, (columns.text, columns.name)))
+        for column in wanted:
+            if column not in table.schema_arrow.names:
+                raise CorpusError(no_column(str(file), column, table.schema_arrow.names))
+        first, end = part or (0, table.num_row_groups)
+        number = sum(table.metadata.row_group(group).num_rows for group in range(first))
+        try:
+            groups = list(range(first, end))
+            for batch in table.iter_batches(_ROWS_AT_ONCE, row_groups=groups, columns=wanted):
+                names = batch[columns.name] if columns.name else [""] * len(batch)
+                for value, name in zip(batch[columns.text], names, strict=True):
+                    number += 1
+                    yield number, Text(value.as_py(), name.as_py() if columns.name else "")
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise CorpusError(f"{file} is damaged, or no Parquet: {error}.") from error
+
+
+def _table(file: File, stream: IO[bytes]) -> Any:
     import pyarrow
     import pyarrow.parquet
 
-    number = 0
     try:
-        with pyarrow.parquet.ParquetFile(file) as table:
-            if column not in table.schema_arrow.names:
-                raise CorpusError(_no_column(file, column, table.schema_arrow.names))
-            for batch in table.iter_batches(_ROWS_AT_ONCE, columns=[column]):
-                for value in batch[column]:
-                    number += 1
-                    yield number, value.as_py()
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        return pyarrow.parquet.ParquetFile(stream)
+    except (pyarrow.ArrowException, OSError) as error:
         raise CorpusError(f"{file} is damaged, or no Parquet: {error}.") from error
 
 
-def _no_column(file: Path, column: str, names: list[str]) -> str:
+def no_column(source: str, column: str, names: list[str]) -> str:
+    """What is said of a table without the column that is asked for."""
     known = ", ".join(map(repr, names[:20])) or "none"
-    return f"{file} must have a column {column!r}; it has {known}. Name one with --text-column."
+    return (
+        f"{source} must have a column {column!r}; it has {known}. "
+        "Name one with --text-column (--id-column for names)."
+    )

@@ -10,10 +10,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from bertsmith.corpus.document import UNKNOWN_WORD, Corpus, Document, Reader
+from bertsmith.corpus.document import UNKNOWN_WORD, Corpus, Document, Part
+from bertsmith.corpus.files import digest_of
 from bertsmith.corpus.lines import read_lines
+from bertsmith.corpus.sentences import FULL_STOP, Splitter
 from bertsmith.errors import CorpusError
 
 FILES = {
@@ -24,7 +27,7 @@ FILES = {
 """The file of each split, by its published name."""
 
 _TITLE = re.compile(r"= [^=].*=")
-_SENTENCE_END = " . "
+_split = Splitter("full-stop")
 
 
 def is_wikitext_folder(path: Path) -> bool:
@@ -44,27 +47,27 @@ def open_wikitext(name: str, folder: Path) -> Corpus:
     return Corpus(
         name=name,
         pretokenized=True,
-        splits={split: _reader(path) for split, path in splits.items()},
+        splits=tuple(splits),
+        find_parts=lambda: [
+            Part(partial(_articles, path), split, size=path.stat().st_size)
+            for split, path in splits.items()
+        ],
+        content=tuple(partial(digest_of, path) for path in splits.values()),
     )
 
 
-def _reader(path: Path) -> Reader:
-    return lambda left_out: _articles(read_lines(path), left_out)
-
-
-def _articles(lines: Iterator[str], left_out: Counter[str]) -> Iterator[Document]:
+def _articles(path: Path, left_out: Counter[str]) -> Iterator[Document]:
     article: Document = []
-    for line in lines:
+    for line in read_lines(path):
         text = line.strip()
         if _TITLE.fullmatch(text):
             if article:
                 yield article
             article = []
         # The textbook looks for ` . ` before it strips: a line of one sentence ends in " . \n".
-        if _SENTENCE_END in line:
+        if FULL_STOP in line:
             text = text.replace("<unk>", UNKNOWN_WORD)
-            sentences = [part for piece in text.split(_SENTENCE_END) if (part := piece.strip())]
-            if sentences:
+            if sentences := _split(text):
                 article.append(sentences)
         elif text:
             left_out["headings and lines without a sentence end"] += 1

@@ -1,4 +1,4 @@
-"""Batches: pairs cut to length, laid end to end, and masked. Step number in, tensors out.
+"""Batches: examples cut to length, laid end to end, and masked. Step number in, tensors out.
 
 Legend: B = sequences; T = tokens of all of them; M = tokens to predict.
 """
@@ -8,14 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bertsmith.data.masking import choose_positions, replace_tokens
-from bertsmith.data.pairs import NUM_SPECIAL_IN_PAIR, Pairing, PairSpans, cut_lengths
+from bertsmith.data.masking import (
+    choose_positions,
+    choose_spans,
+    choose_words,
+    replace_tokens,
+    words_of,
+)
+from bertsmith.data.pairs import Drawing, Spans, cut_lengths
 from bertsmith.data.random_bits import Int64, Stream, extend, permute, random_bits
 from bertsmith.data.store import TokenStore
 from bertsmith.tokenizer import Tokenizer
@@ -28,7 +34,7 @@ class Batch:
     input_ids: Tensor
     """int64 [T]."""
     token_type_ids: Tensor
-    """int64 [T]; 0 = [CLS] A [SEP], 1 = B [SEP]."""
+    """int64 [T]; 0 = [CLS] A [SEP], 1 = B [SEP]; of segments all 0."""
     position_ids: Tensor
     """int64 [T]; from 0 in each sequence."""
     cu_seqlens: Tensor
@@ -38,7 +44,7 @@ class Batch:
     masked_labels: Tensor
     """int64 [M]; the true tokens there."""
     next_sentence_labels: Tensor
-    """int64 [B]; 0 = B follows A, 1 = B is random (Hugging Face's meaning)."""
+    """int64 [B]; 0 = B follows A, 1 = B is random (Hugging Face's meaning). Of segments [0]."""
     lengths: tuple[int, ...]
     """B lengths in tokens, falling; on the host, so that no step waits for the device."""
     num_masked_each: tuple[int, ...]
@@ -64,6 +70,11 @@ class Batch:
     def num_masked(self) -> int:
         """M."""
         return len(self.masked_positions)
+
+    @property
+    def num_pairs(self) -> int:
+        """B, or 0 of segments."""
+        return len(self.next_sentence_labels)
 
     @property
     def num_squared(self) -> int:
@@ -113,32 +124,48 @@ class Batch:
 class Batches:
     """All batches of a run: `batch(step)` is a pure function of the store, the seed and the step.
 
-    Pair number `step * batch_size + i` of the run belongs to epoch `// num_pairs`; each epoch has
-    its own order, its own random second sentences and its own masks, and no pair is left over at an
-    epoch's end: a batch may reach into the next one.
+    Example number `step * batch_size + i` of the run belongs to epoch `// num_examples`; each epoch
+    has its own order, its own random second sentences and its own masks, and no example is left
+    over at an epoch's end: a batch may reach into the next one.
+
+    Args:
+        store: the split.
+        drawing: its examples.
+        tokenizer: whose ids these are.
+        batch_size: examples a step.
+        max_length: in tokens, special ones counted.
+        mlm_probability: share of the tokens to predict.
+        masking: what is chosen at once.
+        seed: all follows from it.
     """
 
     def __init__(
         self,
         store: TokenStore,
-        pairing: Pairing,
+        drawing: Drawing,
         tokenizer: Tokenizer,
         *,
         batch_size: int,
         max_length: int,
         mlm_probability: float,
         seed: int,
+        masking: Literal["token", "whole-word", "span"] = "token",
     ) -> None:
-        self.num_pairs = pairing.num_pairs
+        self.num_examples = drawing.num_examples
+        self.is_pairs = drawing.is_pairs
+        self.counts = drawing.counts
         self.batch_size = batch_size
         self.store = store
-        self._pairing = pairing
+        self._drawing = drawing
         self._tokenizer = tokenizer
-        self._max_tokens = max_length - NUM_SPECIAL_IN_PAIR
+        self._num_special = 3 if drawing.is_pairs else 2
+        self._max_tokens = max_length - self._num_special
         self._mlm_probability = mlm_probability
+        self._masking = masking
         self._seed = seed
         self._is_special = np.zeros(tokenizer.vocab_size, dtype=bool)
         self._is_special[tokenizer.special_ids] = True
+        self._continues = None if masking == "token" else tokenizer.continues_word()
 
     def batch(self, step: int) -> Batch:
         """The batch of optimizer step `step`, from 0."""
@@ -146,14 +173,14 @@ class Batches:
         return self.examples(np.arange(first, first + self.batch_size, dtype=np.int64))
 
     def examples(self, places: Int64) -> Batch:
-        """The batch of the pairs at `places` (int64 [B]) of the run's endless sequence of pairs."""
-        epoch = places // self.num_pairs
-        numbers = permute(places % self.num_pairs, self.num_pairs, self._seed, epoch)
-        spans = self._pairing.draw(numbers, epoch)
+        """The batch of the examples at `places` (int64 [B]) of the run's endless sequence."""
+        epoch = places // self.num_examples
+        numbers = permute(places % self.num_examples, self.num_examples, self._seed, epoch)
+        spans = self._drawing.draw(numbers, epoch)
         a, b = spans.a_end - spans.a_start, spans.b_end - spans.b_start
-        cut_a, cut_b = cut_lengths(a, b, self._max_tokens)
+        cut_a, cut_b = cut_lengths(a, b, self._max_tokens) if self._drawing.is_pairs else (a, b)
         num_cut = (a - cut_a) + (b - cut_b)
-        lengths = cut_a + cut_b + NUM_SPECIAL_IN_PAIR
+        lengths = cut_a + cut_b + self._num_special
         order = np.argsort(-lengths, kind="stable")
         ids, segments, positions, sequence = self._lay_out(spans, cut_a[order], cut_b[order], order)
         lengths, epoch, numbers = lengths[order], epoch[order], numbers[order]
@@ -165,7 +192,9 @@ class Batches:
             cu_seqlens=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
             masked_positions=torch.from_numpy(masked),
             masked_labels=torch.from_numpy(labels),
-            next_sentence_labels=torch.from_numpy(spans.is_random[order].astype(np.int64)),
+            next_sentence_labels=torch.from_numpy(
+                spans.is_random[order if self._drawing.is_pairs else order[:0]].astype(np.int64)
+            ),
             lengths=tuple(lengths.tolist()),
             num_masked_each=tuple(np.bincount(sequence[masked], minlength=len(lengths)).tolist()),
             num_cut_pairs=int(np.count_nonzero(num_cut)),
@@ -173,24 +202,22 @@ class Batches:
         )
 
     def _lay_out(
-        self, spans: PairSpans, a: Int64, b: Int64, order: Int64
+        self, spans: Spans, a: Int64, b: Int64, order: Int64
     ) -> tuple[Int64, Int64, Int64, Int64]:
         """[CLS] A [SEP] B [SEP]: ids, segments, positions, sequence numbers; int64 [T] each."""
-        lengths = a + b + NUM_SPECIAL_IN_PAIR
+        lengths = a + b + self._num_special
         starts = np.cumsum(lengths) - lengths
         sequence = np.repeat(np.arange(len(lengths)), lengths)
         positions = np.arange(lengths.sum()) - starts[sequence]
         segments = (positions >= (a + 2)[sequence]).astype(np.int64)
         ids = np.full(len(positions), self._tokenizer.sep_id, dtype=np.int64)
         ids[starts] = self._tokenizer.cls_id
-        for source, length, target in (
-            (spans.a_start[order], a, starts + 1),
-            (spans.b_start[order], b, starts + a + 2),
-        ):
-            within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
-            ids[np.repeat(target, length) + within] = self.store.ids[
-                np.repeat(source, length) + within
-            ]
+        # Both parts at once: what the store is asked for costs by the call.
+        length = np.concatenate([a, b])
+        source = np.concatenate([spans.a_start[order], spans.b_start[order]])
+        target = np.concatenate([starts + 1, starts + a + 2])
+        within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+        ids[np.repeat(target, length) + within] = self.store.tokens(source, length)
         return ids, segments, positions, sequence
 
     def _mask(
@@ -198,14 +225,27 @@ class Batches:
     ) -> tuple[Int64, Int64]:
         """Choose tokens and replace them in `ids`; gives their places and true ids, int64 [M]."""
         where = random_bits(self._seed, Stream.MASK_POSITION, epoch, numbers)
-        bits = extend(where[sequence], positions)
-        masked = choose_positions(~self._is_special[ids], sequence, bits, self._mlm_probability)
-        labels = ids[masked]
         what = random_bits(self._seed, Stream.MASK_ACTION, epoch, numbers)
+        maskable = ~self._is_special[ids]
+        together = None
+        if self._continues is None:
+            bits = extend(where[sequence], positions)
+            masked = choose_positions(maskable, sequence, bits, self._mlm_probability)
+        else:
+            firsts = words_of(maskable, self._continues[ids])
+            text = (maskable, firsts, sequence)
+            if self._masking == "span":
+                masked, run = choose_spans(*text, where, self._mlm_probability)
+                together = extend(extend(what[sequence[run]], positions[run]), 0)
+            else:
+                bits = extend(where[sequence], positions)
+                masked = choose_words(*text, bits, self._mlm_probability)
+        labels = ids[masked]
         ids[masked] = replace_tokens(
             labels,
             extend(what[sequence[masked]], positions[masked]),
             self._tokenizer.mask_id,
             self._tokenizer.regular_ids,
+            together,
         )
         return masked, labels

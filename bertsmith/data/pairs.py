@@ -1,69 +1,112 @@
-"""Sentence pairs: which run of tokens is A, which is B, and whether B truly follows A.
+"""Examples as runs of tokens: A, and of pairs B, which truly follows A or does not.
 
-Two ways to pair, with one interface: `num_pairs`, and `draw(numbers, epoch)`, which gives for each
-pair number the token runs of A and B. Half of the time B is drawn at random, anew in every epoch.
+Three kinds, with one interface: `num_examples`, and `draw(numbers, epoch)`, which gives for each
+example number the token runs. Of pairs, B is drawn at random half of the time, anew in every epoch.
 
-Legend: B = pairs drawn at once; S = sentences in the store.
+Legend: B = examples drawn at once.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from bertsmith.config import DataConfig
+from bertsmith.data.examples import NUM_SPECIAL, Examples, Kind, lay_out
 from bertsmith.data.random_bits import Int64, Stream, below, extend, random_bits, uniform
 from bertsmith.data.store import TokenStore
 
-NUM_SPECIAL_IN_PAIR = 3
+NUM_SPECIAL_IN_PAIR = NUM_SPECIAL["adjacent"]
 """[CLS] A [SEP] B [SEP]."""
 
 _TRIES = 4  # redraws of a random B that happens to read like the true one
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairSpans:
+class Spans:
     """Token runs in the store, each int64 [B], ends exclusive; nothing is cut yet."""
 
     a_start: Int64
     a_end: Int64
     b_start: Int64
+    """Of segments, which have no B, `a_end`, as `b_end`."""
     b_end: Int64
     is_random: npt.NDArray[np.bool_]
     """bool [B]; True = B does not follow A (label 1 of next sentence prediction)."""
 
 
-class Pairing(Protocol):
-    """A way to make pairs of a store."""
+class Drawing(Protocol):
+    """A way to make examples of a store."""
 
-    num_pairs: int
-    """Pairs an epoch."""
+    num_examples: int
+    """An epoch has so many."""
+    is_pairs: bool
+    """Whether an example has two parts, and one learns which follows which."""
+    counts: Counter[str]
+    """Of `Examples`."""
 
-    def draw(self, numbers: Int64, epoch: Int64) -> PairSpans:
-        """The pairs `numbers` (int64 [B], in [0, num_pairs)) as they are in `epoch` (int64 [B])."""
+    def draw(self, numbers: Int64, epoch: Int64) -> Spans:
+        """The examples `numbers` (int64 [B], under num_examples) as they are in `epoch` ([B])."""
         ...
 
 
-def make_pairing(
-    kind: Literal["adjacent", "filled"],
+def kind_of(data: DataConfig) -> Kind:
+    """The kind of examples that the settings ask for."""
+    return "segments" if data.objective == "mlm" else data.pairing
+
+
+def make_drawing(
     store: TokenStore,
+    data: DataConfig,
     *,
     seed: int,
-    max_length: int,
-    short_pair_probability: float,
-) -> Pairing:
-    """The pairing called `kind`; the other arguments as in `DataConfig` and `TrainingConfig`."""
-    if kind == "adjacent":
-        return AdjacentPairs(store, seed=seed)
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Drawing:
+    """The examples of `store` that the settings ask for.
+
+    Args:
+        store: a split.
+        data: objective, pairing, length.
+        seed: of what is drawn.
+        progress: told shards laid out and in all.
+    """
+    examples = lay_out(store, kind_of(data), data.max_length, progress=progress)
+    if kind_of(data) == "segments":
+        return Segments(examples)
+    if data.pairing == "adjacent":
+        return AdjacentPairs(store, examples, seed=seed)
     return FilledPairs(
         store,
+        examples,
         seed=seed,
-        num_tokens=max_length - NUM_SPECIAL_IN_PAIR,
-        short_pair_probability=short_pair_probability,
+        num_tokens=data.max_length - NUM_SPECIAL_IN_PAIR,
+        short_pair_probability=data.short_pair_probability,
     )
+
+
+class Segments:
+    """Single runs of a document that fill the length, for masked words alone.
+
+    Every token of the text stands in one example of an epoch: a document that is too long is split
+    into as few runs as fit, of about one length.
+    """
+
+    is_pairs = False
+
+    def __init__(self, examples: Examples) -> None:
+        self._examples = examples
+        self.num_examples = len(examples)
+        self.counts = examples.counts
+
+    def draw(self, numbers: Int64, epoch: Int64) -> Spans:
+        start, end = self._examples.columns(numbers)
+        is_random = np.zeros(len(numbers), dtype=bool)
+        return Spans(a_start=start, a_end=end, b_start=end, b_end=end, is_random=is_random)
 
 
 class AdjacentPairs:
@@ -74,24 +117,23 @@ class AdjacentPairs:
     pair keeps its true B and the label that says so.
     """
 
-    def __init__(self, store: TokenStore, *, seed: int) -> None:
+    is_pairs = True
+
+    def __init__(self, store: TokenStore, examples: Examples, *, seed: int) -> None:
         self._store = store
         self._seed = seed
-        is_last = np.zeros(store.num_sentences, dtype=bool)
-        is_last[store.paragraph_offsets[1:] - 1] = True
-        self._first_sentences = np.flatnonzero(~is_last)
-        self.num_pairs = len(self._first_sentences)
+        self._examples = examples
+        self.num_examples = len(examples)
+        self.counts = examples.counts
 
-    def draw(self, numbers: Int64, epoch: Int64) -> PairSpans:
-        offsets, paragraphs = self._store.sentence_offsets, self._store.paragraph_offsets
-        a = self._first_sentences[numbers]
+    def draw(self, numbers: Int64, epoch: Int64) -> Spans:
+        (a,) = self._examples.columns(numbers)
         b = a + 1
         bits = random_bits(self._seed, Stream.NEXT_SENTENCE, epoch, numbers)
         is_random = np.zeros(len(a), dtype=bool)
         undecided = np.flatnonzero(_coin(bits))
-        paragraph = np.searchsorted(paragraphs, a, side="right") - 1
-        first, end = paragraphs[paragraph], paragraphs[paragraph + 1]
-        if len(paragraphs) == 2:  # a text of one paragraph: anything but the pair itself
+        first, end = self._store.paragraphs_of(a)
+        if self._store.num_paragraphs == 1:  # anything but the pair itself
             first, end = a, a + 2
         for turn in range(_TRIES):
             other, exists = _sentence_outside(
@@ -104,12 +146,9 @@ class AdjacentPairs:
             b[undecided[~same]] = other[~same]
             is_random[undecided[~same]] = True
             undecided = undecided[same]
-        return PairSpans(
-            a_start=offsets[a],
-            a_end=offsets[a + 1],
-            b_start=offsets[b],
-            b_end=offsets[b + 1],
-            is_random=is_random,
+        (a_start, a_end), (b_start, b_end) = self._store.bounds(a), self._store.bounds(b)
+        return Spans(
+            a_start=a_start, a_end=a_end, b_start=b_start, b_end=b_end, is_random=is_random
         )
 
 
@@ -125,55 +164,68 @@ class FilledPairs:
     over to the next chunk, since another epoch parts it otherwise.
     """
 
+    is_pairs = True
+
     def __init__(
-        self, store: TokenStore, *, seed: int, num_tokens: int, short_pair_probability: float
+        self,
+        store: TokenStore,
+        examples: Examples,
+        *,
+        seed: int,
+        num_tokens: int,
+        short_pair_probability: float,
     ) -> None:
         self._store = store
+        self._examples = examples
         self._seed = seed
         self._num_tokens = num_tokens
         self._short = short_pair_probability
-        self._chunk_starts, self._chunk_ends = _chunks(store, num_tokens)
-        self.num_pairs = len(self._chunk_starts)
+        self.num_examples = len(examples)
+        self.counts = examples.counts
 
-    def draw(self, numbers: Int64, epoch: Int64) -> PairSpans:
-        offsets, documents = self._store.sentence_offsets, self._store.document_offsets
+    def draw(self, numbers: Int64, epoch: Int64) -> Spans:
+        store = self._store
         shape = random_bits(self._seed, Stream.PAIR_SHAPE, epoch, numbers)
-        start = self._chunk_starts[numbers]
+        start, chunk_end = self._examples.columns(numbers)
         is_short = uniform(extend(shape, 0)) < self._short
         target = np.where(
             is_short, 2 + below(extend(shape, 1), self._num_tokens - 1), self._num_tokens
         )
-        end = np.clip(_fitting_end(offsets, start, target), start + 2, self._chunk_ends[numbers])
+        start_token = store.start(start)
+        end = np.clip(store.sentence_at(start_token + target), start + 2, chunk_end)
         b = start + 1 + below(extend(shape, 2), end - start - 1)  # the first sentence of B
-        b_end = end
+        b_token, end_token = store.start(b), store.start(end)
 
         bits = random_bits(self._seed, Stream.NEXT_SENTENCE, epoch, numbers)
-        document = np.searchsorted(documents, start, side="right") - 1
-        outside = documents[document], documents[document + 1]
-        if len(documents) == 2:  # a text of one document: anything but the chunk itself
+        outside = store.documents_of(start)
+        if store.num_documents == 1:  # anything but the chunk itself
             outside = start, end
-        other, exists = _sentence_outside(extend(bits, 1), *outside, self._store.num_sentences)
+        other, exists = _sentence_outside(extend(bits, 1), *outside, store.num_sentences)
         # As long as the true B would be, so that no length tells the label: a run that would meet
         # its document's end too early begins earlier.
-        room = offsets[b_end] - offsets[b]
-        other_document = np.searchsorted(documents, other, side="right") - 1
-        latest = (
-            np.searchsorted(offsets, offsets[documents[other_document + 1]] - room, "right") - 1
-        )
-        other = np.maximum(np.minimum(other, latest), documents[other_document])
-        other_end = np.clip(
-            _nearest_end(offsets, other, room), other + 1, documents[other_document + 1]
-        )
+        room = end_token - b_token
+        other_first, other_last = store.documents_of(other)
+        latest = store.sentence_at(np.maximum(store.start(other_last) - room, 0))
+        other = np.maximum(np.minimum(other, latest), other_first)
+        other_token = store.start(other)
+        other_end = np.clip(self._nearest_end(other_token, room), other + 1, other_last)
         apart = (other_end <= start) | (other >= end)  # may fail in a text of one document
-        is_random = _coin(bits) & exists & apart & ~_same_text(self._store, other, b)
-        b_start = np.where(is_random, other, b)
-        return PairSpans(
-            a_start=offsets[start],
-            a_end=offsets[b],
-            b_start=offsets[b_start],
-            b_end=offsets[np.where(is_random, other_end, b_end)],
+        is_random = _coin(bits) & exists & apart & ~_same_text(store, other, b)
+        return Spans(
+            a_start=start_token,
+            a_end=b_token,
+            b_start=np.where(is_random, other_token, b_token),
+            b_end=np.where(is_random, store.start(other_end), end_token),
             is_random=is_random,
         )
+
+    def _nearest_end(self, start_token: Int64, num_tokens: Int64) -> Int64:
+        """The sentence before which a run must end to be nearest to `num_tokens` long."""
+        wanted = start_token + num_tokens
+        fitting = self._store.sentence_at(wanted)
+        longer = np.minimum(fitting + 1, self._store.num_sentences)
+        over, under = self._store.start(longer) - wanted, wanted - self._store.start(fitting)
+        return np.where(over < under, longer, fitting)
 
 
 def cut_lengths(a: Int64, b: Int64, num_tokens: int) -> tuple[Int64, Int64]:
@@ -204,43 +256,13 @@ def _sentence_outside(
 
 def _same_text(store: TokenStore, left: Int64, right: Int64) -> npt.NDArray[np.bool_]:
     """Whether sentences `left` and `right`, int64 [B] each, are the same, token for token."""
-    offsets = store.sentence_offsets
-    same = (offsets[left + 1] - offsets[left]) == (offsets[right + 1] - offsets[right])
-    for i in np.flatnonzero(same):
-        x, y = left[i], right[i]
-        same[i] = np.array_equal(
-            store.ids[offsets[x] : offsets[x + 1]], store.ids[offsets[y] : offsets[y + 1]]
-        )
+    left_start, left_end = store.bounds(left)
+    right_start, right_end = store.bounds(right)
+    lengths = left_end - left_start
+    same = lengths == right_end - right_start
+    alike = np.flatnonzero(same)
+    lengths = lengths[alike]
+    differs = store.tokens(left_start[alike], lengths) != store.tokens(right_start[alike], lengths)
+    of = np.repeat(alike, lengths)
+    same[of[differs]] = False
     return same
-
-
-def _fitting_end(offsets: Int64, start: Int64, num_tokens: npt.ArrayLike) -> Int64:
-    """The sentence before which a run from `start` must end to have at most `num_tokens` tokens."""
-    return np.searchsorted(offsets, offsets[start] + np.asarray(num_tokens), side="right") - 1
-
-
-def _nearest_end(offsets: Int64, start: Int64, num_tokens: Int64) -> Int64:
-    """The sentence before which a run from `start` must end to be nearest to `num_tokens` long."""
-    fitting = _fitting_end(offsets, start, num_tokens)
-    longer = np.minimum(fitting + 1, len(offsets) - 1)
-    wanted = offsets[start] + num_tokens
-    return np.where(offsets[longer] - wanted < wanted - offsets[fitting], longer, fitting)
-
-
-def _chunks(store: TokenStore, num_tokens: int) -> tuple[Int64, Int64]:
-    """First and end sentence of each chunk: two sentences, and more while they fit."""
-    every = np.arange(store.num_sentences)
-    fitting = np.maximum(
-        _fitting_end(store.sentence_offsets, every, num_tokens), every + 2
-    ).tolist()
-    starts: list[int] = []
-    ends: list[int] = []
-    bounds = store.document_offsets.tolist()
-    for first, end in pairwise(bounds):
-        sentence = first
-        while end - first >= 2 and sentence < end:
-            sentence = min(sentence, end - 2)
-            starts.append(sentence)
-            ends.append(min(fitting[sentence], end))
-            sentence = ends[-1]
-    return np.array(starts, dtype=np.int64), np.array(ends, dtype=np.int64)

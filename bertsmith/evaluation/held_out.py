@@ -1,16 +1,16 @@
-"""Losses and accuracies on held-out pairs whose second sentences and masks never change."""
+"""Losses and accuracies on held-out examples whose second sentences and masks never change."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 
+from bertsmith.config import DataConfig
 from bertsmith.data.batches import Batches
-from bertsmith.data.pairs import make_pairing
+from bertsmith.data.pairs import make_drawing
 from bertsmith.data.store import TokenStore
 from bertsmith.model.bert import Bert
 from bertsmith.tokenizer import Tokenizer
@@ -31,42 +31,44 @@ class Evaluation:
     """Over masked tokens."""
     mlm_accuracy: float
     """Share of masked tokens whose first guess is right."""
-    nsp_loss: float
-    """Over pairs."""
-    nsp_accuracy: float
-    """Share of pairs judged rightly; half are random."""
+    nsp_loss: float | None
+    """Over pairs; None of segments."""
+    nsp_accuracy: float | None
+    """Share of pairs judged rightly; half are random. None of segments."""
     num_pairs: int
+    """Or segments."""
     num_masked_tokens: int
 
-    def metrics(self) -> dict[str, float | int]:
+    def metrics(self, split: str = "validation") -> dict[str, float | int]:
         """The figures by the names they have in metrics.jsonl: `validation_…`."""
-        return {f"validation_{name}": value for name, value in asdict(self).items()}
+        return {
+            f"{split}_{name}": value for name, value in asdict(self).items() if value is not None
+        }
+
+    def lines(self) -> list[str]:
+        """The figures for a reader."""
+        found = [f"MLM loss {self.mlm_loss:.3f}, MLM accuracy {self.mlm_accuracy:.1%}"]
+        if self.nsp_loss is not None:
+            found.append(f"NSP loss {self.nsp_loss:.3f}, NSP accuracy {self.nsp_accuracy:.1%}")
+        unit = "segments" if self.nsp_loss is None else "pairs"
+        masked = f"{self.num_masked_tokens:,} masked tokens"
+        return [*found, f"on {self.num_pairs:,} {unit}, {masked}"]
 
 
-def evaluation_batches(
-    store: TokenStore,
-    tokenizer: Tokenizer,
-    *,
-    pairing: Literal["adjacent", "filled"],
-    max_length: int,
-    short_pair_probability: float = 0.1,
-) -> Batches | None:
-    """The fixed pairs of a held-out store, or None if there is not one pair in it."""
-    pairs = make_pairing(
-        pairing,
-        store,
-        seed=EVALUATION_SEED,
-        max_length=max_length,
-        short_pair_probability=short_pair_probability,
-    )
-    if not pairs.num_pairs:
+def evaluation_batches(store: TokenStore, tokenizer: Tokenizer, data: DataConfig) -> Batches | None:
+    """The fixed examples of a held-out store, or None if there is not one in it.
+
+    Whatever `data` says of masking, 15 % of the tokens are masked, one by one.
+    """
+    drawing = make_drawing(store, data, seed=EVALUATION_SEED)
+    if not drawing.num_examples:
         return None
     return Batches(
         store,
-        pairs,
+        drawing,
         tokenizer,
-        batch_size=min(_PAIRS_AT_ONCE, pairs.num_pairs),
-        max_length=max_length,
+        batch_size=min(_PAIRS_AT_ONCE, drawing.num_examples),
+        max_length=data.max_length,
         mlm_probability=EVALUATION_MLM_PROBABILITY,
         seed=EVALUATION_SEED,
     )
@@ -94,7 +96,8 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    total = min(batches.num_pairs, most_pairs or batches.num_pairs)
+    total = min(batches.num_examples, most_pairs or batches.num_examples)
+    num_pairs = total if batches.is_pairs else 0
     sums = torch.zeros(4, dtype=torch.float64)
     num_masked = 0
     for start in range(0, total, batches.batch_size):
@@ -110,8 +113,8 @@ def evaluate(
     return Evaluation(
         mlm_loss=mlm / max(num_masked, 1),
         mlm_accuracy=mlm_correct / max(num_masked, 1),
-        nsp_loss=nsp / total,
-        nsp_accuracy=nsp_correct / total,
+        nsp_loss=nsp / num_pairs if num_pairs else None,
+        nsp_accuracy=nsp_correct / num_pairs if num_pairs else None,
         num_pairs=total,
         num_masked_tokens=num_masked,
     )

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bertsmith.config import DataConfig, resolve
-from bertsmith.corpus import Columns, Corpus, absolute_names, open_corpus
-from bertsmith.data.store import build_store
+from bertsmith.config import PreparationConfig, PretrainConfig, resolve
+from bertsmith.corpus import absolute_names, open_corpus
+from bertsmith.data.store import TokenStore, build_store
 from bertsmith.errors import CorpusError, DataError, ModelError
 from bertsmith.evaluation.held_out import Evaluation, evaluate, evaluation_batches
 from bertsmith.model.device import choose_device, default_micro_batch_size
-from bertsmith.model.hugging_face import load_model
+from bertsmith.model.hugging_face import OPTIONAL_PARTS, load_model
 from bertsmith.model.locate import find_model, find_run_config
+from bertsmith.preparation import columns_of, finished_store, rules_of
+from bertsmith.tokenizer import Tokenizer
 
 
 def evaluate_folder(
@@ -27,9 +29,9 @@ def evaluate_folder(
     """Losses and accuracies of the model in `path`, at fixed masks of 15 %.
 
     Args:
-        path: a run, a checkpoint, or a Hugging Face BERT folder. Of a run, pairs are made and cut
-            as they were in its training.
-        corpus: names or paths; default: the run's own.
+        path: a run, a checkpoint, or a Hugging Face BERT folder. Of a run, examples are made
+            and cut as they were in its training.
+        corpus: names or paths, or a prepared store; default: the run's own.
         split: of the corpus; a text without splits that the run was not trained on is taken whole.
         device: auto, cpu, cuda, mps.
         progress: told the pairs done and in all.
@@ -39,25 +41,21 @@ def evaluate_folder(
     """
     folder = find_model(path)
     model, tokenizer, missing = load_model(folder)
-    if missing:
-        raise ModelError(
-            f"{folder} must have both pretraining heads to be evaluated; it lacks "
-            f"{' and '.join(sorted(missing))}."
-        )
     run_config = find_run_config(path)
-    data = resolve(file=run_config).data if run_config else DataConfig()
-    data = replace(data, max_length=tokenizer.max_length)
+    config = resolve(file=run_config) if run_config else PretrainConfig()
+    data = replace(config.data, max_length=tokenizer.max_length)
+    if not run_config and "nsp_head" in missing:
+        data = replace(data, objective="mlm")
+    wanted = {"mlm_head"} if data.objective == "mlm" else set(OPTIONAL_PARTS)
+    if missing & wanted:
+        raise ModelError(
+            f"{folder} must have its pretraining heads to be evaluated; it lacks "
+            f"{' and '.join(sorted(missing & wanted))}."
+        )
     if corpus is None and run_config is None:
         raise CorpusError(f"{path} is not a run, so the corpus must be named: --corpus NAME|PATH.")
-    text, split = _open_text(data, corpus, split)
-    store, _ = build_store(text.read(split), tokenizer)
-    batches = evaluation_batches(
-        store,
-        tokenizer,
-        pairing=data.pairing,
-        max_length=data.max_length,
-        short_pair_probability=data.short_pair_probability,
-    )
+    store = _open_text(config.preparation, tokenizer, corpus, split)
+    batches = evaluation_batches(store, tokenizer, data)
     if batches is None:
         raise DataError(f"The split {split} must have a sentence pair to evaluate on; it has none.")
     where = choose_device(device)
@@ -70,19 +68,33 @@ def evaluate_folder(
     )
 
 
-def _open_text(data: DataConfig, corpus: Sequence[str] | None, split: str) -> tuple[Corpus, str]:
-    """The corpus to evaluate on, and the split of it to take."""
+def _open_text(
+    config: PreparationConfig, tokenizer: Tokenizer, corpus: Sequence[str] | None, split: str
+) -> TokenStore:
+    """What to evaluate on, in the tokens of the model."""
+    if (prepared := finished_store(config.corpus if corpus is None else corpus)) is not None:
+        if prepared.tokenizer(tokenizer.max_length).sha256() != tokenizer.sha256():
+            raise DataError(
+                f"The store {prepared.path} must have the model's tokenizer; it has another. "
+                "Name the text itself."
+            )
+        _refuse_unknown(str(prepared.path), split, prepared.manifest.splits)
+        return prepared.split(split)
     # Of the run's own corpus the part that was held out; of any other text all of it.
-    own = corpus is None or absolute_names(corpus) == absolute_names(data.corpus)
+    own = corpus is None or absolute_names(corpus) == absolute_names(config.corpus)
     text = open_corpus(
-        data.corpus if corpus is None else corpus,
-        language=data.language,
-        validation_fraction=data.validation_fraction if own else 0.0,
-        columns=Columns(data.text_column, data.max_bad_rows),
+        config.corpus if corpus is None else corpus,
+        validation=config.validation if own else (),
+        validation_fraction=config.validation_fraction if own else 0.0,
+        rules=rules_of(config),
+        columns=columns_of(config),
     )
-    if not own and split == "validation" and list(text.splits) == ["train"]:
+    if not own and split == "validation" and text.splits == ("train",):
         split = "train"
-    if split not in text.splits:
-        known = ", ".join(text.splits)
-        raise CorpusError(f"The corpus {text.name} has no split {split!r}; it has {known}.")
-    return text, split
+    _refuse_unknown(text.name, split, text.splits)
+    return build_store(text.read(split), tokenizer)[0]
+
+
+def _refuse_unknown(name: str, split: str, known: Iterable[str]) -> None:
+    if split not in known:
+        raise CorpusError(f"The corpus {name} has no split {split!r}; it has {', '.join(known)}.")

@@ -19,7 +19,7 @@ from bertsmith.model.device import choose_device
 from bertsmith.model.hugging_face import load_model
 from bertsmith.model.layout import Layout
 from bertsmith.model.locate import find_model
-from bertsmith.tokenizer import CLS, MASK, SEP, TokenizedText, Tokenizer
+from bertsmith.tokenizer import TokenizedText, Tokenizer
 
 Float32 = npt.NDArray[np.float32]
 
@@ -38,6 +38,8 @@ class Encoding:
     """The same, but with what stood in the text in the place of [UNK]."""
     segments: list[int]
     """n times 0 (first text) or 1 (second)."""
+    is_special: list[bool] = field(repr=False)
+    """n times whether it is [CLS] or [SEP] and no token of the text."""
     num_cut_tokens: int = 0
     """Tokens that were cut off because the text is longer than the model was trained on."""
 
@@ -50,7 +52,7 @@ class Encoding:
     @property
     def mean(self) -> Float32:
         """[H]; the mean over the tokens of the text, without [CLS] and [SEP]."""
-        words = [i for i, token in enumerate(self.token_texts) if token not in (CLS, SEP)]
+        words = [i for i, special in enumerate(self.is_special) if not special]
         vector: Float32 = self.tokens[words or slice(None)].mean(axis=0)
         return vector
 
@@ -130,20 +132,22 @@ class PretrainedModel:
     def fill(
         self, text: str, text_pair: str | None = None, *, top_k: int = 5
     ) -> list[list[Candidate]]:
-        """For each [MASK] in the text, the `top_k` likeliest words, likeliest first.
+        """For each mask in the text, the `top_k` likeliest words, likeliest first.
 
+        The mask is [MASK], unless the tokenizer has another name for it.
         Probabilities are over the whole vocabulary; special tokens are never proposed.
 
         Raises:
-            InputError: there is no [MASK]; the model has no MLM head; `top_k` is under 1.
+            InputError: there is no mask; the model has no MLM head; `top_k` is under 1.
         """
         self._require("mlm_head", "fill a mask")
         if top_k < 1:
             raise InputError(f"`top_k` must be at least 1; got {top_k}.")
         row, _ = self._tokenize(text, text_pair)
-        places = [i for i, token in enumerate(row.tokens) if token == MASK]
+        mask = self.tokenizer.mask
+        places = [i for i, token in enumerate(row.tokens) if token == mask]
         if not places:
-            raise InputError(f"The text must hold {MASK} where a word is wanted; got {text!r}.")
+            raise InputError(f"The text must hold {mask} where a word is wanted; got {text!r}.")
         hidden = self._forward([row])
         scores = self.bert.mlm_logits(hidden[places]).float().softmax(-1)
         scores[:, self.tokenizer.special_ids] = -1.0
@@ -152,9 +156,9 @@ class PretrainedModel:
         return [
             [
                 Candidate(
-                    token=(token := self.tokenizer.token(index)),
+                    token=self.tokenizer.token(index),
                     probability=value,
-                    text=_fill_in(text, number, token),
+                    text=_fill_in(text, mask, number, *self.tokenizer.text_of(index)),
                 )
                 for value, index in zip(values, indices, strict=True)
             ]
@@ -203,6 +207,7 @@ class PretrainedModel:
     def _encode(self, pairs: Sequence[tuple[str, str | None]]) -> list[Encoding]:
         rows = [self._tokenize(text, text_pair) for text, text_pair in pairs]
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0].ids))
+        ends = {self.tokenizer.cls, self.tokenizer.sep}
         found: dict[int, Encoding] = {}
         while len(found) < len(order):
             longest = len(rows[order[len(found)]][0].ids)
@@ -217,6 +222,7 @@ class PretrainedModel:
                     token_texts=row.tokens,
                     words=row.words,
                     segments=row.segments,
+                    is_special=[token in ends for token in row.tokens],
                     num_cut_tokens=num_cut,
                 )
         return [found[i] for i in range(len(rows))]
@@ -259,17 +265,21 @@ def compare(left: Encoding, right: Encoding) -> list[tuple[str, float]]:
 
     Of a word that a text has several times, the first is taken.
     """
-    shared = dict.fromkeys(word for word in left.words if word in right.words)
+    first, second = _first_places(left), _first_places(right)
     return [
-        (
-            word,
-            cosine_similarity(
-                left.tokens[left.words.index(word)], right.tokens[right.words.index(word)]
-            ),
-        )
-        for word in shared
-        if word not in (CLS, SEP)
+        (word, cosine_similarity(left.tokens[place], right.tokens[second[word]]))
+        for word, place in first.items()
+        if word in second
     ]
+
+
+def _first_places(encoding: Encoding) -> dict[str, int]:
+    """Where each word of a text stands first."""
+    places: dict[str, int] = {}
+    for place, (word, special) in enumerate(zip(encoding.words, encoding.is_special, strict=True)):
+        if not special:
+            places.setdefault(word, place)
+    return places
 
 
 def _kept_places(segments: list[int], max_length: int) -> list[int]:
@@ -283,13 +293,11 @@ def _kept_places(segments: list[int], max_length: int) -> list[int]:
     return [*range(a + 1), begin_b - 1, *range(begin_b, begin_b + b), total - 1]
 
 
-def _fill_in(text: str, number: int, token: str) -> str:
+def _fill_in(text: str, mask: str, number: int, word: str, continues: bool) -> str:
     """`text` with its mask of this number (from 0) replaced; masks beyond it stay."""
-    before = text.split(MASK)
+    before = text.split(mask)
     if number + 1 >= len(before):  # the mask is in the second text
         return text
-    left = MASK.join(before[: number + 1])
-    right = MASK.join(before[number + 1 :])
-    if token.startswith("##"):
-        return f"{left.rstrip()}{token.removeprefix('##')}{right}"
-    return f"{left}{token}{right}"
+    left = mask.join(before[: number + 1])
+    right = mask.join(before[number + 1 :])
+    return f"{left.rstrip() if continues else left}{word}{right}"

@@ -34,7 +34,7 @@ class Losses(NamedTuple):
     mlm: Tensor
     """float32 []; sum over masked tokens of the cross entropy, in nats."""
     nsp: Tensor
-    """float32 []; sum over pairs of the cross entropy, in nats."""
+    """float32 []; sum over pairs of the cross entropy, in nats; 0 without pairs."""
 
 
 class Correct(NamedTuple):
@@ -142,22 +142,26 @@ class MaskedLanguageModelHead(nn.Module):
 
 
 class Bert(nn.Module):
-    """BERT with its two pretraining heads.
+    """BERT with its two pretraining heads, or with the MLM head alone.
 
     Args:
         config: the network's shape.
         vocab_size: rows of the embedding matrix.
+        judges_pairs: whether it has the pooler and the NSP head.
     """
 
-    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+    def __init__(self, config: ModelConfig, vocab_size: int, *, judges_pairs: bool = True) -> None:
         super().__init__()
+        self.judges_pairs = judges_pairs
         self.config = config
         self.vocab_size = vocab_size
         self.embeddings = Embeddings(config, vocab_size)
         self.layers = nn.ModuleList(Layer(config, n) for n in range(config.num_hidden_layers))
-        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
+        if judges_pairs:
+            self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
         self.mlm_head = MaskedLanguageModelHead(config, vocab_size)
-        self.nsp_head = nn.Linear(config.hidden_size, 2)
+        if judges_pairs:
+            self.nsp_head = nn.Linear(config.hidden_size, 2)
 
     def initialize(self, seed: int) -> None:
         """Draw the weights: normal of `initializer_range`; biases 0, norms 1 (as the original)."""
@@ -230,13 +234,15 @@ class Bert(nn.Module):
         """Both losses of a batch, as sums, and the right answers."""
         losses, masked, nsp_logits = self._heads(batch, None)
         word = self.embeddings.word.weight
+        nsp = losses.nsp.new_zeros((), dtype=torch.int64)
+        if nsp_logits is not None:
+            nsp = (nsp_logits.argmax(1) == batch.next_sentence_labels).sum()
         return losses, Correct(
-            count_correct(masked, word, self.mlm_head.bias, batch.masked_labels),
-            (nsp_logits.argmax(1) == batch.next_sentence_labels).sum(),
+            count_correct(masked, word, self.mlm_head.bias, batch.masked_labels), nsp
         )
 
-    def _heads(self, batch: Batch, noise: Noise | None) -> tuple[Losses, Tensor, Tensor]:
-        """Losses, MLM head's output [M, H], NSP logits [B, 2]."""
+    def _heads(self, batch: Batch, noise: Noise | None) -> tuple[Losses, Tensor, Tensor | None]:
+        """Losses, MLM head's output [M, H], NSP logits [B, 2] of pairs."""
         layout = Layout(batch.lengths, batch.cu_seqlens, noise)
         choice, masked_rows = _what_heads_read(batch, layout)
         hidden = self(batch.input_ids, batch.token_type_ids, batch.position_ids, layout, choice)
@@ -244,6 +250,8 @@ class Bert(nn.Module):
         mlm = masked_lm_loss(
             masked, self.embeddings.word.weight, self.mlm_head.bias, batch.masked_labels
         )
+        if not batch.num_pairs:
+            return Losses(mlm, mlm.new_zeros(())), masked, None
         logits = self.nsp_logits(self.pool(hidden, choice.layout.cu_seqlens))
         scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
         nsp = F.cross_entropy(scores, batch.next_sentence_labels, reduction="sum")

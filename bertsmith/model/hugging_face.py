@@ -106,7 +106,7 @@ class Snapshot:
     def of(model: Bert, tokenizer: Tokenizer) -> Snapshot:
         """A copy of `model` as it is now."""
         config = {
-            "architectures": ["BertForPreTraining"],
+            "architectures": ["BertForPreTraining" if model.judges_pairs else "BertForMaskedLM"],
             "model_type": "bert",
             "vocab_size": model.vocab_size,
             "pad_token_id": tokenizer.pad_id,

@@ -35,12 +35,15 @@ def smooth(values: list[float], span: float) -> list[float]:
 
 
 def draw_curves(run: Path) -> Figure:
-    """The figure: MLM loss on the left, NSP loss on the right, training and validation in each."""
+    """The figure: MLM loss, and of pairs NSP loss beside it; training and validation in each."""
     lines = read_metrics(run, about=_POINTS)
-    figure = Figure(figsize=(9, 3.6), dpi=120, layout="constrained")
+    panels = {name: title for name, title in _PANELS.items() if any(name in line for line in lines)}
+    panels = panels or _PANELS
+    figure = Figure(figsize=(4.5 * len(panels), 3.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(run.resolve().name, fontsize=10, color="#555555")
-    for axes, (name, title) in zip(figure.subplots(1, 2), _PANELS.items(), strict=True):
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (name, title) in zip(grid, panels.items(), strict=True):
         _draw_panel(axes, lines, name)
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("optimizer step")
@@ -71,7 +74,9 @@ def curves_png(run: Path) -> bytes:
 
 
 def _draw_panel(axes: Axes, lines: list[dict[str, Any]], name: str) -> None:
-    training = [(line["step"], line[name]) for line in lines if "learning_rate" in line]
+    training = [
+        (line["step"], line[name]) for line in lines if "learning_rate" in line and name in line
+    ]
     validation = [
         # The closing figures are of all pairs, those on the way of some: not a next point.
         (line["step"], line[f"validation_{name}"])

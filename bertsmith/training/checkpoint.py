@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bertsmith.durable import damage, remove_folder, remove_leftovers, whole_folder
 from bertsmith.errors import ModelError, RunError
 from bertsmith.model.bert import Bert
 from bertsmith.model.hugging_face import Snapshot, load_weights, save_tensors
@@ -33,7 +34,6 @@ from bertsmith.model.locate import (
     step_of,
 )
 from bertsmith.tokenizer import Tokenizer
-from bertsmith.training.durable import damage, remove_folder, remove_leftovers, whole_folder
 from bertsmith.training.progress import Progress
 
 OPTIMIZER_FILE = "optimizer.safetensors"

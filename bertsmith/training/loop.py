@@ -20,6 +20,7 @@ from bertsmith.config import TrainingConfig
 from bertsmith.data.ahead import BatchesAhead
 from bertsmith.data.batches import Batch, Batches
 from bertsmith.data.random_bits import Stream, random_bits
+from bertsmith.display import Display
 from bertsmith.errors import DeviceError, DivergenceError
 from bertsmith.evaluation.held_out import evaluate
 from bertsmith.model.bert import Bert
@@ -28,7 +29,6 @@ from bertsmith.report.metrics_file import MetricsFile
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.budget import Budget, is_due
 from bertsmith.training.checkpoint import Checkpoints, restore
-from bertsmith.training.display import Display
 from bertsmith.training.optimizer import learning_rate, make_optimizer
 from bertsmith.training.phases import Phase, unmeasured
 from bertsmith.training.progress import Progress
@@ -117,7 +117,7 @@ class Loop:
     def __post_init__(self) -> None:
         self._last: _Taken  # the step before
         self._optimizer = make_optimizer(self.model, self.config)
-        self._budget = Budget.of(self.config, self.batches.num_pairs)
+        self._budget = Budget.of(self.config, self.batches.num_examples)
 
     @property
     def share_spent(self) -> float:
@@ -277,7 +277,7 @@ class Loop:
         if not is_finite:
             raise _Diverged("the loss or its gradient is not a finite number", taken)
         batch, mean = taken.batch, self.progress.mean_loss
-        loss = losses.mlm / max(batch.num_masked, 1) + losses.nsp / batch.num_sequences
+        loss = losses.mlm / max(batch.num_masked, 1) + losses.nsp / max(batch.num_pairs, 1)
         if mean is None:
             mean = loss
         elif self.config.spike_factor and loss > max(

@@ -15,6 +15,8 @@ import torch
 from bertsmith.config import BUDGETS, PretrainConfig, held, to_toml
 from bertsmith.corpus import absolute_names
 from bertsmith.data.store import log_frequencies
+from bertsmith.display import Display
+from bertsmith.durable import whole_folder
 from bertsmith.errors import DivergenceError, RunError, RunStopped
 from bertsmith.evaluation.held_out import evaluate
 from bertsmith.model.bert import Bert
@@ -29,16 +31,14 @@ from bertsmith.model.device import (
 from bertsmith.model.flops import matrix_product_rate, training_flops
 from bertsmith.model.hugging_face import Snapshot
 from bertsmith.model.locate import MODEL_FOLDER
+from bertsmith.preparation import report_json
 from bertsmith.report.metrics_file import MetricsFile
-from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.budget import Budget
 from bertsmith.training.checkpoint import STATE_FILE, Checkpoints
-from bertsmith.training.display import Display
-from bertsmith.training.durable import whole_folder
 from bertsmith.training.earlier import EarlierRun
 from bertsmith.training.loop import Loop
 from bertsmith.training.phases import PhaseClock, describe, unmeasured
-from bertsmith.training.prepare import Prepared, prepare, refuse_other_text, report_json
+from bertsmith.training.prepare import Prepared, prepare, refuse_other_text
 from bertsmith.training.progress import Progress
 from bertsmith.training.run_folder import RunFolder, default_output
 from bertsmith.training.stop import StopRequest
@@ -61,18 +61,25 @@ class Run:
     def closing_lines(self) -> list[str]:
         """The figures as the textbook prints them, the validation figures under them."""
         m = self.metrics
+        has_pairs = "nsp_loss" in m
+        nsp = f", NSP loss {m['nsp_loss']:.3f}" if has_pairs else ""
+        rate = m["sentence_pairs_per_second" if has_pairs else "segments_per_second"]
         lines = [
-            f"MLM loss {m['mlm_loss']:.3f}, NSP loss {m['nsp_loss']:.3f}",
-            f"{m['sentence_pairs_per_second']:.1f} sentence pairs/sec on {m['device']}",
+            f"MLM loss {m['mlm_loss']:.3f}{nsp}",
+            f"{rate:.1f} {'sentence pairs' if has_pairs else 'segments'}/sec on {m['device']}",
             f"{m['tokens_per_second']:,.0f} tokens/sec, {m['share_of_peak']:.0%} of what matrix "
             f"products alone would allow here ({m['peak_flops_per_second'] / 1e9:,.0f} GFLOP/s)",
         ]
         if "validation_mlm_loss" in m:
             lines.append(
                 f"validation: MLM loss {m['validation_mlm_loss']:.3f}, "
-                f"MLM accuracy {m['validation_mlm_accuracy']:.1%}, "
-                f"NSP loss {m['validation_nsp_loss']:.3f}, "
-                f"NSP accuracy {m['validation_nsp_accuracy']:.1%}"
+                f"MLM accuracy {m['validation_mlm_accuracy']:.1%}"
+                + (
+                    f", NSP loss {m['validation_nsp_loss']:.3f}, "
+                    f"NSP accuracy {m['validation_nsp_accuracy']:.1%}"
+                    if has_pairs
+                    else ""
+                )
             )
         if "phase_seconds" in m:
             lines += describe(m["phase_seconds"])
@@ -109,7 +116,7 @@ def run_pretraining(
     display = Display(quiet=quiet)
     device = choose_device(config.training.device)
     config = _settled(config, device)
-    path = output or default_output(config.data.corpus, config.preset)
+    path = output or default_output(config.preparation.corpus, config.preset)
     folder = RunFolder(path, overwrite=overwrite, resume=resume)
     checkpoints = Checkpoints(
         path, keep=config.training.keep_checkpoints, keep_every=config.training.keep_every
@@ -145,7 +152,7 @@ class _Job:
 
     def begin(self) -> dict[str, Any]:
         """A run from its beginning; the closing figures."""
-        prepared = self._prepare(None)
+        prepared = self._prepare()
         with self._ending_well():
             self.folder.begin(to_toml(self.config), report_json(prepared.report))
             return self._train(prepared, None)
@@ -168,11 +175,11 @@ class _Job:
         if newest is not None:
             progress = Progress.read(newest / STATE_FILE)
             earlier.refuse_drift(self.config, progress)
-        prepared = self._prepare(newest)
+        prepared = self._prepare()
         refuse_other_text(earlier.report, prepared.report)
         if progress is not None and not same_budget:
             spent = progress.spent
-            budget = Budget.of(self.config.training, prepared.batches.num_pairs)
+            budget = Budget.of(self.config.training, prepared.batches.num_examples)
             if budget.progress(spent) == 1:
                 raise RunError(
                     f"The budget must be over what the run has done, {spent.step:,} steps "
@@ -183,18 +190,13 @@ class _Job:
         with self._ending_well():
             return self._train(prepared, newest, resumes=True)
 
-    def _prepare(self, newest: Path | None) -> Prepared:
-        """The text, with the vocabulary of the checkpoint `newest`, or a new one."""
-        data, training = self.config.data, self.config.training
-        tokenizer = None
-        if newest is not None:
-            tokenizer = Tokenizer.load(newest, default_max_length=data.max_length)
+    def _prepare(self) -> Prepared:
         return prepare(
-            data,
-            batch_size=training.batch_size,
-            seed=training.seed,
+            self.config.preparation,
+            self.config.data,
+            batch_size=self.config.training.batch_size,
+            seed=self.config.training.seed,
             display=self.display,
-            tokenizer=tokenizer,
         )
 
     @contextmanager
@@ -222,7 +224,9 @@ class _Job:
         from bertsmith.report.curves import curves_png, save_curves
 
         config, run, display = self.config, self.folder.path, self.display
-        model = Bert(config.model, prepared.tokenizer.vocab_size).to(self.device)
+        model = Bert(
+            config.model, prepared.tokenizer.vocab_size, judges_pairs=prepared.batches.is_pairs
+        ).to(self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
         num_parameters = sum(p.numel() for p in model.parameters())
@@ -313,8 +317,13 @@ def _settled(config: PretrainConfig, device: torch.device) -> PretrainConfig:
     if training.precision == "auto":  # a resumed run computes as before, whatever its device
         is_half = compute_dtype(device, "auto") == torch.bfloat16
         training = replace(training, precision="bfloat16" if is_half else "float32")
-    data = replace(config.data, corpus=absolute_names(config.data.corpus))
-    return replace(config, data=data, training=training)
+    preparation = config.preparation
+    preparation = replace(
+        preparation,
+        corpus=absolute_names(preparation.corpus),
+        validation=absolute_names(preparation.validation),
+    )
+    return replace(config, preparation=preparation, training=training)
 
 
 def _closing(loop: Loop, num_parameters: int) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def train_step(
     for part in batch.split(micro_batch_size):
         with phase("forward"), autocast:
             losses = model.losses(part.to(device), dropout_key)
-            loss = losses.mlm / max(batch.num_masked, 1) + losses.nsp / batch.num_sequences
+            loss = losses.mlm / max(batch.num_masked, 1) + losses.nsp / max(batch.num_pairs, 1)
         with phase("backward"):
             loss.backward()
         sums += torch.stack(losses).detach()

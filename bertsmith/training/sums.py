@@ -16,6 +16,7 @@ class Sums:
     nsp: float = 0.0
     num_masked: int = 0
     num_sequences: int = 0
+    num_pairs: int = 0
     num_tokens: int = 0
     num_squared: int = 0
     """Sum of the squared lengths."""
@@ -27,21 +28,23 @@ class Sums:
         self.nsp += losses.nsp
         self.num_masked += batch.num_masked
         self.num_sequences += batch.num_sequences
+        self.num_pairs += batch.num_pairs
         self.num_tokens += batch.num_tokens
         self.num_squared += batch.num_squared
         self.seconds += seconds
 
     def means(self) -> dict[str, float]:
-        """`mlm_loss` in nats a masked token, `nsp_loss` in nats a pair."""
-        return {
-            "mlm_loss": self.mlm / max(self.num_masked, 1),
-            "nsp_loss": self.nsp / max(self.num_sequences, 1),
-        }
+        """`mlm_loss` in nats a masked token, and of pairs `nsp_loss` in nats a pair."""
+        means = {"mlm_loss": self.mlm / max(self.num_masked, 1)}
+        if self.num_pairs:
+            means["nsp_loss"] = self.nsp / self.num_pairs
+        return means
 
     def throughput(self) -> dict[str, float]:
-        """Pairs and real tokens a second."""
+        """Pairs (or segments) and real tokens a second."""
         seconds = max(self.seconds, 1e-9)
+        name = "sentence_pairs" if self.num_pairs else "segments"
         return {
-            "sentence_pairs_per_second": self.num_sequences / seconds,
+            f"{name}_per_second": self.num_sequences / seconds,
             "tokens_per_second": self.num_tokens / seconds,
         }

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bertsmith.durable import damage
 from bertsmith.model.locate import list_checkpoints
-from bertsmith.training.durable import damage
 from tests.faults.conftest import (
     Machine,
     Result,

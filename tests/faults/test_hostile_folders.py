@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 from bertsmith.config import resolve
 from bertsmith.corpus import download
 from bertsmith.corpus.wikitext import FILES
+from bertsmith.durable import CHECKSUMS_FILE, damage
 from bertsmith.errors import BertsmithError, DownloadError
 from bertsmith.model.hugging_face import load_model
 from bertsmith.training.checkpoint import STATE_FILE
-from bertsmith.training.durable import CHECKSUMS_FILE, damage
 from bertsmith.training.pretrain import Run
 from bertsmith.training.progress import Progress
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bertsmith.durable import damage
 from bertsmith.model.locate import list_checkpoints
-from bertsmith.training.durable import damage
 from tests.faults.conftest import (
     KILL,
     Ended,

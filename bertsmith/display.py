@@ -146,7 +146,7 @@ class Display:
 
 
 def _describe(step: int, figures: dict[str, float]) -> str:
-    return (
-        f"step {step:,}  MLM {figures['mlm_loss']:.3f}  NSP {figures['nsp_loss']:.3f}  "
-        f"{figures['sentence_pairs_per_second']:.0f} pairs/s"
-    )
+    nsp = f"NSP {figures['nsp_loss']:.3f}  " if "nsp_loss" in figures else ""
+    pairs, segments = (figures.get(f"{n}_per_second") for n in ("sentence_pairs", "segments"))
+    rate = f"{segments:.0f} segments/s" if pairs is None else f"{pairs:.0f} pairs/s"
+    return f"step {step:,}  MLM {figures['mlm_loss']:.3f}  {nsp}{rate}"

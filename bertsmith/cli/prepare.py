@@ -1,0 +1,76 @@
+"""`bertsmith prepare`: a text into a token store, once for many runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from bertsmith.cli.pretrain import parse_base
+from bertsmith.config import PreparationConfig
+from bertsmith.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Turn a text into a token store that any number of runs train on."""
+
+    output: Path
+    """The store's folder; `bertsmith pretrain --corpus` takes it."""
+    preset: Annotated[str, tyro.conf.arg(metavar="NAME")] = "textbook"
+    """Whose kind of vocabulary: textbook has words, the others WordPieces."""
+    config: Path | None = None
+    """A TOML file of settings; flags go over it."""
+    processes: int | None = None
+    """Processes of this machine; without it, one a processor. The store is the same."""
+    engine: Literal["local", "ray"] = "local"
+    """Where the work is done: by processes of this machine, or on a Ray cluster."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace the store that is in the output folder."""
+    quiet: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Show no progress."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the report as one JSON object."""
+    preparation: tyro.conf.OmitArgPrefixes[PreparationConfig] = field(
+        default_factory=PreparationConfig
+    )
+
+
+def defaults(arguments: Sequence[str]) -> Prepare:
+    """Defaults of the flags, by the preset and the file that `arguments` name."""
+    base = parse_base(arguments)
+    return Prepare(output=tyro.MISSING, preset=base.preset, preparation=base.preparation)
+
+
+def run(command: Prepare) -> None:
+    """Prepare, and print what is in the store and what was left out."""
+    from bertsmith.corpus import absolute_names
+    from bertsmith.display import Display
+    from bertsmith.preparation import describe_text, describe_vocabulary, prepare_store
+
+    if command.processes is not None and command.processes < 1:
+        raise ConfigError(f"`processes` must be over 0; got {command.processes}.")
+    config = replace(
+        command.preparation,
+        corpus=absolute_names(command.preparation.corpus),
+        validation=absolute_names(command.preparation.validation),
+    )
+    store = prepare_store(
+        config,
+        command.output,
+        overwrite=command.overwrite,
+        engine=command.engine,
+        processes=command.processes,
+        display=Display(quiet=command.quiet),
+    )
+    report = store.manifest.report
+    if command.json:
+        print(json.dumps({**report, "output": str(command.output)}))
+        return
+    print("\n".join([*describe_vocabulary(report), *describe_text(report)]))
+    size = sum(shard.bytes for split in store.manifest.splits.values() for shard in split.shards)
+    print(f"store: {command.output} ({size / 1e6:,.1f} MB)")

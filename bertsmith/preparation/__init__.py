@@ -1,0 +1,14 @@
+"""From a corpus to a token store, once for many runs: `prepare_store`."""
+
+from bertsmith.preparation.prepare import columns_of, finished_store, prepare_store, rules_of
+from bertsmith.preparation.report import describe_text, describe_vocabulary, report_json
+
+__all__ = [
+    "columns_of",
+    "describe_text",
+    "describe_vocabulary",
+    "finished_store",
+    "prepare_store",
+    "report_json",
+    "rules_of",
+]

@@ -1,0 +1,136 @@
+"""The tokenizer of a store: trained on the text or a sample of it, or taken from a folder."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bertsmith.config import TOKENIZERS, PreparationConfig, near
+from bertsmith.corpus import Corpus, Document, Part, digest
+from bertsmith.data.disk import StoreFolder
+from bertsmith.errors import TokenizerError
+from bertsmith.preparation.engines import Engine, run_all
+from bertsmith.preparation.work import NO_LENGTH, Job, kept_documents, text_bytes
+from bertsmith.tokenizer import Spelling, Tokenizer, train
+
+_MARGIN = 1.25  # how much more a part may give than its share, since sizes are estimates
+_SAMPLE_SENTENCES = 3
+
+
+def given_tokenizer(config: PreparationConfig) -> Tokenizer | None:
+    """The tokenizer that the settings name by its folder; None: one is to be trained.
+
+    Raises:
+        TokenizerError: there is no such folder, or no tokenizer in it.
+    """
+    if config.tokenizer in TOKENIZERS:
+        return None
+    folder = Path(config.tokenizer)
+    if not folder.is_dir():
+        raise TokenizerError(
+            f"There is no kind of tokenizer and no folder {config.tokenizer!r}; "
+            f"{near(config.tokenizer, TOKENIZERS)} Or name a folder with a tokenizer.json."
+        )
+    return Tokenizer.load(folder, default_max_length=NO_LENGTH)
+
+
+def train_tokenizer(
+    config: PreparationConfig,
+    corpus: Corpus,
+    job: Job,
+    *,
+    engine: Engine = "local",
+    processes: int | None = None,
+) -> Tokenizer:
+    """Learn a vocabulary from the training text, or from a sample of it that does not depend on
+    who draws it: the documents of the smallest digests.
+
+    Raises:
+        TokenizerError: the text does not suffice.
+    """
+    parts = [
+        (job, number, part) for number, part in enumerate(corpus.parts) if part.split == "train"
+    ]
+    total = sum(part.size for _, _, part in parts)
+    bound = config.tokenizer_sample_bytes
+    documents: Iterable[Document]
+    if not bound or total <= bound:
+        documents = (document for task in parts for document in _training(*task))
+    else:
+        tasks = [(*task, bound / total, bound) for task in parts]
+        found = run_all(sample_part, tasks, engine=engine, processes=processes)
+        documents = _smallest((entry for rows in found for entry in rows), bound)
+    kind: Any = config.tokenizer
+    return train(
+        documents,
+        kind=kind,
+        spelling=Spelling(
+            lowercase=config.lowercase,
+            strip_accents=config.strip_accents,
+            unicode_normalization=config.unicode_normalization,
+            pre_tokenization=config.pre_tokenization,
+            pretokenized=corpus.pretokenized,
+        ),
+        min_frequency=config.min_frequency,
+        vocab_size=config.vocab_size,
+        max_length=NO_LENGTH,
+    )
+
+
+def sample_part(
+    job: Job, number: int, part: Part, share: float, bound: int
+) -> list[tuple[bytes, Document]]:
+    """The documents of a part whose digests are the smallest, with these; about `share` of it."""
+    limit = min(1.0, _MARGIN * share) * 2**64
+    chosen = []
+    for document in _training(job, number, part):
+        found = digest(document)
+        if int.from_bytes(found[:8], "big") < limit:
+            chosen.append((found, list(document)))
+    return [(digest(document), document) for document in _smallest(chosen, bound)]
+
+
+def measure_vocabulary(
+    store: StoreFolder, counts: dict[str, int], split: str = "train"
+) -> dict[str, Any]:
+    """How well a vocabulary suits a split.
+
+    Returns:
+        `entries`, `unknown_share` of tokens, `tokens_a_word`, and a `sample`: the tokens of the
+        first sentences.
+    """
+    tokenizer = store.tokenizer(NO_LENGTH)
+    text = store.split(split)
+    sample = []
+    for shard, *_ in text.shards():
+        ends = shard.sentence_offsets[: _SAMPLE_SENTENCES + 1].tolist()
+        for first, end in itertools.pairwise(ends):
+            sample.append(" ".join(tokenizer.token(int(i)) for i in shard.ids[first:end]))
+        break
+    return {
+        "entries": tokenizer.vocab_size,
+        "unknown_share": counts["unknown_tokens"] / max(counts["tokens"], 1),
+        "tokens_a_word": counts["tokens"] / max(counts["words"], 1),
+        "sample": sample,
+    }
+
+
+def _training(job: Job, number: int, part: Part) -> Iterable[Document]:
+    for split, document in kept_documents(job, number, part, Counter()):
+        if split == "train":
+            yield document
+
+
+def _smallest(entries: Iterable[tuple[bytes, Document]], bound: int) -> list[Document]:
+    """Documents by rising digest as long as their text is at most `bound` bytes, at least one."""
+    found: list[Document] = []
+    room = bound
+    for _, document in sorted(entries, key=lambda entry: entry[0]):
+        room -= text_bytes(document)
+        if room < 0 and found:
+            break
+        found.append(document)
+    return found

@@ -1,0 +1,263 @@
+"""A vocabulary and its rules: text into ids and back, and a Hugging Face fast tokenizer on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer as Backend
+from tokenizers import processors
+
+from bertsmith.corpus import UNKNOWN_WORD
+from bertsmith.errors import TokenizerError
+
+PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", UNKNOWN_WORD, "[CLS]", "[SEP]", "[MASK]")
+"""Of the vocabularies that are trained here; a folder may name its own."""
+
+_ROLES = ("pad", "unk", "cls", "sep", "mask")
+_ALIASES = {"cls": "bos", "sep": "eos"}  # roles that serve where a folder has no other
+_OTHER_NAMES = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")  # RoBERTa's, where nothing is said
+
+_LARGEST_FILE = 2**28  # bytes of a tokenizer.json; those of a million entries have a quarter of it
+
+# Characters that are words on their own, though no space stands before them.
+_STANDS_ALONE = re.compile("[\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+
+
+class TokenizedText(NamedTuple):
+    """A text as a model reads it: n tokens, special ones counted."""
+
+    ids: list[int]
+    segments: list[int]
+    """0 = first text, 1 = second."""
+    tokens: list[str]
+    """Vocabulary entries."""
+    words: list[str]
+    """The same, but with what stood in the text in the place of [UNK]."""
+
+
+class Tokenizer:
+    """A vocabulary and the rules that turn text into ids of it.
+
+    Attributes:
+        vocab_size: entries, special ones counted.
+        pad, unk, cls, sep, mask: the special tokens, by name.
+        pad_id, unk_id, cls_id, sep_id, mask_id: their ids.
+        special_ids: int64 [5], sorted.
+        regular_ids: int64, sorted: the ids of all others, of which a random word is drawn.
+        max_length: longest sequence its model was trained on, in tokens.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        max_length: int,
+        *,
+        lowercase: bool = True,
+        special_tokens: Sequence[str] = SPECIAL_TOKENS,
+    ) -> None:
+        self._backend = backend
+        self._lowercase = lowercase
+        self.max_length = max_length
+        self.vocab_size = backend.get_vocab_size()
+        vocabulary = backend.get_vocab()
+        missing = [token for token in special_tokens if token not in vocabulary]
+        if missing:
+            raise TokenizerError(f"The tokenizer must have {' '.join(missing)}; it has not.")
+        if max(vocabulary.values()) >= self.vocab_size:
+            raise TokenizerError(
+                f"The tokenizer's {self.vocab_size} entries must have the ids from 0 to "
+                f"{self.vocab_size - 1}; one has {max(vocabulary.values())}."
+            )
+        ids = [vocabulary[token] for token in special_tokens]
+        if len(set(ids)) < len(ids):
+            names = " ".join(special_tokens)
+            raise TokenizerError(f"The tokenizer's special tokens must differ; they are {names}.")
+        self.pad, self.unk, self.cls, self.sep, self.mask = special_tokens
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
+        self.special_ids = np.array(sorted(ids), dtype=np.int64)
+        self.regular_ids = np.setdiff1d(np.arange(self.vocab_size), self.special_ids)
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{self.cls} $A {self.sep}",
+            pair=f"{self.cls} $A {self.sep} $B:1 {self.sep}:1",
+            special_tokens=[(self.cls, self.cls_id), (self.sep, self.sep_id)],
+        )
+        rules = json.loads(backend.to_str())
+        self._spelling = _spelling_of(rules)
+        self._prefix = str((rules["model"] or {}).get("continuing_subword_prefix") or "")
+        self._reserved = np.zeros(self.vocab_size, dtype=bool)
+        self._reserved[self.special_ids] = True
+        self._reserved[self.unk_id] = False
+
+    @property
+    def id_type(self) -> type[np.unsignedinteger]:
+        """What ids are stored in: uint16 if it holds them, else uint32."""
+        return np.uint16 if self.vocab_size <= 2**16 else np.uint32
+
+    def encode_text(
+        self, sentences: Sequence[str]
+    ) -> tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.int64]]:
+        """Ids of sentences without special tokens: corpus text on its way to the store.
+
+        A special token that stands in the text by its name, such as "[MASK]" in an article about
+        BERT, is an unknown word there: text must not be able to say where a sequence ends.
+
+        Returns:
+            The ids of all sentences end to end, of `id_type`; and each one's length, int64.
+        """
+        texts = list(sentences)
+        if self.unk != UNKNOWN_WORD:
+            texts = [text.replace(UNKNOWN_WORD, self.unk) for text in texts]
+        rows = [
+            encoding.ids
+            for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        ]
+        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+        ids = np.fromiter(chain.from_iterable(rows), dtype=self.id_type, count=int(lengths.sum()))
+        ids[self._reserved[ids]] = self.unk_id
+        return ids, lengths
+
+    def continues_word(self) -> npt.NDArray[np.bool_]:
+        """Of each entry, whether it goes on with the word before it: bool [vocab_size]."""
+        found = np.zeros(self.vocab_size, dtype=bool)
+        for token, number in self._backend.get_vocab().items():
+            found[number] = self._continues(token, number)
+        found[self.special_ids] = False
+        return found
+
+    def _continues(self, token: str, number: int) -> bool:
+        if self._spelling == "pieces":
+            return bool(self._prefix) and token.startswith(self._prefix)
+        text = token.replace("\u2581", " ")  # the mark of a space
+        if self._spelling == "bytes":
+            text = self._backend.decode([number], skip_special_tokens=False)
+            if token.startswith("\u0120"):  # the byte of a space, as it is written
+                return False
+        if not text or text[0].isspace() or _STANDS_ALONE.match(text):
+            return False
+        # Marks go on with a word, and so do bytes that are no whole character.
+        return text[0] == "\ufffd" or unicodedata.category(text[0])[0] not in "PSZC"
+
+    def text_of(self, token_id: int) -> tuple[str, bool]:
+        """An entry as it is read, and whether it goes on with the word before it."""
+        token = self.token(token_id)
+        continues = self._continues(token, token_id)
+        if self._spelling == "pieces":
+            return (token.removeprefix(self._prefix) if continues else token), continues
+        return self._backend.decode([token_id], skip_special_tokens=False).strip(), continues
+
+    def encode(self, text: str, text_pair: str | None = None) -> TokenizedText:
+        """[CLS] text [SEP] (text_pair [SEP]), uncut."""
+        encoding = self._backend.encode(text, text_pair)
+        texts = (text, text_pair or "")
+        tokens = [self.token(number) for number in encoding.ids]
+        words = [
+            token
+            if sequence is None or (token != self.unk and self._spelling == "pieces")
+            else texts[sequence][slice(*place)].strip() or token
+            for token, sequence, place in zip(
+                tokens, encoding.sequence_ids, encoding.offsets, strict=True
+            )
+        ]
+        return TokenizedText(encoding.ids, encoding.type_ids, tokens, words)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, special tokens left out."""
+        return str(self._backend.decode(list(ids)))
+
+    def token(self, token_id: int) -> str:
+        """The vocabulary entry with the id `token_id`."""
+        return str(self._backend.id_to_token(int(token_id)))
+
+    def sha256(self) -> str:
+        """A digest of all that says how text becomes ids."""
+        return hashlib.sha256(self._backend.to_str().encode("utf-8")).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, as `AutoTokenizer` reads them."""
+        config = {
+            # The general class takes tokenizer.json as it stands; BERT's own would rebuild it.
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": self.max_length,
+            "do_lower_case": self._lowercase,
+            "clean_up_tokenization_spaces": False,
+            "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+            **{
+                f"{role}_token": token
+                for role, token in zip(
+                    _ROLES, (self.pad, self.unk, self.cls, self.sep, self.mask), strict=True
+                )
+            },
+        }
+        (folder / "tokenizer.json").write_text(self._backend.to_str(pretty=True), encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps(config, indent=2) + "\n", encoding="utf-8"
+        )
+
+    @classmethod
+    def load(cls, folder: Path, *, default_max_length: int) -> Tokenizer:
+        """Read a Hugging Face fast tokenizer.
+
+        Args:
+            folder: holds `tokenizer.json`, and `tokenizer_config.json` or not.
+            default_max_length: taken where the folder does not say one.
+
+        Raises:
+            TokenizerError: the files are missing, damaged, or lack BERT's special tokens.
+        """
+        path, config_path = folder / "tokenizer.json", folder / "tokenizer_config.json"
+        if not path.is_file():
+            raise TokenizerError(f"The folder {folder} must hold tokenizer.json; it does not.")
+        for file in (path, config_path):
+            if file.is_file() and file.stat().st_size > _LARGEST_FILE:
+                raise TokenizerError(
+                    f"{file} must be at most {_LARGEST_FILE} bytes; it has {file.stat().st_size}."
+                )
+        try:
+            backend = Backend.from_str(path.read_text(encoding="utf-8"))
+            config = json.loads(config_path.read_text("utf-8")) if config_path.is_file() else {}
+            max_length = min(
+                int(config.get("model_max_length", default_max_length)), default_max_length
+            )
+            lowercase = bool(config.get("do_lower_case", True))
+            special_tokens = _special_tokens(config, backend)
+        # The library raises its bare Exception for a file it cannot parse, or its own panic.
+        except BaseException as error:
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            raise TokenizerError(f"The tokenizer in {folder} is damaged: {error}.") from error
+        backend.no_truncation()
+        backend.no_padding()
+        return cls(backend, max_length, lowercase=lowercase, special_tokens=special_tokens)
+
+
+def _special_tokens(config: dict[str, Any], backend: Backend) -> list[str]:
+    """The names of the five roles: as the folder's config says, else BERT's, else RoBERTa's."""
+
+    def named(role: str) -> str | None:
+        entry = config.get(f"{role}_token")
+        content = entry.get("content") if isinstance(entry, dict) else entry
+        return content if isinstance(content, str) else None
+
+    found = []
+    for role, usual, other in zip(_ROLES, SPECIAL_TOKENS, _OTHER_NAMES, strict=True):
+        known = backend.token_to_id(usual) is None and backend.token_to_id(other) is not None
+        alias = named(_ALIASES[role]) if role in _ALIASES else None
+        found.append(named(role) or (other if known else None) or alias or usual)
+    return found
+
+
+def _spelling_of(rules: dict[str, Any]) -> str:
+    """How entries say where words begin: "pieces" (## goes on), "bytes" (Ġ begins), "spaces"."""
+    text = json.dumps([rules.get("pre_tokenizer"), rules.get("decoder")])
+    if '"ByteLevel"' in text:
+        return "bytes"
+    return "spaces" if '"Metaspace"' in text else "pieces"
