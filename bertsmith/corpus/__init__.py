@@ -10,13 +10,15 @@ from bertsmith.corpus.document import (
     Document,
     NamedDocument,
     Part,
+    unwarned,
 )
 from bertsmith.corpus.holdout import digest
-from bertsmith.corpus.rows import Columns, refuse_bad_rows
+from bertsmith.corpus.rows import FEWEST_TO_JUDGE, Columns, refuse_bad_rows
 from bertsmith.corpus.sentences import Splitter
 
 __all__ = [
     "BAD_ROW",
+    "FEWEST_TO_JUDGE",
     "NAMES",
     "NUM_ROWS",
     "UNKNOWN_WORD",
@@ -31,4 +33,5 @@ __all__ = [
     "digest",
     "open_corpus",
     "refuse_bad_rows",
+    "unwarned",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -66,6 +68,14 @@ class Part:
         for document in self.reader(left_out):
             for is_held_out, piece in hold_out(document):
                 yield ("validation" if is_held_out else self.split), piece
+
+
+@contextmanager
+def unwarned() -> Iterator[None]:
+    """Readers do not warn inside: what is only looked at is told of when it is read in earnest."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import accumulate, chain
 
-from bertsmith.corpus.document import Corpus, Document, HoldOut, Part
+from bertsmith.corpus.document import Corpus, Document, HoldOut, Part, unwarned
 
 
 def with_validation(corpus: Corpus, fraction: float) -> Corpus:
@@ -43,18 +43,22 @@ def digest(document: Document) -> bytes:
 
 def _parts(corpus: Corpus, fraction: float) -> list[Part]:
     training = [part for part in corpus.parts if part.split == "train"]
-    if _any_chosen(training, fraction):
-        rules: list[Callable[[], HoldOut]] = [partial(_by_hash, fraction)] * len(training)
-    else:
-        counts = [sum(map(len, part.reader(Counter()))) for part in training]
-        total = sum(counts)
-        cut = total - (max(1, round(fraction * total)) if total > 1 else 0)
-        rules = [partial(_Tail, cut - before) for before in accumulate([0, *counts[:-1]])]
-    rule = iter(rules)
+    with unwarned():
+        rule = iter(_rules(training, fraction))
     return [
         replace(part, hold_out=next(rule)) if part.split == "train" else part
         for part in corpus.parts
     ]
+
+
+def _rules(training: Sequence[Part], fraction: float) -> list[Callable[[], HoldOut]]:
+    """For each part, what of it is held out."""
+    if _any_chosen(training, fraction):
+        return [partial(_by_hash, fraction)] * len(training)
+    counts = [sum(map(len, part.reader(Counter()))) for part in training]
+    total = sum(counts)
+    cut = total - (max(1, round(fraction * total)) if total > 1 else 0)
+    return [partial(_Tail, cut - before) for before in accumulate([0, *counts[:-1]])]
 
 
 def _by_hash(fraction: float) -> HoldOut:

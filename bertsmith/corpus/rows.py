@@ -24,7 +24,8 @@ from bertsmith.errors import CorpusError
 
 ROW_FORMATS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 _ROWS_AT_ONCE = 1024
-_FEWEST_TO_JUDGE = 100_000  # rows; before the end of a file bad ones may only stand together
+FEWEST_TO_JUDGE = 100_000
+"""Rows; before the end of a file bad ones may only stand together."""
 
 csv.field_size_limit(LONGEST_LINE)
 
@@ -88,7 +89,7 @@ def good_texts(
             together by whoever reads them.
     """
     num_rows = num_bad = 0
-    told: set[str] = set()
+    told: dict[str, str] = {}  # reasons, with the first place of each
     for number, row in rows:
         num_rows += 1
         left_out[NUM_ROWS] += 1
@@ -99,19 +100,23 @@ def good_texts(
         left_out[BAD_ROW + reason] += 1
         num_bad += 1
         if reason not in told:
-            told.add(reason)
+            told[reason] = f"row {number}: {reason}"
             warnings.warn(f"{source}, row {number}: {reason}; left out.", stacklevel=2)
-        refuse_bad_rows(source, num_bad, max(num_rows, _FEWEST_TO_JUDGE), columns)
+        if num_rows >= FEWEST_TO_JUDGE:
+            refuse_bad_rows(source, num_bad, num_rows, columns, told.values())
     if is_whole:
-        refuse_bad_rows(source, num_bad, num_rows, columns)
+        refuse_bad_rows(source, num_bad, num_rows, columns, told.values())
 
 
-def refuse_bad_rows(source: str, num_bad: int, num_rows: int, columns: Columns) -> None:
-    """Raise `CorpusError` if more than the set share of rows has no text."""
+def refuse_bad_rows(
+    source: str, num_bad: int, num_rows: int, columns: Columns, reasons: Iterable[str]
+) -> None:
+    """Raise `CorpusError` if more than the set share of rows has no text, for these reasons."""
     if num_bad > columns.max_bad_rows * num_rows:
         raise CorpusError(
             f"{source} must have a text in its column {columns.text!r} in all but "
-            f"{columns.max_bad_rows:.1%} of its rows; {num_bad} have none. "
+            f"{columns.max_bad_rows:.1%} of its rows; {num_bad} have none "
+            f"({'; '.join(list(reasons)[:3])}). "
             "Mend it, or raise --max-bad-rows."
         )
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bertsmith.corpus import Document, Part, digest
+from bertsmith.corpus import Document, Part, digest, unwarned
 from bertsmith.data.random_bits import Int64, UInt64, extend
 from bertsmith.preparation.work import Job, dropped_file
 
@@ -43,10 +43,11 @@ def fingerprint_part(job: Job, number: int, part: Part, near: bool) -> int:
         return len(np.load(path, mmap_mode="r"))
     digests: list[bytes] = []
     signatures: list[list[int]] = []
-    for _, document in part.read(Counter()):
-        digests.append(digest(document))
-        if near:
-            signatures.append(_signature(document))
+    with unwarned():
+        for _, document in part.read(Counter()):
+            digests.append(digest(document))
+            if near:
+                signatures.append(_signature(document))
     if near:
         _save(_signatures(job, number), np.array(signatures, np.uint32).reshape(-1, _PERMUTATIONS))
     prints = np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Literal, TypeVar
 
 from bertsmith.errors import BertsmithError, DataError
@@ -76,10 +77,7 @@ def _in_processes(
     try:
         # A few at a time: what is sent waits in memory.
         coming = iter(tasks)
-        running = {
-            pool.submit(function, *task)
-            for task, _ in zip(coming, range(2 * processes), strict=False)
-        }
+        running = {pool.submit(function, *task) for task in islice(coming, 2 * processes)}
         while running:
             done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             look()

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from bertsmith.config import PreparationConfig
 from bertsmith.corpus import (
     BAD_ROW,
+    FEWEST_TO_JUDGE,
     NUM_ROWS,
     Columns,
     Corpus,
@@ -292,15 +293,19 @@ class _Preparation:
                     if kind not in told:
                         told.add(kind)
                         warnings.warn(text, stacklevel=2)
-                self._judge_rows(pieces, least=100_000)
+                self._judge_rows(pieces, least=FEWEST_TO_JUDGE)
         self._judge_rows(pieces, least=0)
         return sorted(pieces, key=lambda piece: (piece.part, piece.number))
 
     def _judge_rows(self, pieces: list[Piece], least: int) -> None:
         left_out = total_counts([piece.left_out for piece in pieces])
-        num_bad = sum(n for reason, n in left_out.items() if reason.startswith(BAD_ROW))
+        bad = {
+            reason.removeprefix(BAD_ROW): count
+            for reason, count in left_out.items()
+            if reason.startswith(BAD_ROW)
+        }
         num_rows = max(left_out[NUM_ROWS], least)
-        refuse_bad_rows(self.corpus.name, num_bad, num_rows, columns_of(self.config))
+        refuse_bad_rows(self.corpus.name, sum(bad.values()), num_rows, columns_of(self.config), bad)
 
     def _finish(self, pieces: list[Piece]) -> None:
         """The manifest, and what it lists."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bertsmith.config import TOKENIZERS, PreparationConfig, near
-from bertsmith.corpus import Corpus, Document, Part, digest
+from bertsmith.corpus import Corpus, Document, Part, digest, unwarned
 from bertsmith.data.disk import StoreFolder
 from bertsmith.errors import TokenizerError
 from bertsmith.preparation.engines import Engine, run_all
@@ -64,20 +64,21 @@ def train_tokenizer(
         found = run_all(sample_part, tasks, engine=engine, processes=processes)
         documents = _smallest((entry for rows in found for entry in rows), bound)
     kind: Any = config.tokenizer
-    return train(
-        documents,
-        kind=kind,
-        spelling=Spelling(
-            lowercase=config.lowercase,
-            strip_accents=config.strip_accents,
-            unicode_normalization=config.unicode_normalization,
-            pre_tokenization=config.pre_tokenization,
-            pretokenized=corpus.pretokenized,
-        ),
-        min_frequency=config.min_frequency,
-        vocab_size=config.vocab_size,
-        max_length=NO_LENGTH,
-    )
+    with unwarned():  # what is left out is told of when it is tokenized
+        return train(
+            documents,
+            kind=kind,
+            spelling=Spelling(
+                lowercase=config.lowercase,
+                strip_accents=config.strip_accents,
+                unicode_normalization=config.unicode_normalization,
+                pre_tokenization=config.pre_tokenization,
+                pretokenized=corpus.pretokenized,
+            ),
+            min_frequency=config.min_frequency,
+            vocab_size=config.vocab_size,
+            max_length=NO_LENGTH,
+        )
 
 
 def sample_part(
@@ -86,10 +87,11 @@ def sample_part(
     """The documents of a part whose digests are the smallest, with these; about `share` of it."""
     limit = min(1.0, _MARGIN * share) * 2**64
     chosen = []
-    for document in _training(job, number, part):
-        found = digest(document)
-        if int.from_bytes(found[:8], "big") < limit:
-            chosen.append((found, list(document)))
+    with unwarned():
+        for document in _training(job, number, part):
+            found = digest(document)
+            if int.from_bytes(found[:8], "big") < limit:
+                chosen.append((found, list(document)))
     return [(digest(document), document) for document in _smallest(chosen, bound)]
 
 
