@@ -15,7 +15,13 @@ from bertsmith.config import DataConfig
 from bertsmith.corpus import Document
 from bertsmith.data.batches import Batch, Batches
 from bertsmith.data.examples import lay_out
-from bertsmith.data.masking import choose_positions, replace_tokens
+from bertsmith.data.masking import (
+    choose_positions,
+    choose_spans,
+    choose_words,
+    replace_tokens,
+    words_of,
+)
 from bertsmith.data.pairs import AdjacentPairs, FilledPairs, cut_lengths, make_drawing
 from bertsmith.data.random_bits import Stream, random_bits
 from bertsmith.data.store import Shard, TokenStore, build_store, log_frequencies
@@ -375,3 +381,191 @@ def test_micro_batches_are_the_batch(size: int, store: TokenStore, tokenizer: To
         torch.cat([part.next_sentence_labels for part in parts]), batch.next_sentence_labels
     )
     assert all(part.num_sequences <= size for part in parts)
+
+
+def in_shards(documents: list[Document], tokenizer: Tokenizer, size: int) -> TokenStore:
+    """A store with so many documents a shard."""
+    shards = [
+        build_store(documents[first : first + size], tokenizer)[0].shard(0)
+        for first in range(0, len(documents), size)
+    ]
+    return TokenStore([shard.size for shard in shards], lambda number: shards[number])
+
+
+KINDS: list[dict[str, object]] = [
+    {"pairing": "adjacent"},
+    {"pairing": "filled"},
+    {"objective": "mlm"},
+    {"objective": "mlm", "masking": "whole-word"},
+    {"pairing": "filled", "masking": "span"},
+]
+
+
+@settings(max_examples=25, deadline=None)
+@given(documents=DOCUMENTS, size=st.integers(1, 3), max_length=st.integers(8, 40))
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_shards_change_nothing(
+    kind: dict[str, object], documents: list[Document], size: int, max_length: int
+) -> None:
+    tokenizer = letters()
+    whole, _ = build_store(documents, tokenizer)
+    parted = in_shards(documents, tokenizer, size)
+    assert (whole.num_tokens, whole.num_documents) == (parted.num_tokens, parted.num_documents)
+    if not make_batches(whole, tokenizer, max_length=max_length, **kind).num_examples:
+        return
+    left, right = (
+        make_batches(store, tokenizer, max_length=max_length, **kind).batch(2)
+        for store in (whole, parted)
+    )
+    for name, value in vars(left).items():
+        other = getattr(right, name)
+        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
+
+
+@settings(max_examples=60, deadline=None)
+@given(documents=DOCUMENTS, max_length=st.integers(8, 20))
+def test_segments_hold_every_token_once(documents: list[Document], max_length: int) -> None:
+    tokenizer = letters()
+    store, _ = build_store(documents, tokenizer)
+    batches = make_batches(store, tokenizer, objective="mlm", max_length=max_length)
+    batch = batches.examples(np.arange(batches.num_examples))
+    assert max(batch.lengths) <= max_length
+    assert batch.num_pairs == batch.num_cut_tokens == 0
+    assert not batch.token_type_ids.any()
+    kept = sorted(i for row in sequences(batch) for i in row[1:-1])
+    assert kept == sorted(only(store).ids.tolist())
+    lengths = np.diff(only(store).sentence_offsets[only(store).document_starts()])
+    assert batches.num_examples == sum(-(-n // (max_length - 2)) for n in lengths.tolist())
+
+
+def test_segments_of_8192_tokens() -> None:
+    tokenizer = letters_of_words()
+    long = [[sentence] for sentence in sentences_of(make_documents(1110))]
+    store, _ = build_store([long, *make_documents(3)], tokenizer)
+    batches = make_batches(store, tokenizer, objective="mlm", max_length=8192, batch_size=8)
+    lengths = [length for step in range(3) for length in batches.batch(step).lengths]
+    assert 6000 < max(lengths) <= 8192
+    assert batches.counts["documents_over_max_length"] == 1
+
+
+def test_examples_of_a_large_store_are_kept_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = in_shards(make_documents(50), letters_of_words(), 7)
+    for kind in ("adjacent", "filled", "segments"):
+        inside = lay_out(store, kind, 24)  # type: ignore[arg-type]
+        with monkeypatch.context() as patch:
+            patch.setattr("bertsmith.data.examples._MOST_IN_MEMORY", 0)
+            made, found = lay_out(store, kind, 24), lay_out(store, kind, 24)  # type: ignore[arg-type]
+        assert isinstance(found.rows.base, np.memmap)
+        for examples in (made, found):
+            assert np.array_equal(examples.rows, inside.rows)
+            assert examples.counts == inside.counts
+
+
+def test_many_documents_and_few_are_laid_out_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _ = build_store(make_documents(100), letters_of_words())
+    rows = []
+    for few in (0, 7, 10**6):
+        monkeypatch.setattr("bertsmith.data.examples._FEW_DOCUMENTS", few)
+        rows.append(lay_out(store, "filled", 24).rows)
+    assert np.array_equal(rows[0], rows[1])
+    assert np.array_equal(rows[0], rows[2])
+
+
+WORDS = st.lists(st.lists(st.integers(1, 12), max_size=12), min_size=1, max_size=8)
+"""Tokens of each word of each sequence."""
+
+
+def lay_words(words: list[list[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whether each token can be masked, whether it goes on with a word, and its sequence."""
+    maskable, continues, sequence = [], [], []
+    for number, lengths in enumerate(words):
+        for length in [0, *lengths, 0]:  # a special token at both ends
+            maskable += [length > 0] * max(length, 1)
+            continues += [False, *[True] * (length - 1)]
+            sequence += [number] * max(length, 1)
+    return np.array(maskable), np.array(continues), np.array(sequence)
+
+
+@settings(max_examples=150, deadline=None)
+@given(words=WORDS, probability=st.floats(0.05, 0.6), seed=st.integers(0, 99))
+def test_whole_words_are_masked_as_far_as_they_fit(
+    words: list[list[int]], probability: float, seed: int
+) -> None:
+    maskable, continues, sequence = lay_words(words)
+    firsts = words_of(maskable, continues)
+    bits = random_bits(seed, Stream.MASK_POSITION, np.arange(len(sequence)))
+    found = choose_words(maskable, firsts, sequence, bits, probability)
+    assert (np.diff(found) > 0).all()
+    assert maskable[found].all()
+    for number in range(len(words)):
+        own = [int(f) for f in firsts if sequence[f] == number]
+        ends = [*own[1:], int(np.flatnonzero(sequence == number)[-1])][: len(own)]
+        total = sum(words[number])
+        room = min(total, max(1, round(probability * total)))
+        # One word after the other in the order of their bits, each if it fits.
+        expected: set[int] = set()
+        order = sorted(zip(own, ends, strict=True), key=lambda w: int(bits[w[0]] >> np.uint64(24)))
+        for first, end in order:
+            if end - first <= room:
+                expected |= set(range(first, end))
+                room -= end - first
+        if order and not expected:
+            expected = set(range(*order[0]))
+        assert set(found[sequence[found] == number].tolist()) == expected
+
+
+@settings(max_examples=150, deadline=None)
+@given(words=WORDS, probability=st.floats(0.05, 0.6), seed=st.integers(0, 99))
+def test_spans_are_runs_of_whole_words(
+    words: list[list[int]], probability: float, seed: int
+) -> None:
+    maskable, continues, sequence = lay_words(words)
+    firsts = words_of(maskable, continues)
+    bits = random_bits(seed, Stream.MASK_POSITION, np.arange(len(words)))
+    found, run = choose_spans(maskable, firsts, sequence, bits, probability)
+    assert (np.diff(found) > 0).all()
+    chosen = np.zeros(len(sequence), dtype=bool)
+    chosen[found] = True
+    assert maskable[found].all()
+    starts = np.searchsorted(firsts, found, side="right") - 1
+    for word in np.unique(starts):  # whole words, all of one run
+        end = firsts[word + 1] if word + 1 < len(firsts) else len(sequence)
+        tokens = np.arange(firsts[word], end)
+        tokens = tokens[(sequence[tokens] == sequence[firsts[word]]) & maskable[tokens]]
+        assert chosen[tokens].all()
+        assert len(set(run[np.isin(found, tokens)].tolist())) == 1
+    for number, lengths in enumerate(words):
+        total = sum(lengths)
+        wanted = min(total, max(1, round(probability * total)))
+        count = int(chosen[sequence == number].sum())
+        assert count <= max(wanted, 8)
+        assert count > 0 or not total
+
+
+def test_spans_meet_the_share_and_are_as_long_as_spanberts() -> None:
+    sequence = np.repeat(np.arange(64), 514)
+    maskable = np.tile(np.r_[False, np.ones(512, dtype=bool), False], 64)
+    firsts = words_of(maskable, np.zeros(len(sequence), dtype=bool))
+    bits = random_bits(1, Stream.MASK_POSITION, np.arange(64))
+    found, run = choose_spans(maskable, firsts, sequence, bits, 0.15)
+    assert len(found) == 64 * 77
+    lengths = np.unique(run, return_counts=True)[1]
+    assert lengths.max() <= 10
+    assert 3.3 < lengths.mean() < 3.9  # 3.8, less what the end of the share and of the text cut
+
+
+def test_a_run_of_words_fares_alike(store: TokenStore, tokenizer: Tokenizer) -> None:
+    batch = make_batches(store, tokenizer, masking="span", batch_size=200).batch(0)
+    seen = batch.input_ids[batch.masked_positions]
+    is_mask = (seen == tokenizer.mask_id).numpy()
+    assert 0.7 < is_mask.mean() < 0.9
+    neighbours = np.diff(batch.masked_positions.numpy()) == 1
+    assert (is_mask[1:] == is_mask[:-1])[neighbours].mean() > 0.9
+    special = set(tokenizer.special_ids.tolist()) - {tokenizer.mask_id}
+    assert not special & set(seen.tolist())
+
+
+def test_where_nothing_parts_words_a_word_has_eight_tokens() -> None:
+    maskable = np.r_[False, np.ones(20, dtype=bool), False]
+    firsts = words_of(maskable, np.ones(22, dtype=bool))
+    assert firsts.tolist() == [1, 9, 17]

@@ -60,7 +60,7 @@ def test_extending_is_drawing_with_one_counter_more() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(bound=st.integers(1, 2**32 - 1))
+@given(bound=st.integers(1, 2**48))
 def test_below_its_bound(bound: int) -> None:
     drawn = below(random_bits(0, Stream.ORDER, np.arange(100)), bound)
     assert (drawn >= 0).all()

@@ -51,6 +51,12 @@ def assemble(
     size = 0
     for line in lines:
         text = line.strip()
+        if text and size > LONGEST_DOCUMENT:
+            left_out[CUT_DOCUMENTS] += 1
+            if waiting:
+                _add(document, joint.join(waiting), rules.split)
+            yield document
+            document, waiting, size = [], [], 0
         if text and not (documents == "line" or gathers):
             _add(document, text, rules.split)
         elif text:
@@ -59,14 +65,7 @@ def assemble(
             _add(document, joint.join(waiting), rules.split)
             waiting = []
         size += len(text)
-        ends = documents == "line" or (documents == "empty-line" and not text)
-        if size > LONGEST_DOCUMENT and not ends:
-            left_out[CUT_DOCUMENTS] += 1
-            if waiting:
-                _add(document, joint.join(waiting), rules.split)
-                waiting = []
-            ends = True
-        if ends:
+        if documents == "line" or (documents == "empty-line" and not text):
             if document:
                 yield document
             document, size = [], 0

@@ -219,6 +219,7 @@ def _text(
             yield line
 
     yield from assemble(lines(), rules, rule, left_out)
-    # No empty line was within reach of the part's end.
-    if part and rule == "empty-line" and not last.isspace() and part[1] < file.stat().st_size:
-        left_out[CUT_DOCUMENTS] += 1
+    if part and rule == "empty-line" and not last.isspace():
+        following = next(read_lines(file, (part[1], part[1] + 1)), "")
+        # No empty line was within reach of the part's end.
+        left_out[CUT_DOCUMENTS] += bool(following and not following.isspace())

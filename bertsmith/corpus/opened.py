@@ -57,6 +57,8 @@ def opened(file: File) -> Iterator[IO[bytes]]:
     try:
         with ExitStack() as stack:
             stream: IO[bytes] = stack.enter_context(file.open("rb"))
+            if not is_local(file):  # its own lines have no longest length
+                stream = stack.enter_context(io.BufferedReader(stream))  # type: ignore[type-var]
             yield stack.enter_context(opener(stream)) if opener else stream
     except CorpusError:
         raise

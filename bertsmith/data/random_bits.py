@@ -58,7 +58,9 @@ def extend(bits: UInt64, counter: npt.ArrayLike) -> UInt64:
 
 
 def below(bits: UInt64, bound: npt.ArrayLike) -> Int64:
-    """Integers in [0, bound), uniform to within bound / 2**32 (bounds under 2**32)."""
+    """Integers in [0, bound), uniform to within bound / 2**32, or / 2**53 of larger bounds."""
+    if np.max(bound, initial=0) >= 2**32:
+        return (uniform(bits) * np.asarray(bound)).astype(np.int64)
     high = bits >> np.uint64(32)
     return ((high * np.asarray(bound).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 

@@ -200,7 +200,9 @@ class TokenStore:
         """
         found = np.empty(int(lengths.sum()), dtype=np.int64)
         ends = np.cumsum(lengths)
-        for number, rows, local in self._by_shard(starts, self._tokens):
+        some = np.flatnonzero(lengths)  # an empty run may begin behind the last token
+        for number, rows, local in self._by_shard(starts[some], self._tokens):
+            rows = some[rows]
             targets = ends[rows] - lengths[rows]
             within = _ranges(lengths[rows])
             source = np.repeat(local, lengths[rows]) + within
@@ -209,6 +211,8 @@ class TokenStore:
 
     def _by_shard(self, numbers: Int64, firsts: Int64) -> Iterator[tuple[int, Int64, Int64]]:
         """Each shard that is meant: its number, where in `numbers`, and the numbers inside it."""
+        if not len(numbers):
+            return
         if self.num_shards == 1:
             yield 0, np.arange(len(numbers)), numbers
             return
