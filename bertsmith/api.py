@@ -107,12 +107,11 @@ def prepare(
     Raises:
         BertsmithError: what must hold, what was found, what to do.
     """
-    from bertsmith.corpus import absolute_names
     from bertsmith.display import Display
     from bertsmith.preparation import prepare_store
 
     parts = (corpus,) if isinstance(corpus, str | Path) else tuple(corpus)
-    settings["corpus"] = absolute_names([str(part) for part in parts])
+    settings["corpus"] = tuple(str(part) for part in parts)
     return prepare_store(
         resolve(preset=preset, overrides=settings).preparation,
         Path(output),

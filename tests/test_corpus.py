@@ -175,6 +175,41 @@ def test_too_many_bad_rows_are_refused(num_good: int, tmp_path: Path) -> None:
         assert len(list(corpus.read("train"))) == num_good
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "left_out"),
+    [
+        (
+            "a.jsonl",
+            '{"text": "half a \\ud83d pair"}\n{"text": "whole \\ud83d\\ude00"}\n{"text": "Ab."}',
+            {"rows: not Unicode (half of a surrogate pair)": 1},
+        ),
+        (
+            "a.csv",
+            "text\nHello there, my friend.\nGood day.\nWell met.\n",
+            {"rows: more columns than the header has": 1},
+        ),
+    ],
+)
+def test_rows_that_would_lose_text_are_counted(
+    name: str, content: str, left_out: dict[str, int], tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    file.write_text(content)
+    found: Counter[str] = Counter()
+    corpus = open_corpus([str(file)], validation_fraction=0, columns=Columns(max_bad_rows=0.5))
+    with pytest.warns(UserWarning):
+        assert len(list(corpus.read("train", found))) == 2
+    del found[NUM_ROWS]
+    assert found == left_out
+
+
+def test_a_quote_that_is_never_closed_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.tsv"
+    file.write_text('text\tlabel\n"Never closed\t1\n' + "More.\t0\n" * 100)
+    with pytest.raises(CorpusError, match=r"line \d+: not a table.*JSON lines"):
+        read(file)
+
+
 def test_another_column_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("b", "a"):
         (tmp_path / f"{name}.csv").write_text(f'body\n"{name} one. two."\n')

@@ -451,10 +451,10 @@ def test_segments_of_8192_tokens() -> None:
 def test_examples_of_a_large_store_are_kept_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     store = in_shards(make_documents(50), letters_of_words(), 7)
     for kind in ("adjacent", "filled", "segments"):
-        inside = lay_out(store, kind, 24)  # type: ignore[arg-type]
+        inside = lay_out(store, kind, 24)
         with monkeypatch.context() as patch:
             patch.setattr("bertsmith.data.examples._MOST_IN_MEMORY", 0)
-            made, found = lay_out(store, kind, 24), lay_out(store, kind, 24)  # type: ignore[arg-type]
+            made, found = lay_out(store, kind, 24), lay_out(store, kind, 24)
         assert isinstance(found.rows.base, np.memmap)
         for examples in (made, found):
             assert np.array_equal(examples.rows, inside.rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,19 @@ import pytest
 from transformers import AutoTokenizer
 
 import bertsmith
-from bertsmith.config import PreparationConfig
+from bertsmith.config import STORE_MANIFEST_FILE, DataConfig, PreparationConfig, prepared_settings
 from bertsmith.corpus import open_corpus
+from bertsmith.data.batches import Batches
 from bertsmith.data.disk import StoreFolder, open_store
-from bertsmith.errors import BertsmithError, CorpusError, DataError, TokenizerError
+from bertsmith.data.pairs import make_drawing
+from bertsmith.data.store import TokenStore
+from bertsmith.errors import (
+    BertsmithError,
+    ConfigError,
+    CorpusError,
+    DataError,
+    TokenizerError,
+)
 from bertsmith.preparation import prepare, prepare_store, work
 from bertsmith.preparation.duplicates import bands_for
 from tests.conftest import TINY_RUN, make_documents, sentences_of, write_text
@@ -149,7 +159,7 @@ def test_what_is_finished_is_not_done_again(
     monkeypatch.setattr(work, "_make", dying)
     with pytest.raises(KeyboardInterrupt):
         prepare_store(config(corpus), tmp_path / "dead", processes=1)
-    assert not (tmp_path / "dead" / "manifest.json").exists()
+    assert not (tmp_path / "dead" / STORE_MANIFEST_FILE).exists()
     before, at = made.copy(), 10**9
     again = prepare_store(config(corpus), tmp_path / "dead", processes=1)
     assert len(set(made)) == len(made) == len(before) + len(made[len(before) :])
@@ -320,7 +330,7 @@ def test_folders_that_are_not_ours_are_left_alone(corpus: Path, tmp_path: Path) 
         with pytest.raises(DataError, match="must be empty or a store"):
             prepare_store(config(corpus), mine, overwrite=overwrite)
     (mine / "notes.md").unlink()
-    with pytest.raises(DataError, match=r"other files \(train\)"):
+    with pytest.raises(DataError, match=r"other files \(train/a.txt\)"):
         prepare_store(config(corpus), mine, overwrite=True)
     assert content(mine)["train/a.txt"] == before["train/a.txt"]
     store = prepare_store(config(corpus), tmp_path / "store")
@@ -363,17 +373,132 @@ def test_a_damaged_store_is_named_and_made_anew(corpus: Path, tmp_path: Path) ->
         (lambda m: m["splits"]["train"]["shards"][0].update(tokens=3), "must hold"),
         (lambda m: m.update(id_type="uint32"), "must hold ids of uint32"),
         (lambda m: m.update(vocab_size=7), "must hold 7 counts"),
+        (lambda m: m["splits"].update({"../x": m["splits"]["train"]}), "and no others"),
     ],
 )
 def test_manifests_from_strangers_are_checked(
     change: Any, message: str, corpus: Path, tmp_path: Path
 ) -> None:
     store = prepare_store(config(corpus), tmp_path / "store")
-    manifest = json.loads((store.path / "manifest.json").read_text())
+    manifest = json.loads((store.path / STORE_MANIFEST_FILE).read_text())
     change(manifest)
-    (store.path / "manifest.json").write_text(json.dumps(manifest))
+    (store.path / STORE_MANIFEST_FILE).write_text(json.dumps(manifest))
     with pytest.raises(DataError, match=message):
         open_store(store.path).split("train").bounds(np.array([0]))
+
+
+def test_a_stranger_sets_no_other_settings(corpus: Path, tmp_path: Path) -> None:
+    store = prepare_store(config(corpus), tmp_path / "store")
+    path = store.path / STORE_MANIFEST_FILE
+    manifest = json.loads(path.read_text())
+    assert prepared_settings([str(store.path)])["tokenizer"] == "word"
+    manifest["settings"]["learning_rate"] = 9.0
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match="not the manifest"):
+        prepared_settings([str(store.path)])
+
+
+def test_ids_that_no_vocabulary_has_are_refused(corpus: Path, tmp_path: Path) -> None:
+    store = prepare_store(config(corpus), tmp_path / "store")
+    shard = store.split("train").shard(0)
+    for change, message in (
+        ({"ids": shard.ids + np.uint16(9999)}, "ids that its tokenizer has not"),
+        ({"sentence_offsets": shard.sentence_offsets[::-1].copy()}, "ends before it begins"),
+    ):
+        bad = TokenStore.of(replace(shard, **change))
+        data = DataConfig(max_length=24)
+        batches = Batches(
+            bad,
+            make_drawing(bad, data, seed=0),
+            store.tokenizer(24),
+            batch_size=8,
+            max_length=24,
+            mlm_probability=0.15,
+            seed=0,
+        )
+        with pytest.raises(DataError, match=message):
+            batches.batch(0)
+
+
+@pytest.mark.parametrize("name", [".tokenizer.part", f".{STORE_MANIFEST_FILE}.part", ".work"])
+def test_what_a_killed_process_left_is_ours(name: str, corpus: Path, tmp_path: Path) -> None:
+    whole = prepare_store(config(corpus), tmp_path / "whole")
+    folder = tmp_path / "store" / name
+    folder.mkdir(parents=True)
+    (folder / ".plan.json.part").write_text("{")
+    store = prepare_store(config(corpus), tmp_path / "store")
+    assert content(store.path) == content(whole.path)
+
+
+def test_a_damaged_tokenizer_is_noticed(corpus: Path, tmp_path: Path) -> None:
+    store = prepare_store(config(corpus))  # in the cache, where sizes are looked at
+    path = store.path / "tokenizer" / "tokenizer.json"
+    before = path.read_text()
+    path.write_text(before.replace("crane", "enarc"))
+    assert "tokenizer" in store.damage()
+    assert prepare_store(config(corpus)).path == store.path
+    assert path.read_text() == before
+    shard = store.path / store.manifest.splits["train"].shards[0].file
+    shard.unlink()
+    prepare_store(config(corpus))
+    assert shard.is_file()
+
+
+def test_another_place_of_a_text_is_another_key(corpus: Path, tmp_path: Path) -> None:
+    texts = [
+        str(write_text(tmp_path / f"{name}.txt", make_documents(20, seed)))
+        for seed, name in enumerate("abc")
+    ]
+    keys = {
+        prepare_store(PreparationConfig(corpus=one, validation=two, min_frequency=1)).path
+        for one, two in (
+            ((texts[0], texts[1]), (texts[2],)),
+            ((texts[0],), (texts[1], texts[2])),
+            ((texts[1], texts[0]), (texts[2],)),
+        )
+    }
+    assert len(keys) == 3
+    folder = tmp_path / "wikitext"
+    folder.mkdir()
+    shutil.copy(texts[0], folder / "wiki.train.tokens")
+    settings: dict[str, Any] = {"min_frequency": 1, "validation_fraction": 0}
+    read_as_file = config(folder / "wiki.train.tokens", **settings)
+    (folder / "wiki.train.tokens").write_text(" = A = \n one fact . two facts . \n")
+    assert prepare_store(config(folder, **settings)).path != prepare_store(read_as_file).path
+
+
+def test_a_sample_has_at_least_a_document(
+    in_parts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_text(tmp_path / "a.txt", make_documents(40))
+    store = prepare_store(config(file, tokenizer_sample_bytes=1), processes=1)
+    assert store.manifest.vocab_size > 5
+
+
+def test_sentences_follow_one_another_by_a_space(corpus: Path, tmp_path: Path) -> None:
+    """Of byte-level vocabularies that put no space before the first word, as RoBERTa's."""
+    own = prepare_store(config(corpus, tokenizer="bpe"), tmp_path / "own")
+    path = own.path / "tokenizer" / "tokenizer.json"
+    rules = json.loads(path.read_text())
+    rules["pre_tokenizer"]["add_prefix_space"] = False
+    folder = tmp_path / "roberta"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps(rules))
+    settings: dict[str, Any] = {"tokenizer": str(folder), "validation_fraction": 0}
+    store = prepare_store(config(corpus, **settings), tmp_path / "store")
+    theirs = AutoTokenizer.from_pretrained(store.path / "tokenizer")
+    for document, text in zip(
+        texts_of(store),
+        open_corpus([str(corpus)], validation_fraction=0).read("train"),
+        strict=True,
+    ):
+        ids = [i for sentence in document for i in sentence]
+        expected = [
+            i
+            for paragraph in text
+            for i in theirs(" ".join(paragraph), add_special_tokens=False)["input_ids"]
+        ]
+        assert ids == expected
 
 
 def test_a_text_with_nothing_in_it(tmp_path: Path) -> None:

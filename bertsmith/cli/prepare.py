@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -48,19 +48,13 @@ def defaults(arguments: Sequence[str]) -> Prepare:
 
 def run(command: Prepare) -> None:
     """Prepare, and print what is in the store and what was left out."""
-    from bertsmith.corpus import absolute_names
     from bertsmith.display import Display
     from bertsmith.preparation import describe_text, describe_vocabulary, prepare_store
 
     if command.processes is not None and command.processes < 1:
         raise ConfigError(f"`processes` must be over 0; got {command.processes}.")
-    config = replace(
-        command.preparation,
-        corpus=absolute_names(command.preparation.corpus),
-        validation=absolute_names(command.preparation.validation),
-    )
     store = prepare_store(
-        config,
+        command.preparation,
         command.output,
         overwrite=command.overwrite,
         engine=command.engine,

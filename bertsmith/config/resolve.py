@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def resolve(
     )
 
 
-STORE_MANIFEST_FILE = "manifest.json"
+STORE_MANIFEST_FILE = "token-store.json"
 """In a token store's folder: what it is."""
 
 RUN_CONFIG_FILE = "config.toml"
@@ -148,6 +148,9 @@ def prepared_settings(corpus: Sequence[str]) -> dict[str, Any]:
         if path is None or not path.is_file():
             return {}
         settings = json.loads(path.read_bytes())["settings"]
+        known = {entry.name for entry in fields(PreparationConfig)}
+        if set(settings) - known:
+            raise ValueError("unknown settings")
         return {name: settings[name] for name in settings if name not in ("corpus", "validation")}
     except OSError as error:
         raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error

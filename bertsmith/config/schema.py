@@ -148,6 +148,11 @@ class PreparationConfig:
             raise ConfigError(
                 f"`tokenizer_sample_bytes` must not be negative; got {self.tokenizer_sample_bytes}."
             )
+        if self.id_column is not None and self.documents != "auto":
+            raise ConfigError(
+                "`id_column` names the rows of tables, which `documents` must then leave as they "
+                f"are (auto); got {self.documents!r}."
+            )
         if self.near_duplicate_similarity < _LEAST_SIMILARITY:
             raise ConfigError(
                 f"`near_duplicate_similarity` must be at least {_LEAST_SIMILARITY}; "

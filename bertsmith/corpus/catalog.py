@@ -12,7 +12,7 @@ from pathlib import Path
 from bertsmith.config import near
 from bertsmith.corpus.assemble import Rules
 from bertsmith.corpus.cache import cached_wikitext
-from bertsmith.corpus.document import Corpus
+from bertsmith.corpus.document import Corpus, labelled
 from bertsmith.corpus.files import digest_of, expand, find_files, is_address, parts_of_files
 from bertsmith.corpus.holdout import with_validation
 from bertsmith.corpus.hub import PREFIX, is_saved_dataset, open_dataset
@@ -65,10 +65,18 @@ def open_corpus(
         CorpusError: an unknown name, or a path that cannot be read as text.
     """
     rules, columns = rules or Rules(), columns or Columns()
-    texts = [_open_one(name, rules, columns, progress) for name in names]
+    texts = [
+        _in_place(f"text {number}", _open_one(name, rules, columns, progress))
+        for number, name in enumerate(names)
+    ]
     if validation:
         texts = [_only_training(text) for text in texts]
-        texts += [_as_validation(_open_one(name, rules, columns, progress)) for name in validation]
+        texts += [
+            _as_validation(
+                _in_place(f"validation {number}", _open_one(name, rules, columns, progress))
+            )
+            for number, name in enumerate(validation)
+        ]
     else:
         texts = [with_validation(text, validation_fraction) for text in texts]
     if len(texts) == 1:
@@ -80,6 +88,11 @@ def open_corpus(
         find_parts=lambda: [part for text in texts for part in text.parts],
         content=tuple(digest for text in texts for digest in text.content),
     )
+
+
+def _in_place(place: str, text: Corpus) -> Corpus:
+    """The text with digests that tell where it stands among the others."""
+    return replace(text, content=tuple(partial(labelled, place, one) for one in text.content))
 
 
 def _only_training(text: Corpus) -> Corpus:
@@ -137,5 +150,8 @@ def _open_one(
         pretokenized=False,
         splits=("train",),
         find_parts=lambda: parts_of_files(files, skipped, rules, columns),
-        content=tuple(partial(digest_of, file) for file in files),
+        content=(
+            *(partial(digest_of, file) for file in files),
+            partial(labelled, f"left out {sorted(skipped.items())}"),
+        ),
     )

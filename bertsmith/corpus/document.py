@@ -70,6 +70,11 @@ class Part:
                 yield ("validation" if is_held_out else self.split), piece
 
 
+def labelled(label: str, digest: Callable[[], str] = str) -> str:
+    """A digest with what it is of."""
+    return f"{label}: {digest()}"
+
+
 @contextmanager
 def unwarned() -> Iterator[None]:
     """Readers do not warn inside: what is only looked at is told of when it is read in earnest."""
@@ -91,7 +96,8 @@ class Corpus:
     find_parts: Callable[[], Sequence[Part]]
     """Finds out how the text is parted, which may take a look at it."""
     content: tuple[Callable[[], str], ...] = ()
-    """Each gives a digest of some of what is read; together they stand for the whole text."""
+    """Each gives a digest of some of what is read, and of how; together they stand for all that is
+    read, in its order."""
 
     @cached_property
     def parts(self) -> Sequence[Part]:

@@ -22,7 +22,7 @@ from upath import UPath
 from bertsmith.corpus.assemble import CUT_DOCUMENTS, Rules, assemble
 from bertsmith.corpus.document import Document, NamedDocument, Part
 from bertsmith.corpus.lines import PART_BYTES, Range, parts_of, read_lines
-from bertsmith.corpus.opened import COMPRESSIONS, File, format_of, is_local, is_packed
+from bertsmith.corpus.opened import COMPRESSIONS, File, format_of, is_local, is_packed, told_errors
 from bertsmith.corpus.rows import ROW_FORMATS, Columns, parts_of_table, read_texts
 from bertsmith.errors import CorpusError
 
@@ -59,22 +59,19 @@ def find_files(path: File) -> tuple[list[File], Counter[str]]:
     Raises:
         CorpusError: there is no such path, nothing to read in it, or another format.
     """
-    if path.is_dir():
-        every: list[Any] = sorted(path.rglob("*"))
-        files: list[File] = [
-            file
-            for file in every
-            if file.is_file()
-            and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        ]
+    with told_errors(path):
+        is_folder, is_file = path.is_dir(), path.is_file()
+        files = _visible_files(path) if is_folder else []
+    if is_folder:
         found = [file for file in files if format_of(file) in TEXT_FORMATS]
         found = found or [file for file in files if format_of(file) in ROW_FORMATS]
-        others = Counter(file.suffix or "no suffix" for file in files if file not in set(found))
+        known = set(found)
+        others = Counter(file.suffix or "no suffix" for file in files if file not in known)
         if not found:
             kinds = ", ".join((*TEXT_FORMATS, *ROW_FORMATS))
             raise CorpusError(f"The folder {path} must hold text files ({kinds}); it holds none.")
         return found, others
-    if not path.is_file():
+    if not is_file:
         raise CorpusError(
             f"{path} must be a regular file or a folder of text files; it is neither."
         )
@@ -86,6 +83,16 @@ def find_files(path: File) -> tuple[list[File], Counter[str]]:
     if format_of(path) == ".parquet" and path.suffix.lower() in COMPRESSIONS:
         raise CorpusError(f"{path} must be unpacked: Parquet is compressed inside.")
     return [path], Counter()
+
+
+def _visible_files(folder: File) -> list[File]:
+    every: list[Any] = sorted(folder.rglob("*"))
+    return [
+        file
+        for file in every
+        if file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    ]
 
 
 def expand(name: str) -> list[File]:
@@ -165,15 +172,13 @@ def documents_of_rows(
 
 def digest_of(file: File) -> str:
     """A digest of a file's bytes; of one at an address, of what its host says of its version."""
-    if not is_local(file):
-        assert isinstance(file, UPath)
-        return f"{file} {file.fs.checksum(file.path)}"
-    try:
+    with told_errors(file):
+        if not is_local(file):
+            assert isinstance(file, UPath)
+            return f"{file} {file.fs.checksum(file.path)}"
         with file.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
             return f"{format_of(file)} {found.hexdigest()}"
-    except OSError as error:
-        raise CorpusError(f"Cannot read {file}: {error.strerror or error}.") from error
 
 
 def _ranges(file: File, rules: Rules) -> list[Range | None]:
@@ -186,7 +191,8 @@ def _ranges(file: File, rules: Rules) -> list[Range | None]:
 
 
 def _size(file: File) -> int:
-    size: int = file.stat().st_size
+    with told_errors(file):
+        size: int = file.stat().st_size
     return size * _UNPACKED_SIZE if is_packed(file) else size
 
 

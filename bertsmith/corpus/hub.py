@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bertsmith.corpus.assemble import Rules
-from bertsmith.corpus.document import Corpus, Document, Part
+from bertsmith.corpus.document import Corpus, Document, Part, labelled
 from bertsmith.corpus.files import documents_of_rows
 from bertsmith.corpus.lines import PART_BYTES
 from bertsmith.corpus.rows import Columns, Text, good_texts, no_column
@@ -96,7 +96,8 @@ def open_dataset(name: str, rules: Rules, columns: Columns) -> Corpus:
             for part in _parts(name, split, data, rules, columns)
         ],
         content=tuple(
-            partial(str.format, "{} {}", split, data._fingerprint) for split, data in splits.items()
+            partial(labelled, f"{split} {columns} {data._fingerprint}")
+            for split, data in splits.items()
         ),
     )
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bertsmith.corpus.opened import File, is_packed, opened
+from bertsmith.corpus.opened import File, is_packed, opened, told_errors
 from bertsmith.errors import CorpusError
 
 LONGEST_LINE = 2**24
 """Bytes; a line is a paragraph, and what is longer is no text that a person wrote."""
 
-PART_BYTES = 2**26
+PART_BYTES = 2**25
 """Of a file that is read in parts; a part is what one process works on."""
 
 Range = tuple[int, int]
@@ -51,10 +51,8 @@ def parts_of(file: File, *, at_empty_lines: bool) -> list[Range | None]:
         at_empty_lines: cut behind an empty line where there is one within reach, so that no
             document is cut; else behind any line.
     """
-    try:
+    with told_errors(file):
         size = 0 if is_packed(file) else file.stat().st_size
-    except OSError as error:
-        raise CorpusError(f"Cannot read {file}: {error.strerror or error}.") from error
     if size < 2 * PART_BYTES:
         return [None]
     cuts = [0]

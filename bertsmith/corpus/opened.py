@@ -8,7 +8,7 @@ import io
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,13 +37,18 @@ COMPRESSIONS = tuple(_OPENERS)
 
 def format_of(file: File) -> str:
     """The ending that says what is in a file: ".txt" of "a.txt" and of "a.TXT.gz"."""
-    name = Path(file.name)
+    name = _name(file)
     return Path(name.stem).suffix.lower() if is_packed(file) else name.suffix.lower()
 
 
 def is_packed(file: File) -> bool:
     """Whether a file is compressed as a whole, so that its middle cannot be read alone."""
-    return file.suffix.lower() in COMPRESSIONS
+    return _name(file).suffix.lower() in COMPRESSIONS
+
+
+def _name(file: File) -> Path:
+    """The last part of a path, or of an address without its query."""
+    return Path(file.name if is_local(file) else file.name.partition("?")[0])
 
 
 @contextmanager
@@ -53,20 +58,33 @@ def opened(file: File) -> Iterator[IO[bytes]]:
     Raises:
         CorpusError: inside, too: it cannot be read, or is not what its name says.
     """
-    opener = _OPENERS.get(file.suffix.lower())
+    opener = _OPENERS.get(_name(file).suffix.lower())
     try:
-        with ExitStack() as stack:
+        with told_errors(file) if not is_local(file) else nullcontext(), ExitStack() as stack:
             stream: IO[bytes] = stack.enter_context(file.open("rb"))
             if not is_local(file):  # its own lines have no longest length
                 stream = stack.enter_context(io.BufferedReader(stream))  # type: ignore[type-var]
             yield stack.enter_context(opener(stream)) if opener else stream
-    except CorpusError:
-        raise
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise CorpusError(f"{file} is damaged, or not {file.suffix}: {error}.") from error
     except OSError as error:
         if error.errno is None:  # of a library, and not of the system
             raise CorpusError(f"{file} is damaged, or not {file.suffix}: {error}.") from error
+        raise CorpusError(f"Cannot read {file}: {error.strerror or error}.") from error
+
+
+@contextmanager
+def told_errors(file: File) -> Iterator[None]:
+    """What the system, or a library that talks to an address, raises inside names the file.
+
+    Raises:
+        CorpusError: in its place.
+    """
+    try:
+        yield
+    except (CorpusError, GeneratorExit):
+        raise
+    except OSError as error:
         raise CorpusError(f"Cannot read {file}: {error.strerror or error}.") from error
     except Exception as error:
         if is_local(file):

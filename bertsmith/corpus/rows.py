@@ -27,8 +27,6 @@ _ROWS_AT_ONCE = 1024
 FEWEST_TO_JUDGE = 100_000
 """Rows; before the end of a file bad ones may only stand together."""
 
-csv.field_size_limit(LONGEST_LINE)
-
 
 @dataclass(frozen=True)
 class Columns:
@@ -94,7 +92,8 @@ def good_texts(
         num_rows += 1
         left_out[NUM_ROWS] += 1
         if isinstance(row.value, str) and not row.problem:
-            yield row.value, str(row.name)
+            name = "" if row.name is None else str(row.name)
+            yield row.value, name if _is_unicode(name) else ""
             continue
         reason = row.problem or f"its text is {_kind(row.value)}"
         left_out[BAD_ROW + reason] += 1
@@ -165,11 +164,25 @@ def _parse(line: str, columns: Columns) -> Text:
     for column in filter(None, (columns.text, columns.name)):
         if column not in row:
             return Text(None, problem=f"no column {column!r}")
+    if "\\ud" in line.lower() and not _is_unicode(row[columns.text]):
+        return Text(None, problem="not Unicode (half of a surrogate pair)")
     return Text(row[columns.text], row[columns.name] if columns.name else "")
 
 
+def _is_unicode(value: object) -> bool:
+    """Whether text is made of whole characters; JSON's escapes may write halves."""
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _csv(file: File, columns: Columns) -> Rows:
-    reader = csv.reader(read_lines(file), delimiter="\t" if format_of(file) == ".tsv" else ",")
+    csv.field_size_limit(LONGEST_LINE)
+    # Strict: a quote that is never closed would take the rest of the file for one text.
+    delimiter = "\t" if format_of(file) == ".tsv" else ","
+    reader = csv.reader(read_lines(file), delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
         for column in filter(None, (columns.text, columns.name)):
@@ -178,16 +191,17 @@ def _csv(file: File, columns: Columns) -> Rows:
         place = header.index(columns.text)
         name = header.index(columns.name) if columns.name else None
         for row in reader:
-            if row:
-                short = place >= len(row) or (name or 0) >= len(row)
-                yield (
-                    reader.line_num,
-                    Text(None, problem=f"no column {columns.text!r}")
-                    if short
-                    else Text(row[place], "" if name is None else row[name]),
-                )
+            if len(row) > len(header):
+                yield reader.line_num, Text(None, problem="more columns than the header has")
+            elif max(place, name or 0) < len(row):
+                yield reader.line_num, Text(row[place], "" if name is None else row[name])
+            elif row:
+                yield reader.line_num, Text(None, problem=f"no column {columns.text!r}")
     except csv.Error as error:
-        raise CorpusError(f"{file}, line {reader.line_num}: not a table: {error}.") from error
+        raise CorpusError(
+            f"{file}, line {reader.line_num}: not a table: {error}. Quotes that are part of a text "
+            "must be doubled, in quotes; JSON lines need no such care."
+        ) from error
 
 
 def _parquet(file: File, part: Range | None, columns: Columns) -> Rows:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from bertsmith.corpus.document import UNKNOWN_WORD, Corpus, Document, Part
+from bertsmith.corpus.document import UNKNOWN_WORD, Corpus, Document, Part, labelled
 from bertsmith.corpus.files import digest_of
 from bertsmith.corpus.lines import read_lines
 from bertsmith.corpus.sentences import FULL_STOP, Splitter
@@ -52,7 +52,10 @@ def open_wikitext(name: str, folder: Path) -> Corpus:
             Part(partial(_articles, path), split, size=path.stat().st_size)
             for split, path in splits.items()
         ],
-        content=tuple(partial(digest_of, path) for path in splits.values()),
+        content=tuple(
+            partial(labelled, f"wikitext {split}", partial(digest_of, path))
+            for split, path in splits.items()
+        ),
     )
 
 

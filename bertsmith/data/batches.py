@@ -24,6 +24,7 @@ from bertsmith.data.masking import (
 from bertsmith.data.pairs import Drawing, Spans, cut_lengths
 from bertsmith.data.random_bits import Int64, Stream, extend, permute, random_bits
 from bertsmith.data.store import TokenStore
+from bertsmith.errors import DataError
 from bertsmith.tokenizer import Tokenizer
 
 
@@ -178,6 +179,8 @@ class Batches:
         numbers = permute(places % self.num_examples, self.num_examples, self._seed, epoch)
         spans = self._drawing.draw(numbers, epoch)
         a, b = spans.a_end - spans.a_start, spans.b_end - spans.b_start
+        if min(a.min(), b.min()) < 0:
+            raise DataError("The store is damaged: a sentence ends before it begins.")
         cut_a, cut_b = cut_lengths(a, b, self._max_tokens) if self._drawing.is_pairs else (a, b)
         num_cut = (a - cut_a) + (b - cut_b)
         lengths = cut_a + cut_b + self._num_special
@@ -218,6 +221,8 @@ class Batches:
         target = np.concatenate([starts + 1, starts + a + 2])
         within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
         ids[np.repeat(target, length) + within] = self.store.tokens(source, length)
+        if ids.max() >= len(self._is_special):
+            raise DataError("The store is damaged: it has ids that its tokenizer has not.")
         return ids, segments, positions, sequence
 
     def _mask(

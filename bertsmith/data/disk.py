@@ -7,6 +7,7 @@ what training has touched, and the system may take it back.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -29,6 +30,7 @@ MANIFEST_FILE = STORE_MANIFEST_FILE
 TOKENIZER_FOLDER = "tokenizer"
 FREQUENCIES_FILE = "frequencies.npy"
 FORMAT = 1
+SPLITS = ("train", "validation", "test")
 
 _COLUMN, _NAMES = "document", "name"
 _MOST_MANIFEST_BYTES = 2**28
@@ -96,6 +98,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             raise DataError(f"{path} is not the manifest of a token store: {error}.") from error
         if found.format != FORMAT:
             raise DataError(f"{path} must be of format {FORMAT}; it is of {found.format}.")
+        if not set(found.splits) <= set(SPLITS):
+            raise DataError(f"{path} must have the splits {', '.join(SPLITS)}, and no others.")
         for split in found.splits.values():
             for shard in split.shards:
                 _check_name(path, shard.file)
@@ -122,8 +126,8 @@ class StoreFolder(NamedTuple):
         """One of `manifest.splits`.
 
         Raises:
-            DataError: a shard is missing or not as long as it was; when it is asked for, also: it
-                is damaged.
+            DataError: a shard is missing or not as long as it was. When something in it is asked
+                for, also: it is no such shard.
         """
         entry = self.manifest.splits[name]
         for shard in entry.shards:
@@ -152,16 +156,29 @@ class StoreFolder(NamedTuple):
             f"{name}/{FREQUENCIES_FILE}": split.frequencies_sha256
             for name, split in self.manifest.splits.items()
         }
-        return [
+        damaged = [
             name
             for name, digest in wanted.items()
             if not (self.path / name).is_file() or sha256_of(self.path / name) != digest
         ]
+        if tokenizer_digest(self.path / TOKENIZER_FOLDER) != self.manifest.tokenizer_sha256:
+            damaged.append(TOKENIZER_FOLDER)
+        return damaged
+
+    def is_complete(self) -> bool:
+        """Whether all files are there, as long as they were; their content is not looked at."""
+        try:
+            for name in self.manifest.splits:
+                self.split(name)
+        except DataError:
+            return False
+        found = tokenizer_digest(self.path / TOKENIZER_FOLDER)
+        return found == self.manifest.tokenizer_sha256
 
     def _frequencies(self, split: str) -> Int64:
         path = self.path / split / FREQUENCIES_FILE
         try:
-            found = np.load(path, allow_pickle=False)
+            found = np.lib.format.open_memmap(path, mode="r")
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path} is damaged: {error}. Prepare the store again.") from error
         if found.shape != (self.manifest.vocab_size,) or found.dtype != np.int64:
@@ -197,9 +214,13 @@ def write_shard(shard: Shard, path: Path) -> ShardEntry:
     if shard.names is not None:
         columns[_NAMES] = pa.array(shard.names, pa.string())
     batch = pa.record_batch(columns)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+    # Another process may have been left behind and write the same.
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    flush(path)
+    flush(part)
+    os.replace(part, path)
+    flush(path.parent)
     return ShardEntry(
         file=f"{path.parent.name}/{path.name}",
         sha256=sha256_of(path),
@@ -237,7 +258,14 @@ def open_shard(path: Path, id_type: str, size: Size) -> Shard:
             document_offsets=_values(documents.offsets),
             names=batch.column(_NAMES) if _NAMES in batch.schema.names else None,
         )
-    except (pa.ArrowException, OSError, AttributeError, KeyError) as error:
+    except (
+        pa.ArrowException,
+        OSError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise DataError(f"{path} is damaged: {error}. Prepare the store again.") from error
     ends = (shard.sentence_offsets, shard.paragraph_offsets, shard.document_offsets)
     if shard.size != size or [int(array[-1]) for array in ends] != [
@@ -254,6 +282,14 @@ def write_frequencies(counts: Int64, path: Path) -> str:
     np.save(path, counts, allow_pickle=False)
     flush(path)
     return sha256_of(path)
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """Of both files of a tokenizer; empty if one is missing."""
+    files = [folder / name for name in ("tokenizer.json", "tokenizer_config.json")]
+    if not all(file.is_file() for file in files):
+        return ""
+    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:

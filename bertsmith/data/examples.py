@@ -18,11 +18,12 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 
 from bertsmith.corpus.cache import cache_folder
 from bertsmith.data.random_bits import Int64
 from bertsmith.data.store import Shard, TokenStore
-from bertsmith.durable import whole_folder
+from bertsmith.durable import make_folder, whole_folder
 from bertsmith.errors import DataError
 
 Kind = Literal["adjacent", "filled", "segments"]
@@ -79,11 +80,15 @@ def lay_out(
         tables = list(_tables(store, kind, room, counts, progress))
         empty = np.zeros((0, 1 if kind == "adjacent" else 2), dtype=np.int64)
         return Examples(np.concatenate([empty, *tables]), counts)
-    folder = cache_folder() / "examples" / f"{store.sha256()[:32]}-{kind}-{max_length}-{_FORMAT}"
+    name = f"{store.sha256()[:32]}-{store.num_tokens}-{kind}-{max_length}-{_FORMAT}"
+    folder = cache_folder() / "examples" / name
     try:
         if not folder.is_dir():
-            with whole_folder(folder) as work:
-                _write(work, store, kind, room, progress)
+            make_folder(folder.parent)
+            with FileLock(folder.with_name(f"{name}.lock")):  # another run may make it, too
+                if not folder.is_dir():
+                    with whole_folder(folder) as work:
+                        _write(work, store, kind, room, progress)
         return _read(folder, kind)
     except OSError as error:
         raise DataError(
@@ -112,7 +117,10 @@ def _write(
 def _read(folder: Path, kind: Kind) -> Examples:
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     width = 1 if kind == "adjacent" else 2
-    flat = np.memmap(folder / "rows.bin", dtype=np.dtype(about["dtype"]), mode="r")
+    dtype = np.dtype(about["dtype"])
+    path = folder / "rows.bin"
+    is_empty = path.stat().st_size == 0  # of which there is no map
+    flat = np.zeros(0, dtype) if is_empty else np.memmap(path, dtype, mode="r")
     return Examples(flat.reshape(-1, width), Counter(about["counts"]))
 
 

@@ -119,8 +119,9 @@ def choose_spans(
 ) -> tuple[Int64, Int64]:
     """In each sequence runs of whole words, of a geometric length, until the share is reached.
 
-    Every sequence tries one run a round; a run that meets one before it is not taken, and one that
-    is longer than what is left is made shorter by words.
+    It may fall short by a token or two where no word is as short as what is left. Every sequence
+    tries one run a round; a run that meets one before it is not taken, and one that is longer than
+    what is left is made shorter by words.
 
     Args:
         maskable, firsts, sequence, probability: as in `choose_words`.

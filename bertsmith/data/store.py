@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,8 +42,8 @@ class Shard:
     """int32 [P + 1]; the first sentence of each paragraph."""
     document_offsets: Offsets
     """int32 [D + 1]; the first paragraph of each document."""
-    names: Sequence[str] | None = None
-    """D names of the documents, if their source gives any."""
+    names: Sequence[Any] | None = None
+    """D names of the documents, if their source gives any; on disk Arrow's strings."""
 
     @property
     def size(self) -> Size:
@@ -292,7 +292,8 @@ class ShardBuilder:
         for paragraph in document:
             for sentence in paragraph:
                 self._begins.append(first)
-                self._waiting.append(sentence)
+                follows = first == 0 and self._tokenizer.joins_by_space
+                self._waiting.append(f" {sentence}" if follows else sentence)
                 first = 0
             first = first or 1
         if first != 2:

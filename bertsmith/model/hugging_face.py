@@ -162,7 +162,8 @@ def load_model(folder: Path) -> ModelFolder:
 
 def load_weights(folder: Path, model: Bert) -> None:
     """Set all weights of `model` to those of a folder. Raises: `ModelError`."""
-    state, missing = _read_weights(folder, model)
+    state, lacking = _read_weights(folder, model)
+    missing = {part for part in lacking if hasattr(model, part)}
     if missing:
         raise ModelError(f"{folder} must hold {' and '.join(sorted(missing))}; it does not.")
     model.load_state_dict(state)

@@ -1,6 +1,12 @@
 """From a corpus to a token store, once for many runs: `prepare_store`."""
 
-from bertsmith.preparation.prepare import columns_of, finished_store, prepare_store, rules_of
+from bertsmith.preparation.prepare import (
+    columns_of,
+    finished_store,
+    prepare_store,
+    rules_of,
+    with_absolute_paths,
+)
 from bertsmith.preparation.report import describe_text, describe_vocabulary, report_json
 
 __all__ = [
@@ -11,4 +17,5 @@ __all__ = [
     "prepare_store",
     "report_json",
     "rules_of",
+    "with_absolute_paths",
 ]

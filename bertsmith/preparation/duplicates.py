@@ -15,6 +15,7 @@ import itertools
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +30,22 @@ _SEED = 42
 _SHINGLE_WORDS = 5
 _LONGEST_MEAN_WORD = 15  # characters; over it, words are not parted by spaces
 _LEAST_RECALL = 0.9  # of pairs that are just as similar as they must be
-_DOCUMENTS_AT_ONCE = 2**21
+_DOCUMENTS_AT_ONCE = 2**21  # of which digests are in memory
+_PAIRS_AT_ONCE = 2**14  # of which signatures are
 
 _WORD = re.compile(r"\w+")
 
 Signatures = npt.NDArray[np.uint32]
 
 
-def fingerprint_part(job: Job, number: int, part: Part, near: bool) -> int:
-    """Write the digests (and signatures) of a part's documents; gives how many there are."""
+def fingerprint_part(job: Job, number: int, part: Part, similarity: float | None) -> int:
+    """Write the digests (and signatures) of a part's documents; gives how many there are.
+
+    Args:
+        job, number, part: what to read.
+        similarity: of near duplicates; None: only equal texts are looked for.
+    """
+    near = similarity is not None
     path = _prints(job, number)
     if path.is_file():
         return len(np.load(path, mmap_mode="r"))
@@ -48,8 +56,12 @@ def fingerprint_part(job: Job, number: int, part: Part, near: bool) -> int:
             digests.append(digest(document))
             if near:
                 signatures.append(_signature(document))
-    if near:
-        _save(_signatures(job, number), np.array(signatures, np.uint32).reshape(-1, _PERMUTATIONS))
+    if similarity is not None:
+        rows = np.array(signatures, np.uint32).reshape(-1, _PERMUTATIONS)
+        bands, width = bands_for(similarity)
+        keys = [_key(rows[:, band * width : (band + 1) * width]) for band in range(bands)]
+        _save(_signatures(job, number), rows)
+        _save(_keys(job, number), np.stack(keys))
     prints = np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)
     _save(path, prints)  # last: it says that the part is done
     return len(prints)
@@ -66,7 +78,7 @@ def find_duplicates(job: Job, num_parts: int, similarity: float | None) -> None:
     prints = [np.load(_prints(job, number), mmap_mode="r") for number in range(num_parts)]
     starts = np.cumsum([0, *map(len, prints)])
     dropped = np.zeros(int(starts[-1]), dtype=bool)
-    for numbers, rows in _slices(prints, starts, lambda rows: rows[:, 0]):
+    for numbers, rows in _slices(prints, starts):
         order = np.lexsort((rows[:, 1], rows[:, 0]))
         same = (rows[order][1:] == rows[order][:-1]).all(axis=1)
         dropped[numbers[order][1:][same]] = True
@@ -86,33 +98,36 @@ def bands_for(similarity: float) -> tuple[int, int]:
 
 
 def _drop_near(job: Job, starts: Int64, dropped: npt.NDArray[np.bool_], similarity: float) -> None:
-    parts: list[Signatures] = [
-        np.load(_signatures(job, number), mmap_mode="r") for number in range(len(starts) - 1)
-    ]
-    bands, width = bands_for(similarity)
+    parts = range(len(starts) - 1)
+    signatures = [np.load(_signatures(job, number), mmap_mode="r") for number in parts]
+    keys = [np.load(_keys(job, number), mmap_mode="r") for number in parts]
+    bands, _ = bands_for(similarity)
     for band in range(bands):
-        columns = slice(band * width, (band + 1) * width)
-
-        def key_of(rows: Signatures, columns: slice = columns) -> UInt64:
-            return _key(rows[:, columns])
-
-        for numbers, rows in _slices(parts, starts, key_of):
-            key = key_of(rows)
+        for numbers, rows in _slices([key[band][:, None] for key in keys], starts):
+            kept = ~dropped[numbers]  # what is dropped already need not be held against others
+            numbers, key = numbers[kept], rows[kept, 0]
             order = np.argsort(key, kind="stable")
-            numbers, rows, key = numbers[order], rows[order], key[order]
+            numbers, key = numbers[order], key[order]
             later = np.flatnonzero(key[1:] == key[:-1]) + 1
             is_first = np.concatenate([[True], key[1:] != key[:-1]])
             first = np.maximum.accumulate(np.where(is_first, np.arange(len(key)), 0))
-            for earlier in (first[later], later - 1):
-                alike = (rows[later] == rows[earlier]).mean(axis=1) >= similarity
-                dropped[numbers[later[alike]]] = True
+            for block in np.array_split(later, len(later) // _PAIRS_AT_ONCE + 1):
+                mine = _rows(signatures, starts, numbers[block])
+                for earlier in (first[block], block - 1):
+                    other = _rows(signatures, starts, numbers[earlier])
+                    alike = (mine == other).mean(axis=1) >= similarity
+                    dropped[numbers[block[alike]]] = True
 
 
-def _slices(parts, starts, key_of):  # type: ignore[no-untyped-def]
-    """All rows with their numbers, such that rows of one key come together, some at a time."""
-    total = int(starts[-1])
+def _slices(parts: Sequence[UInt64], starts: Int64) -> Iterator[tuple[Int64, UInt64]]:
+    """All rows with their numbers, such that rows of one hash come together, some at a time.
+
+    Args:
+        parts: uint64 [D, C] each; the first column is a hash.
+        starts: the number of the first row of each part.
+    """
     num_slices = 1
-    while total / num_slices > _DOCUMENTS_AT_ONCE:
+    while int(starts[-1]) / num_slices > _DOCUMENTS_AT_ONCE:
         num_slices *= 2
     shift = np.uint64(64 - num_slices.bit_length() + 1)
     for wanted in range(num_slices):
@@ -120,10 +135,20 @@ def _slices(parts, starts, key_of):  # type: ignore[no-untyped-def]
         for part, start in zip(parts, starts, strict=False):
             chosen = np.arange(len(part))
             if num_slices > 1:
-                chosen = np.flatnonzero(key_of(part) >> shift == np.uint64(wanted))
+                chosen = np.flatnonzero(part[:, 0] >> shift == np.uint64(wanted))
             numbers.append(chosen + start)
             rows.append(part[chosen])
         yield np.concatenate(numbers), np.concatenate(rows)
+
+
+def _rows(parts: Sequence[Signatures], starts: Int64, numbers: Int64) -> Signatures:
+    """The signatures of documents, by their numbers."""
+    found = np.empty((len(numbers), _PERMUTATIONS), dtype=np.uint32)
+    of = np.searchsorted(starts, numbers, side="right") - 1
+    for part in np.unique(of).tolist():
+        mine = of == part
+        found[mine] = parts[part][numbers[mine] - starts[part]]
+    return found
 
 
 def _key(rows: Signatures) -> UInt64:
@@ -156,10 +181,14 @@ def _signatures(job: Job, number: int) -> Path:
     return job.work / "prints" / f"{number:06}-signatures.npy"
 
 
+def _keys(job: Job, number: int) -> Path:
+    return job.work / "prints" / f"{number:06}-keys.npy"
+
+
 def _save(path: Path, array: npt.NDArray[np.generic]) -> None:
     """Write an array whole or not at all; it need not outlive the machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with part.open("wb") as stream:
         np.save(stream, array, allow_pickle=False)
     os.replace(part, path)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
@@ -33,7 +35,7 @@ def run_all(
     processes: int | None = None,
     size: int | None = None,
     look: Callable[[], None] = lambda: None,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """The results of `function` for all tasks, in whatever order they come.
 
     Args:
@@ -60,7 +62,7 @@ def run_all(
 
 def _in_processes(
     function: Callable[..., Result], tasks: Sequence[Task], processes: int, look: Callable[[], None]
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     from concurrent.futures import FIRST_COMPLETED, wait
 
     # Not the standard library's: a script without `if __name__ == "__main__"` shall work, too, and
@@ -71,6 +73,8 @@ def _in_processes(
     threads = max(1, num_processors() // processes)
     pool = ProcessPoolExecutor(
         processes,
+        initializer=_end_with,
+        initargs=(os.getpid(),),
         env={"RAYON_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": str(threads > 1)},
     )
     ended = False
@@ -95,7 +99,20 @@ def _in_processes(
         pool.shutdown(wait=True, kill_workers=not ended)
 
 
-def _on_ray(function: Callable[..., Result], tasks: Sequence[Task]) -> Iterator[Result]:
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent died: whoever goes on must be alone."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _on_ray(
+    function: Callable[..., Result], tasks: Sequence[Task]
+) -> Generator[Result, None, None]:
     try:
         import ray
         import ray.data
@@ -113,8 +130,14 @@ def _on_ray(function: Callable[..., Result], tasks: Sequence[Task]) -> Iterator[
             return {"result": cloudpickle.dumps(error)}
 
     data = ray.data.from_items(rows, override_num_blocks=max(len(rows), 1)).map(call)
-    for row in data.iter_rows():
-        result = cloudpickle.loads(row["result"])
-        if isinstance(result, Exception):
-            raise result
-        yield result
+    try:
+        for row in data.iter_rows():
+            result = cloudpickle.loads(row["result"])
+            if isinstance(result, Exception):
+                raise result
+            yield result
+    except ray.exceptions.RayError as error:
+        raise DataError(
+            f"Ray could not do the work: {str(error).strip().splitlines()[-1]} What is finished is "
+            "kept: run the same command again."
+        ) from error

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from bertsmith.config import PreparationConfig
+from bertsmith.config import TOKENIZERS, PreparationConfig
 from bertsmith.corpus import (
     BAD_ROW,
     FEWEST_TO_JUDGE,
@@ -31,6 +32,7 @@ from bertsmith.corpus import (
     Corpus,
     Rules,
     Splitter,
+    absolute_names,
     open_corpus,
     refuse_bad_rows,
 )
@@ -39,18 +41,19 @@ from bertsmith.data.disk import (
     FORMAT,
     FREQUENCIES_FILE,
     MANIFEST_FILE,
+    SPLITS,
     TOKENIZER_FOLDER,
     Manifest,
     SplitEntry,
     StoreFolder,
     is_store,
     open_store,
-    sha256_of,
+    tokenizer_digest,
     total_counts,
     write_frequencies,
 )
 from bertsmith.display import Display
-from bertsmith.durable import make_folder, whole_folder, write_text
+from bertsmith.durable import make_folder, remove_leftovers, whole_folder, write_text
 from bertsmith.errors import BertsmithError, DataError
 from bertsmith.preparation.duplicates import find_duplicates, fingerprint_part
 from bertsmith.preparation.engines import Engine, run_all
@@ -63,6 +66,7 @@ from bertsmith.preparation.work import (
     dropped_file,
     finished_pieces,
     make_progress_marks,
+    pieces_by_part,
     work_on_part,
 )
 from bertsmith.tokenizer import Tokenizer
@@ -72,13 +76,17 @@ _LOCK_FILE = ".lock"
 _WORK_FOLDER = ".work"
 _PLAN_FILE = "plan.json"
 
-_WRITTEN_HERE = {
-    *(MANIFEST_FILE, CORPUS_FILE, TOKENIZER_FOLDER, _WORK_FOLDER),
-    *("train", "validation", "test"),
-}
+_UNFINISHED = r"\.[^/]+\.(part|old)(/[^/]+)*"
+_OURS = re.compile(
+    rf"({MANIFEST_FILE}|{CORPUS_FILE}|\.lock|{_UNFINISHED}"
+    rf"|{TOKENIZER_FOLDER}/(tokenizer\.json|tokenizer_config\.json|SHA256SUMS)"
+    rf"|({'|'.join(SPLITS)})/(\d{{6}}-\d{{3}}\.arrow|{FREQUENCIES_FILE}|{_UNFINISHED})"
+    rf"|\{_WORK_FOLDER}/(.+/)?({_PLAN_FILE}|progress\.bin|[\d-]+\.json|[\w-]+\.npy|{_UNFINISHED}))"
+)
+"""Files that a preparation writes; only these are ever removed."""
 
-_RULE_LIBRARIES = ("tokenizers", "sentencex")
-"""Libraries whose versions decide what text becomes."""
+_RULE_LIBRARIES = ("bertsmith", "rensa", "sentencex", "tokenizers")
+"""Whose versions decide what text becomes."""
 
 
 def finished_store(corpus: Sequence[str]) -> StoreFolder | None:
@@ -115,6 +123,7 @@ def prepare_store(
         BertsmithError: the text cannot be read, the folder holds something else, the disk is full.
     """
     display = display or Display(quiet=True)
+    config = with_absolute_paths(config)
     if (store := finished_store(config.corpus)) is not None:
         if output is not None:
             raise DataError(f"{store.path} is a token store already; name the text it is to hold.")
@@ -138,6 +147,19 @@ def prepare_store(
         else:
             preparation.make(engine, processes)
         return open_store(folder)
+
+
+def with_absolute_paths(config: PreparationConfig) -> PreparationConfig:
+    """The same text and settings, whatever folder they are named from."""
+    tokenizer = config.tokenizer
+    if tokenizer not in TOKENIZERS:
+        (tokenizer,) = absolute_names([tokenizer])
+    return replace(
+        config,
+        corpus=absolute_names(config.corpus),
+        validation=absolute_names(config.validation),
+        tokenizer=tokenizer,
+    )
 
 
 def rules_of(config: PreparationConfig) -> Rules:
@@ -171,7 +193,7 @@ class _Preparation:
         self.display = display
         self.job = Job(
             folder=folder,
-            work=folder / _WORK_FOLDER,
+            work=folder / _WORK_FOLDER / key[:16],
             tokenizer=folder / TOKENIZER_FOLDER,
             splits=corpus.splits,
         )
@@ -186,15 +208,8 @@ class _Preparation:
         Raises:
             DataError: the folder holds something else.
         """
-        entries = {path.name for path in self.folder.iterdir()} - {_LOCK_FILE}
-        plan = self.job.work / _PLAN_FILE
-        begun = json.loads(plan.read_text("utf-8"))["key"] if plan.is_file() else None
-        strange = sorted(entries - _WRITTEN_HERE)
-        if strange or (entries and begun is None and not is_store(self.folder)):
-            raise DataError(
-                f"The output folder {self.folder} must be empty or a store; it has other files "
-                f"({', '.join(strange or sorted(entries))[:80]})."
-            )
+        self._refuse_strangers()
+        begun = _key_of_plan(self.folder)
         if is_store(self.folder) and not overwrite:
             store = open_store(self.folder)
             if store.manifest.key != self.key:
@@ -203,34 +218,48 @@ class _Preparation:
                     "folder with --output, or replace it with --overwrite."
                 )
             damaged = store.damage() if checks else []
-            if not damaged:
+            if not damaged and store.is_complete():
                 return True
             names = ", ".join(damaged[:3])
             self.display.warn(f"{self.folder} is damaged ({names}): making it anew.")
-        elif begun == self.key and not is_store(self.folder) and not overwrite:
+        elif begun == self.key and not overwrite:
             return False
         elif begun and not overwrite:
             raise DataError(
                 f"{self.folder} was begun with another text or other settings; name another folder "
                 "with --output, or begin anew with --overwrite."
             )
-        if entries:
-            # A mark that this folder is ours, for whoever goes on; then what says it is a store.
-            make_folder(self.job.work)
-            write_text(plan, json.dumps({"key": ""}))
-            for name in sorted(entries - {_WORK_FOLDER}, key=lambda name: name != MANIFEST_FILE):
-                path = self.folder / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            shutil.rmtree(self.job.work)
+        self._clear()
         return False
+
+    def _refuse_strangers(self) -> None:
+        """Refuse a folder with files that no preparation writes: others are never removed."""
+        strange = sorted(
+            str(name)
+            for path in self.folder.rglob("*")
+            if not path.is_dir() or path.is_symlink()
+            if not _OURS.fullmatch(str(name := path.relative_to(self.folder)))
+        )
+        if strange:
+            raise DataError(
+                f"The output folder {self.folder} must be empty or a store; it has other files "
+                f"({', '.join(strange[:3])})."
+            )
+
+    def _clear(self) -> None:
+        """Remove a store, or what was begun of one."""
+        entries = sorted(path for path in self.folder.iterdir() if path.name != _LOCK_FILE)
+        # What says that it is a store goes first.
+        for path in sorted(entries, key=lambda path: path.name != MANIFEST_FILE):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def make(self, engine: Engine, processes: int | None) -> None:
         """Make what is missing."""
         work = self.job.work
-        parts = self.corpus.parts
+        make_folder(work.parent)
+        write_text(work.parent / _PLAN_FILE, json.dumps({"key": self.key}))
         for folder in (work / "pieces", *(self.folder / split for split in self.corpus.splits)):
             make_folder(folder)
-        write_text(work / _PLAN_FILE, json.dumps({"key": self.key, "parts": len(parts)}))
         if self.config.deduplicate != "none":
             self._find_duplicates(engine, processes)
         if not self.job.tokenizer.is_dir():
@@ -242,24 +271,24 @@ class _Preparation:
                     tokenizer.save(target)
         pieces = self._work(engine, processes)
         self._finish(pieces)
-        shutil.rmtree(work)
+        shutil.rmtree(work.parent)
 
     def _find_duplicates(self, engine: Engine, processes: int | None) -> None:
         near = self.config.deduplicate == "near"
         parts = self.corpus.parts
         if all(dropped_file(self.job, number).is_file() for number in range(len(parts))):
             return
-        tasks = [(self.job, number, part, near) for number, part in enumerate(parts)]
+        similarity = self.config.near_duplicate_similarity if near else None
+        tasks = [(self.job, number, part, similarity) for number, part in enumerate(parts)]
         with self.display.stage("Looking for duplicates") as progress:
             done = 0
             size = sum(part.size for part in parts)
             work = run_all(fingerprint_part, tasks, engine=engine, processes=processes, size=size)
-            for count in work:
-                done += count
-                progress(done, 0)
-            find_duplicates(
-                self.job, len(parts), self.config.near_duplicate_similarity if near else None
-            )
+            with contextlib.closing(work):
+                for count in work:
+                    done += count
+                    progress(done, 0)
+            find_duplicates(self.job, len(parts), similarity)
 
     def _work(self, engine: Engine, processes: int | None) -> list[Piece]:
         """All pieces, in the corpus's order."""
@@ -284,31 +313,27 @@ class _Preparation:
             work = run_all(
                 work_on_part, tasks, engine=engine, processes=processes, size=size, look=look
             )
-            for found in work:
-                pieces += found
-                look()
-                for text in (text for piece in found for text in piece.warnings):
-                    # Of one kind in one file, one is enough.
-                    kind = text.partition(", row ")[0] + text.rpartition(": ")[2]
-                    if kind not in told:
-                        told.add(kind)
-                        warnings.warn(text, stacklevel=2)
-                self._judge_rows(pieces, least=FEWEST_TO_JUDGE)
-        self._judge_rows(pieces, least=0)
+            judge = _RowJudge(self.corpus.name, columns_of(self.config), len(parts))
+            for found in pieces_by_part(pieces):
+                judge.add(found)
+            with contextlib.closing(work):
+                for found in work:
+                    pieces += found
+                    look()
+                    for text in (text for piece in found for text in piece.warnings):
+                        # Of one kind in one file, one is enough.
+                        kind = text.partition(", row ")[0] + text.rpartition(": ")[2]
+                        if kind not in told:
+                            told.add(kind)
+                            warnings.warn(text, stacklevel=2)
+                    judge.add(found)
+        judge.end()
         return sorted(pieces, key=lambda piece: (piece.part, piece.number))
-
-    def _judge_rows(self, pieces: list[Piece], least: int) -> None:
-        left_out = total_counts([piece.left_out for piece in pieces])
-        bad = {
-            reason.removeprefix(BAD_ROW): count
-            for reason, count in left_out.items()
-            if reason.startswith(BAD_ROW)
-        }
-        num_rows = max(left_out[NUM_ROWS], least)
-        refuse_bad_rows(self.corpus.name, sum(bad.values()), num_rows, columns_of(self.config), bad)
 
     def _finish(self, pieces: list[Piece]) -> None:
         """The manifest, and what it lists."""
+        for folder in (self.folder, *(self.folder / split for split in self.corpus.splits)):
+            remove_leftovers(folder, lambda name: True)
         tokenizer = Tokenizer.load(self.job.tokenizer, default_max_length=NO_LENGTH)
         splits, counts = {}, {}
         for split in self.corpus.splits:
@@ -371,17 +396,61 @@ class _Preparation:
     def _manifest(
         self, tokenizer: Tokenizer, splits: dict[str, SplitEntry], report: dict[str, Any]
     ) -> Manifest:
-        files = [self.job.tokenizer / name for name in ("tokenizer.json", "tokenizer_config.json")]
         return Manifest(
             format=FORMAT,
             key=self.key,
             id_type=np.dtype(tokenizer.id_type).name,
             vocab_size=tokenizer.vocab_size,
-            tokenizer_sha256=hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest(),
+            tokenizer_sha256=tokenizer_digest(self.job.tokenizer),
             settings=asdict(self.config),
             report=report,
             splits=splits,
         )
+
+
+class _RowJudge:
+    """Ends a preparation that meets too many bad rows, whoever reads them in whatever order.
+
+    Args:
+        name: of the corpus.
+        columns: how much may be bad.
+        num_parts: of the corpus.
+    """
+
+    def __init__(self, name: str, columns: Columns, num_parts: int) -> None:
+        self._name = name
+        self._columns = columns
+        self._waiting: dict[int, list[Piece]] = {}
+        self._next = 0
+        self._left_out: Counter[str] = Counter()
+
+    def add(self, pieces: list[Piece]) -> None:
+        """All pieces of a part. Raises: `CorpusError`, by what stands before the first gap."""
+        self._waiting[pieces[0].part] = pieces
+        while (found := self._waiting.pop(self._next, None)) is not None:
+            self._next += 1
+            for piece in found:
+                self._left_out.update(piece.left_out)
+            if self._left_out[NUM_ROWS] >= FEWEST_TO_JUDGE:
+                self.end()
+
+    def end(self) -> None:
+        """Judge what there is. Raises: `CorpusError`."""
+        bad = {
+            reason.removeprefix(BAD_ROW): count
+            for reason, count in self._left_out.items()
+            if reason.startswith(BAD_ROW)
+        }
+        refuse_bad_rows(self._name, sum(bad.values()), self._left_out[NUM_ROWS], self._columns, bad)
+
+
+def _key_of_plan(folder: Path) -> str:
+    """The key of what was begun in a folder; empty if nothing was, or nobody knows what."""
+    try:
+        plan = json.loads((folder / _WORK_FOLDER / _PLAN_FILE).read_text("utf-8"))
+        return str(plan["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _key(config: PreparationConfig, corpus: Corpus, tokenizer: Tokenizer | None) -> str:
@@ -395,6 +464,7 @@ def _key(config: PreparationConfig, corpus: Corpus, tokenizer: Tokenizer | None)
         "format": FORMAT,
         "settings": settings,
         "splits": corpus.splits,
+        "pretokenized": corpus.pretokenized,
         "content": [digest() for digest in corpus.content],
         "libraries": {name: version(name) for name in _RULE_LIBRARIES},
     }
@@ -419,7 +489,8 @@ def _locked(folder: Path, *, waits: bool, display: Display) -> Iterator[None]:
     try:
         yield
     finally:
-        if is_new and not any(path.name != _LOCK_FILE for path in folder.iterdir()):
+        # Not in the cache, where another process may wait for this very lock.
+        if is_new and not waits and not any(path.name != _LOCK_FILE for path in folder.iterdir()):
             with contextlib.suppress(OSError):
                 (folder / _LOCK_FILE).unlink(missing_ok=True)
                 folder.rmdir()

@@ -86,12 +86,17 @@ def sample_part(
 ) -> list[tuple[bytes, Document]]:
     """The documents of a part whose digests are the smallest, with these; about `share` of it."""
     limit = min(1.0, _MARGIN * share) * 2**64
-    chosen = []
+    chosen: list[tuple[bytes, Document]] = []
+    smallest: tuple[bytes, Document] | None = None  # so that there is one, however few there are
     with unwarned():
         for document in _training(job, number, part):
             found = digest(document)
+            if smallest is None or found < smallest[0]:
+                smallest = (found, list(document))
             if int.from_bytes(found[:8], "big") < limit:
                 chosen.append((found, list(document)))
+    if not chosen and smallest:
+        return [smallest]
     return [(digest(document), document) for document in _smallest(chosen, bound)]
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from bertsmith.corpus import Document, Part
 from bertsmith.data.disk import ShardEntry, sha256_of, write_shard
 from bertsmith.data.store import ShardBuilder
-from bertsmith.durable import write_text
+from bertsmith.durable import flush
 from bertsmith.tokenizer import Tokenizer
 
 PIECE_BYTES = 3 * 2**25
@@ -36,7 +36,7 @@ class Job:
     folder: Path
     """The store's."""
     work: Path
-    """Where what is unfinished is kept."""
+    """Where what is unfinished is kept, of this text and these settings alone."""
     tokenizer: Path
     """Folder of the tokenizer."""
     splits: tuple[str, ...]
@@ -95,6 +95,14 @@ def finished_pieces(job: Job, number: int) -> list[Piece] | None:
         if piece.is_last:
             return found
     return None
+
+
+def pieces_by_part(pieces: list[Piece]) -> list[list[Piece]]:
+    """Pieces gathered by the part that they are of."""
+    parts: dict[int, list[Piece]] = {}
+    for piece in pieces:
+        parts.setdefault(piece.part, []).append(piece)
+    return list(parts.values())
 
 
 def make_progress_marks(job: Job, num_parts: int) -> Path:
@@ -158,7 +166,12 @@ def _make(
         left_out=dict(left_out),
         warnings=[str(one.message) for one in caught],
     )
-    write_text(_piece_path(job, part, number), msgspec.json.encode(piece).decode())
+    path = _piece_path(job, part, number)
+    # Another process may have been left behind and write the same.
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    unfinished.write_bytes(msgspec.json.encode(piece))
+    flush(unfinished)
+    os.replace(unfinished, path)
     mark(read_before + size)
     return piece
 

@@ -54,6 +54,8 @@ class Tokenizer:
         special_ids: int64 [5], sorted.
         regular_ids: int64, sorted: the ids of all others, of which a random word is drawn.
         max_length: longest sequence its model was trained on, in tokens.
+        joins_by_space: whether a sentence that follows another must begin with a space, since words
+            hold the space before them and none is put before the first.
     """
 
     def __init__(
@@ -85,14 +87,22 @@ class Tokenizer:
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
         self.special_ids = np.array(sorted(ids), dtype=np.int64)
         self.regular_ids = np.setdiff1d(np.arange(self.vocab_size), self.special_ids)
-        backend.post_processor = processors.TemplateProcessing(
-            single=f"{self.cls} $A {self.sep}",
-            pair=f"{self.cls} $A {self.sep} $B:1 {self.sep}:1",
-            special_tokens=[(self.cls, self.cls_id), (self.sep, self.sep_id)],
-        )
+        try:
+            backend.post_processor = processors.TemplateProcessing(
+                single=f"{self.cls} $A {self.sep}",
+                pair=f"{self.cls} $A {self.sep} $B:1 {self.sep}:1",
+                special_tokens=[(self.cls, self.cls_id), (self.sep, self.sep_id)],
+            )
+        except ValueError as error:
+            names = f"{self.cls!r} and {self.sep!r}"
+            raise TokenizerError(f"The tokenizer cannot have {names} as ends: {error}.") from error
         rules = json.loads(backend.to_str())
         self._spelling = _spelling_of(rules)
         self._prefix = str((rules["model"] or {}).get("continuing_subword_prefix") or "")
+        self._suffix = (rules["model"] or {}).get("end_of_word_suffix")
+        self.joins_by_space = self._spelling == "bytes" and '"add_prefix_space": true' not in (
+            json.dumps(rules["pre_tokenizer"])
+        )
         self._reserved = np.zeros(self.vocab_size, dtype=bool)
         self._reserved[self.special_ids] = True
         self._reserved[self.unk_id] = False
@@ -126,7 +136,16 @@ class Tokenizer:
         return ids, lengths
 
     def continues_word(self) -> npt.NDArray[np.bool_]:
-        """Of each entry, whether it goes on with the word before it: bool [vocab_size]."""
+        """Of each entry, whether it goes on with the word before it: bool [vocab_size].
+
+        Raises:
+            TokenizerError: its entries do not say.
+        """
+        if self._suffix:
+            raise TokenizerError(
+                f"Words are told apart by how they begin, and this tokenizer marks how they end "
+                f"({self._suffix!r}): it can only be masked by tokens (--masking token)."
+            )
         found = np.zeros(self.vocab_size, dtype=bool)
         for token, number in self._backend.get_vocab().items():
             found[number] = self._continues(token, number)

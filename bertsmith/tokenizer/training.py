@@ -75,8 +75,8 @@ def train(
 ) -> Tokenizer:
     """Learn a vocabulary from `documents`.
 
-    The same documents give the same vocabulary, whatever the number of threads; of `unigram`, up to
-    the rounding of a score in some hundred trainings.
+    The same documents give the same vocabulary, whatever the number of threads. (Of `unigram`, sums
+    in another order may round a score's fourth digit otherwise, about once in a hundred times.)
 
     Args:
         documents: the training split, or a sample of it.

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from bertsmith.config import BUDGETS, PretrainConfig, held, to_toml
-from bertsmith.corpus import absolute_names
 from bertsmith.data.store import log_frequencies
 from bertsmith.display import Display
 from bertsmith.durable import whole_folder
@@ -31,7 +30,7 @@ from bertsmith.model.device import (
 from bertsmith.model.flops import matrix_product_rate, training_flops
 from bertsmith.model.hugging_face import Snapshot
 from bertsmith.model.locate import MODEL_FOLDER
-from bertsmith.preparation import report_json
+from bertsmith.preparation import report_json, with_absolute_paths
 from bertsmith.report.metrics_file import MetricsFile
 from bertsmith.training.budget import Budget
 from bertsmith.training.checkpoint import STATE_FILE, Checkpoints
@@ -317,12 +316,7 @@ def _settled(config: PretrainConfig, device: torch.device) -> PretrainConfig:
     if training.precision == "auto":  # a resumed run computes as before, whatever its device
         is_half = compute_dtype(device, "auto") == torch.bfloat16
         training = replace(training, precision="bfloat16" if is_half else "float32")
-    preparation = config.preparation
-    preparation = replace(
-        preparation,
-        corpus=absolute_names(preparation.corpus),
-        validation=absolute_names(preparation.validation),
-    )
+    preparation = with_absolute_paths(config.preparation)
     return replace(config, preparation=preparation, training=training)
 
 

@@ -1,0 +1,127 @@
+"""Runs on single segments, without next sentences; and masks of words and spans in a run."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+import bertsmith
+from bertsmith.errors import InputError
+from bertsmith.report.curves import draw_curves
+from bertsmith.report.metrics_file import read_metrics
+from bertsmith.training.pretrain import Run
+from tests.conftest import TINY_RUN
+
+MLM = {**TINY_RUN, "objective": "mlm"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Run:
+    output = tmp_path_factory.mktemp("mlm") / "run"
+    return bertsmith.pretrain(
+        text_file, output=output, steps=6, checkpoint_every=2, quiet=True, **MLM
+    )
+
+
+def test_a_run_on_segments_has_one_loss(run: Run) -> None:
+    assert run.metrics["segments_per_second"] > 0
+    assert run.metrics["cut_tokens"] == 0
+    assert math.isfinite(run.metrics["validation_mlm_loss"])
+    assert not any("nsp" in name or "pairs_per" in name for name in run.metrics)
+    assert not any("nsp_loss" in line for line in read_metrics(run.output))
+    lines = "\n".join(run.closing_lines())
+    assert "NSP" not in lines
+    assert "segments/sec" in lines
+    report = json.loads((run.output / "corpus.json").read_text())
+    assert report["splits"]["train"]["segments"] > 0
+
+
+def test_its_curves_are_one_panel(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert len(draw_curves(run.output).axes) == 1
+
+
+def test_it_is_a_masked_language_model_elsewhere(run: Run) -> None:
+    folder = run.output / "model"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["BertForMaskedLM"]
+    theirs, report = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    ours = bertsmith.load(run.output)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    row = tokenizer("the crane [MASK] a bird", return_tensors="pt")
+    with torch.inference_mode():
+        expected = theirs.eval()(**row).logits[0, 3].softmax(-1)
+    found = ours.fill("the crane [MASK] a bird", top_k=3)[0]
+    for word in found:
+        place = tokenizer.convert_tokens_to_ids(word.token)
+        assert word.probability == pytest.approx(float(expected[place]), abs=1e-5)
+
+
+def test_it_is_used_as_far_as_it_goes(run: Run) -> None:
+    model = bertsmith.load(run.output)
+    assert np.isfinite(model.encode("a crane is flying").cls).all()
+    with pytest.raises(InputError, match="nsp_head"):
+        model.next_sentence("a crane", "flies")
+    found = bertsmith.evaluate(run.output)
+    assert found.mlm_loss == pytest.approx(run.metrics["validation_mlm_loss"], rel=1e-5)
+    assert (found.nsp_loss, found.nsp_accuracy) == (None, None)
+    # Its model folder says by itself that it was trained on segments.
+    bare = bertsmith.evaluate(run.output / "model", corpus=["python-docs"])
+    assert bare.nsp_loss is None
+
+
+def test_it_resumes_to_the_same_bytes(run: Run, text_file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "parts"
+    options = {**MLM, "checkpoint_every": 2}
+    bertsmith.pretrain(text_file, output=output, steps=4, quiet=True, **options)
+    whole = bertsmith.pretrain(text_file, output=tmp_path / "whole", steps=4, quiet=True, **options)
+    weights = [
+        (folder / "model" / "model.safetensors").read_bytes() for folder in (output, whole.output)
+    ]
+    assert weights[0] == weights[1]
+    again = bertsmith.pretrain(output=output, resume=True, steps=6, quiet=True)
+    assert again.metrics["steps"] == 6
+
+
+@pytest.mark.parametrize("masking", ["whole-word", "span"])
+@pytest.mark.parametrize("tokenizer", ["wordpiece", "bpe", "unigram"])
+def test_words_and_spans_are_masked_whatever_the_tokenizer(
+    masking: str, tokenizer: str, text_file: Path, tmp_path: Path
+) -> None:
+    found = bertsmith.pretrain(
+        text_file,
+        output=tmp_path / "run",
+        steps=2,
+        quiet=True,
+        masking=masking,
+        tokenizer=tokenizer,
+        vocab_size=300,
+        mlm_probability=0.3,
+        **MLM,
+    )
+    assert math.isfinite(found.metrics["mlm_loss"])
+    filled = bertsmith.load(found.output).fill("The crane [MASK] over", top_k=2)[0]
+    assert "[MASK]" not in filled[0].text
+    assert not any(mark in filled[0].text for mark in ("Ġ", "▁", "##"))
+
+
+def test_a_length_of_thousands(text_file: Path, tmp_path: Path) -> None:
+    options = {**MLM, "max_length": 2048, "max_position_embeddings": 2048, "batch_size": 2}
+    run = bertsmith.pretrain(
+        text_file,
+        output=tmp_path / "run",
+        steps=1,
+        quiet=True,
+        documents="file",
+        validation_fraction=0.2,
+        **options,
+    )
+    assert run.metrics["tokens"] / run.metrics["pairs"] > 500
