@@ -178,15 +178,24 @@ def evaluate(command: Evaluate) -> None:
 def corpora(command: Corpora) -> None:
     """Print the known corpora."""
     from bertsmith.corpus import NAMES
-    from bertsmith.corpus.cache import cache_folder, cached_wikitext
+    from bertsmith.corpus.cache import cache_folder, cached_wikitext, prepared_stores
 
     where = {"wikitext-2": cached_wikitext(), "python-docs": "in this Python"}
+    stores = cache_folder() / "stores"
+    num_stores, size = prepared_stores()
     if command.json:
-        rows = {name: {"about": NAMES[name], "on_disk": str(where[name] or "")} for name in NAMES}
+        rows: dict[str, dict[str, object]] = {
+            name: {"about": NAMES[name], "on_disk": str(where[name] or "")} for name in NAMES
+        }
+        rows["prepared"] = {"on_disk": str(stores), "stores": num_stores, "bytes": size}
         print(json.dumps(rows))
         return
     for name, about in NAMES.items():
         print(f"{name:12} {about}\n{'':12} {where[name] or f'not yet in {cache_folder()}'}")
+    print(
+        f"{'prepared':12} {num_stores} texts that runs were trained on, {size / 1e6:,.0f} MB; "
+        f"may be removed\n{'':12} {stores}"
+    )
 
 
 def _as_json(found: Encoding, other: Encoding | None, pooling: str) -> dict[str, object]:
