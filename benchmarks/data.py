@@ -346,8 +346,8 @@ def report(found: dict[str, Any], options: argparse.Namespace) -> str:
     ]
     for megabytes, figures in found["large"].items():
         lines.append(
-            f"- {megabytes:,} MB: {figures['seconds']:.0f} s, {figures['memory']:.2f} GB at most "
-            f"(without mapped files {figures['own']:.2f})"
+            f"- {megabytes:,} MB of text: {figures['memory']:.2f} GB of memory at most (without "
+            f"mapped files {figures['own']:.2f}), {figures['tokens']:,.0f} tokens"
         )
     lines += [
         "",

@@ -333,6 +333,11 @@ def test_folders_that_are_not_ours_are_left_alone(corpus: Path, tmp_path: Path) 
     with pytest.raises(DataError, match=r"other files \(train/a.txt\)"):
         prepare_store(config(corpus), mine, overwrite=True)
     assert content(mine)["train/a.txt"] == before["train/a.txt"]
+    alike = tmp_path / "alike"
+    alike.mkdir()
+    (alike / "corpus.json").write_text("Mine.")
+    with pytest.raises(DataError, match=r"other files \(corpus.json\)"):
+        prepare_store(config(corpus), alike, overwrite=True)
     store = prepare_store(config(corpus), tmp_path / "store")
     with pytest.raises(DataError, match="another text or other settings"):
         prepare_store(config(corpus, lowercase=False), store.path)

@@ -1,13 +1,8 @@
 """From a corpus to a token store, once for many runs: `prepare_store`."""
 
-from bertsmith.preparation.prepare import (
-    columns_of,
-    finished_store,
-    prepare_store,
-    rules_of,
-    with_absolute_paths,
-)
+from bertsmith.preparation.prepare import finished_store, prepare_store
 from bertsmith.preparation.report import describe_text, describe_vocabulary, report_json
+from bertsmith.preparation.settings import columns_of, rules_of, with_absolute_paths
 
 __all__ = [
     "columns_of",

@@ -14,6 +14,7 @@ from bertsmith.errors import BertsmithError, DataError
 
 Engine = Literal["local", "ray"]
 Result = TypeVar("Result")
+_SECONDS_BETWEEN_LOOKS = 0.2
 _LEAST_BYTES = 2**25  # under which starting processes takes longer than they save
 
 Task = tuple[Any, ...]
@@ -56,8 +57,27 @@ def run_all(
         processes = 1
     processes = min(processes or num_processors(), len(tasks))
     if processes <= 1:
-        return (function(*task) for task in tasks)
+        return _alone(function, tasks, look)
     return _in_processes(function, tasks, processes, look)
+
+
+def _alone(
+    function: Callable[..., Result], tasks: Sequence[Task], look: Callable[[], None]
+) -> Generator[Result, None, None]:
+    ended = threading.Event()
+
+    def keep_looking() -> None:
+        while not ended.wait(_SECONDS_BETWEEN_LOOKS):
+            look()
+
+    watcher = threading.Thread(target=keep_looking, daemon=True)
+    watcher.start()
+    try:
+        for task in tasks:
+            yield function(*task)
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def _in_processes(
@@ -83,7 +103,9 @@ def _in_processes(
         coming = iter(tasks)
         running = {pool.submit(function, *task) for task in islice(coming, 2 * processes)}
         while running:
-            done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+            done, running = wait(
+                running, timeout=_SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED
+            )
             look()
             for future in done:
                 if (task := next(coming, None)) is not None:
@@ -104,7 +126,7 @@ def _end_with(parent: int) -> None:
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(0.2)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,63 +1,44 @@
-"""A store from its corpus: what is there is kept, what is missing is made, the manifest comes last.
-
-tokenizer/  train/  validation/  corpus.json  manifest.json
-.work/      while it is not finished: plan.json, counts of finished pieces, duplicates
-"""
+"""A store from its corpus: what is there is kept, what is missing is made."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import re
-import shutil
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
-from importlib.metadata import version
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from bertsmith.config import TOKENIZERS, PreparationConfig
-from bertsmith.corpus import (
-    BAD_ROW,
-    FEWEST_TO_JUDGE,
-    NUM_ROWS,
-    Columns,
-    Corpus,
-    Rules,
-    Splitter,
-    absolute_names,
-    open_corpus,
-    refuse_bad_rows,
-)
+from bertsmith.config import PreparationConfig
+from bertsmith.corpus import NUM_ROWS, Corpus, open_corpus
 from bertsmith.corpus.cache import cache_folder
 from bertsmith.data.disk import (
     FORMAT,
     FREQUENCIES_FILE,
     MANIFEST_FILE,
-    SPLITS,
     TOKENIZER_FOLDER,
     Manifest,
     SplitEntry,
     StoreFolder,
     is_store,
+    open_shard,
     open_store,
     tokenizer_digest,
     total_counts,
     write_frequencies,
 )
 from bertsmith.display import Display
-from bertsmith.durable import make_folder, remove_leftovers, whole_folder, write_text
-from bertsmith.errors import BertsmithError, DataError
+from bertsmith.durable import make_folder, whole_folder, write_text
+from bertsmith.errors import DataError
+from bertsmith.preparation.bad_rows import RowJudge
 from bertsmith.preparation.duplicates import find_duplicates, fingerprint_part
 from bertsmith.preparation.engines import Engine, run_all
+from bertsmith.preparation.folder import CORPUS_FILE, OutputFolder, taken, written_to
 from bertsmith.preparation.report import report_json
+from bertsmith.preparation.settings import columns_of, key_of, rules_of, with_absolute_paths
 from bertsmith.preparation.vocabulary import given_tokenizer, measure_vocabulary, train_tokenizer
 from bertsmith.preparation.work import (
     NO_LENGTH,
@@ -70,23 +51,6 @@ from bertsmith.preparation.work import (
     work_on_part,
 )
 from bertsmith.tokenizer import Tokenizer
-
-CORPUS_FILE = "corpus.json"
-_LOCK_FILE = ".lock"
-_WORK_FOLDER = ".work"
-_PLAN_FILE = "plan.json"
-
-_UNFINISHED = r"\.[^/]+\.(part|old)(/[^/]+)*"
-_OURS = re.compile(
-    rf"({MANIFEST_FILE}|{CORPUS_FILE}|\.lock|{_UNFINISHED}"
-    rf"|{TOKENIZER_FOLDER}/(tokenizer\.json|tokenizer_config\.json|SHA256SUMS)"
-    rf"|({'|'.join(SPLITS)})/(\d{{6}}-\d{{3}}\.arrow|{FREQUENCIES_FILE}|{_UNFINISHED})"
-    rf"|\{_WORK_FOLDER}/(.+/)?({_PLAN_FILE}|progress\.bin|[\d-]+\.json|[\w-]+\.npy|{_UNFINISHED}))"
-)
-"""Files that a preparation writes; only these are ever removed."""
-
-_RULE_LIBRARIES = ("bertsmith", "rensa", "sentencex", "tokenizers")
-"""Whose versions decide what text becomes."""
 
 
 def finished_store(corpus: Sequence[str]) -> StoreFolder | None:
@@ -138,43 +102,20 @@ def prepare_store(
             progress=lambda name, done, total: progress(done, total),
         )
         tokenizer = given_tokenizer(config)
-        key = _key(config, corpus, tokenizer)
+        key = key_of(config, corpus, tokenizer)
     folder = output or cache_folder() / "stores" / key[:32]
-    with _written_to(folder), _locked(folder, waits=output is None, display=display):
-        preparation = _Preparation(config, corpus, tokenizer, key, folder, display)
-        if preparation.is_done(checks=output is not None, overwrite=overwrite):
+    with written_to(folder), taken(folder, waits=output is None, say=display.say) as target:
+        in_user_folder = output is not None
+        if target.is_done(key, checks=in_user_folder, overwrite=overwrite, warn=display.warn):
             display.say(f"The text is prepared already: {folder}")
         else:
+            preparation = _Preparation(config, corpus, tokenizer, key, target, display)
             preparation.make(engine, processes)
         return open_store(folder)
 
 
-def with_absolute_paths(config: PreparationConfig) -> PreparationConfig:
-    """The same text and settings, whatever folder they are named from."""
-    tokenizer = config.tokenizer
-    if tokenizer not in TOKENIZERS:
-        (tokenizer,) = absolute_names([tokenizer])
-    return replace(
-        config,
-        corpus=absolute_names(config.corpus),
-        validation=absolute_names(config.validation),
-        tokenizer=tokenizer,
-    )
-
-
-def rules_of(config: PreparationConfig) -> Rules:
-    """What documents, paragraphs and sentences are, by the settings."""
-    split = Splitter(config.sentences, config.language)
-    return Rules(config.documents, config.paragraphs, split)
-
-
-def columns_of(config: PreparationConfig) -> Columns:
-    """How tables are read, by the settings."""
-    return Columns(config.text_column, config.id_column, config.max_bad_rows)
-
-
 class _Preparation:
-    """One store in the making, under its lock."""
+    """One store in the making, its folder taken."""
 
     def __init__(
         self,
@@ -182,83 +123,27 @@ class _Preparation:
         corpus: Corpus,
         tokenizer: Tokenizer | None,
         key: str,
-        folder: Path,
+        target: OutputFolder,
         display: Display,
     ) -> None:
         self.config = config
         self.corpus = corpus
         self.given = tokenizer
         self.key = key
-        self.folder = folder
+        self.target = target
+        self.folder = target.path
         self.display = display
         self.job = Job(
-            folder=folder,
-            work=folder / _WORK_FOLDER / key[:16],
-            tokenizer=folder / TOKENIZER_FOLDER,
+            folder=target.path,
+            work=target.begin(key),
+            tokenizer=target.path / TOKENIZER_FOLDER,
             splits=corpus.splits,
         )
 
-    def is_done(self, *, checks: bool, overwrite: bool) -> bool:
-        """Whether the store is there; if not, the folder is made ready for it.
-
-        Args:
-            checks: whether every byte of a store that is there is looked at.
-            overwrite: whether what is there may be removed.
-
-        Raises:
-            DataError: the folder holds something else.
-        """
-        self._refuse_strangers()
-        begun = _key_of_plan(self.folder)
-        if is_store(self.folder) and not overwrite:
-            store = open_store(self.folder)
-            if store.manifest.key != self.key:
-                raise DataError(
-                    f"{self.folder} holds a store of another text or other settings; name another "
-                    "folder with --output, or replace it with --overwrite."
-                )
-            damaged = store.damage() if checks else []
-            if not damaged and store.is_complete():
-                return True
-            names = ", ".join(damaged[:3])
-            self.display.warn(f"{self.folder} is damaged ({names}): making it anew.")
-        elif begun == self.key and not overwrite:
-            return False
-        elif begun and not overwrite:
-            raise DataError(
-                f"{self.folder} was begun with another text or other settings; name another folder "
-                "with --output, or begin anew with --overwrite."
-            )
-        self._clear()
-        return False
-
-    def _refuse_strangers(self) -> None:
-        """Refuse a folder with files that no preparation writes: others are never removed."""
-        strange = sorted(
-            str(name)
-            for path in self.folder.rglob("*")
-            if not path.is_dir() or path.is_symlink()
-            if not _OURS.fullmatch(str(name := path.relative_to(self.folder)))
-        )
-        if strange:
-            raise DataError(
-                f"The output folder {self.folder} must be empty or a store; it has other files "
-                f"({', '.join(strange[:3])})."
-            )
-
-    def _clear(self) -> None:
-        """Remove a store, or what was begun of one."""
-        entries = sorted(path for path in self.folder.iterdir() if path.name != _LOCK_FILE)
-        # What says that it is a store goes first.
-        for path in sorted(entries, key=lambda path: path.name != MANIFEST_FILE):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
     def make(self, engine: Engine, processes: int | None) -> None:
         """Make what is missing."""
-        work = self.job.work
-        make_folder(work.parent)
-        write_text(work.parent / _PLAN_FILE, json.dumps({"key": self.key}))
-        for folder in (work / "pieces", *(self.folder / split for split in self.corpus.splits)):
+        splits = (self.folder / split for split in self.corpus.splits)
+        for folder in (self.job.work / "pieces", *splits):
             make_folder(folder)
         if self.config.deduplicate != "none":
             self._find_duplicates(engine, processes)
@@ -271,7 +156,7 @@ class _Preparation:
                     tokenizer.save(target)
         pieces = self._work(engine, processes)
         self._finish(pieces)
-        shutil.rmtree(work.parent)
+        self.target.end()
 
     def _find_duplicates(self, engine: Engine, processes: int | None) -> None:
         near = self.config.deduplicate == "near"
@@ -313,7 +198,7 @@ class _Preparation:
             work = run_all(
                 work_on_part, tasks, engine=engine, processes=processes, size=size, look=look
             )
-            judge = _RowJudge(self.corpus.name, columns_of(self.config), len(parts))
+            judge = RowJudge(self.corpus.name, columns_of(self.config), len(parts))
             for found in pieces_by_part(pieces):
                 judge.add(found)
             with contextlib.closing(work):
@@ -332,8 +217,7 @@ class _Preparation:
 
     def _finish(self, pieces: list[Piece]) -> None:
         """The manifest, and what it lists."""
-        for folder in (self.folder, *(self.folder / split for split in self.corpus.splits)):
-            remove_leftovers(folder, lambda name: True)
+        self.target.remove_unfinished()
         tokenizer = Tokenizer.load(self.job.tokenizer, default_max_length=NO_LENGTH)
         splits, counts = {}, {}
         for split in self.corpus.splits:
@@ -343,22 +227,12 @@ class _Preparation:
                 with contextlib.suppress(OSError):
                     (self.folder / split).rmdir()
                 continue
-            entry = SplitEntry(shards=shards, frequencies_sha256="")
-            manifest = self._manifest(tokenizer, {split: entry}, {})
-            path = self.folder / split / FREQUENCIES_FILE
-            empty = np.zeros(tokenizer.vocab_size, dtype=np.int64)
-            write_frequencies(empty, path)
-            store = StoreFolder(self.folder, manifest).split(split)
-            found = sum(
-                (
-                    np.bincount(shard.ids, minlength=tokenizer.vocab_size)
-                    for shard, *_ in store.shards()
-                ),
-                empty,
-            )
-            splits[split] = SplitEntry(
-                shards=shards, frequencies_sha256=write_frequencies(found, path)
-            )
+            found = np.zeros(tokenizer.vocab_size, dtype=np.int64)
+            for entry in shards:
+                ids = open_shard(self.folder / entry.file, id_type(tokenizer), entry.size).ids
+                found += np.bincount(ids, minlength=tokenizer.vocab_size)
+            digest = write_frequencies(found, self.folder / split / FREQUENCIES_FILE)
+            splits[split] = SplitEntry(shards=shards, frequencies_sha256=digest)
         if "train" not in splits:
             raise DataError(
                 f"The corpus {self.corpus.name} must hold text to train on; it has none."
@@ -399,7 +273,7 @@ class _Preparation:
         return Manifest(
             format=FORMAT,
             key=self.key,
-            id_type=np.dtype(tokenizer.id_type).name,
+            id_type=id_type(tokenizer),
             vocab_size=tokenizer.vocab_size,
             tokenizer_sha256=tokenizer_digest(self.job.tokenizer),
             settings=asdict(self.config),
@@ -408,103 +282,6 @@ class _Preparation:
         )
 
 
-class _RowJudge:
-    """Ends a preparation that meets too many bad rows, whoever reads them in whatever order.
-
-    Args:
-        name: of the corpus.
-        columns: how much may be bad.
-        num_parts: of the corpus.
-    """
-
-    def __init__(self, name: str, columns: Columns, num_parts: int) -> None:
-        self._name = name
-        self._columns = columns
-        self._waiting: dict[int, list[Piece]] = {}
-        self._next = 0
-        self._left_out: Counter[str] = Counter()
-
-    def add(self, pieces: list[Piece]) -> None:
-        """All pieces of a part. Raises: `CorpusError`, by what stands before the first gap."""
-        self._waiting[pieces[0].part] = pieces
-        while (found := self._waiting.pop(self._next, None)) is not None:
-            self._next += 1
-            for piece in found:
-                self._left_out.update(piece.left_out)
-            if self._left_out[NUM_ROWS] >= FEWEST_TO_JUDGE:
-                self.end()
-
-    def end(self) -> None:
-        """Judge what there is. Raises: `CorpusError`."""
-        bad = {
-            reason.removeprefix(BAD_ROW): count
-            for reason, count in self._left_out.items()
-            if reason.startswith(BAD_ROW)
-        }
-        refuse_bad_rows(self._name, sum(bad.values()), self._left_out[NUM_ROWS], self._columns, bad)
-
-
-def _key_of_plan(folder: Path) -> str:
-    """The key of what was begun in a folder; empty if nothing was, or nobody knows what."""
-    try:
-        plan = json.loads((folder / _WORK_FOLDER / _PLAN_FILE).read_text("utf-8"))
-        return str(plan["key"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
-def _key(config: PreparationConfig, corpus: Corpus, tokenizer: Tokenizer | None) -> str:
-    """A digest of all that decides what is in a store: text, settings, the rules of libraries."""
-    settings = asdict(config)
-    for name in ("corpus", "validation"):  # where the text lies does not matter
-        settings[name] = len(settings[name])
-    if tokenizer is not None:
-        settings["tokenizer"] = tokenizer.sha256()
-    about = {
-        "format": FORMAT,
-        "settings": settings,
-        "splits": corpus.splits,
-        "pretokenized": corpus.pretokenized,
-        "content": [digest() for digest in corpus.content],
-        "libraries": {name: version(name) for name in _RULE_LIBRARIES},
-    }
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _locked(folder: Path, *, waits: bool, display: Display) -> Iterator[None]:
-    """The lock of a store's folder, which is made if it is not there."""
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"The output {folder} must be a folder; it is a file.")
-    is_new = not folder.exists()
-    make_folder(folder)
-    lock = FileLock(folder / _LOCK_FILE, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        if not waits:
-            raise DataError(f"{folder} is in use by another process; name another.") from error
-        display.say("Another process prepares this text; waiting for it.")
-        lock.acquire(timeout=-1)
-    try:
-        yield
-    finally:
-        # Not in the cache, where another process may wait for this very lock.
-        if is_new and not waits and not any(path.name != _LOCK_FILE for path in folder.iterdir()):
-            with contextlib.suppress(OSError):
-                (folder / _LOCK_FILE).unlink(missing_ok=True)
-                folder.rmdir()
-        lock.release()
-
-
-@contextmanager
-def _written_to(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except BertsmithError:
-        raise
-    except OSError as error:
-        raise DataError(
-            f"Cannot write to {folder}: {error.strerror or error}. What is finished is kept: run "
-            "the same command again to go on."
-        ) from error
+def id_type(tokenizer: Tokenizer) -> str:
+    """What ids are stored in, as the manifest has it."""
+    return np.dtype(tokenizer.id_type).name

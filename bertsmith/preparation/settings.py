@@ -1,0 +1,58 @@
+"""What the settings of a preparation mean, and the key by which its store is known."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from importlib.metadata import version
+
+from bertsmith.config import TOKENIZERS, PreparationConfig
+from bertsmith.corpus import Columns, Corpus, Rules, Splitter, absolute_names
+from bertsmith.data.disk import FORMAT
+from bertsmith.tokenizer import Tokenizer
+
+_RULE_LIBRARIES = ("bertsmith", "rensa", "sentencex", "tokenizers")
+"""Whose versions decide what text becomes."""
+
+
+def with_absolute_paths(config: PreparationConfig) -> PreparationConfig:
+    """The same text and settings, whatever folder they are named from."""
+    tokenizer = config.tokenizer
+    if tokenizer not in TOKENIZERS:
+        (tokenizer,) = absolute_names([tokenizer])
+    return replace(
+        config,
+        corpus=absolute_names(config.corpus),
+        validation=absolute_names(config.validation),
+        tokenizer=tokenizer,
+    )
+
+
+def rules_of(config: PreparationConfig) -> Rules:
+    """What documents, paragraphs and sentences are, by the settings."""
+    split = Splitter(config.sentences, config.language)
+    return Rules(config.documents, config.paragraphs, split)
+
+
+def columns_of(config: PreparationConfig) -> Columns:
+    """How tables are read, by the settings."""
+    return Columns(config.text_column, config.id_column, config.max_bad_rows)
+
+
+def key_of(config: PreparationConfig, corpus: Corpus, tokenizer: Tokenizer | None) -> str:
+    """A digest of all that decides what is in a store: text, settings, the rules of libraries."""
+    settings = asdict(config)
+    for name in ("corpus", "validation"):  # where the text lies does not matter
+        settings[name] = len(settings[name])
+    if tokenizer is not None:
+        settings["tokenizer"] = tokenizer.sha256()
+    about = {
+        "format": FORMAT,
+        "settings": settings,
+        "splits": corpus.splits,
+        "pretokenized": corpus.pretokenized,
+        "content": [digest() for digest in corpus.content],
+        "libraries": {name: version(name) for name in _RULE_LIBRARIES},
+    }
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
