@@ -68,6 +68,13 @@ def test_a_budget_takes_the_place_of_the_one_below() -> None:
         ({"corpus": ("",)}, "none empty"),
         ({"type_vocab_size": 1}, "at least 2"),
         ({"seed": -1}, "not be negative"),
+        ({"id_column": "id", "documents": "line"}, "names the rows of tables"),
+        ({"near_duplicate_similarity": 0.3}, "at least 0.5; got 0.3"),
+        ({"tokenizer_sample_bytes": -1}, "not be negative; got -1"),
+        ({"tokenizer": ""}, "or a folder"),
+        ({"vocab_size": 3}, "at least 16"),
+        ({"masking": "words"}, "no choice 'words'"),
+        ({"objective": "nsp"}, "no choice 'nsp'"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:

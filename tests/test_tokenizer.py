@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
 from bertsmith.config import TOKENIZERS
@@ -143,3 +148,88 @@ def test_wikitext_has_20256_words(wikitext: Path) -> None:
     assert corpus.pretokenized
     assert tokenizer.vocab_size == 20_256
     assert tokenizer.encode("<unk>").tokens == ["[CLS]", "[UNK]", "[SEP]"]
+
+
+def of_others(folder: Path, names: list[str], **model: Any) -> Path:
+    """A byte-level tokenizer with special tokens of other names, as RoBERTa's, and no config."""
+    backend = Backend(models.BPE(**model))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        special_tokens=names,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+        **model,
+    )
+    backend.train_from_iterator(["the crane lifts a beam , the bird flies"] * 9, trainer)
+    backend.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_special_tokens_may_have_other_names(tmp_path: Path) -> None:
+    folder = of_others(tmp_path, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    tokenizer = Tokenizer.load(folder, default_max_length=32)
+    assert (tokenizer.cls, tokenizer.sep, tokenizer.mask) == ("<s>", "</s>", "<mask>")
+    assert tokenizer.joins_by_space
+    tokenizer.save(folder)
+    theirs = AutoTokenizer.from_pretrained(folder)
+    assert theirs.mask_token_id == tokenizer.mask_id
+    for text in ("the crane <mask> a beam", "Bird!"):
+        assert theirs(text)["input_ids"] == tokenizer.encode(text).ids
+    ids, _ = tokenizer.encode_text(["the </s> crane [UNK]"])
+    assert set(ids.tolist()) & set(tokenizer.special_ids.tolist()) == {tokenizer.unk_id}
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": "<pad>"})
+    )
+    again = Tokenizer.load(folder, default_max_length=32)
+    assert [again.cls, again.sep, again.unk] == ["<s>", "</s>", "<unk>"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["<a:b>", "<pad>", "</s>", "<unk>", "<mask>"], "cannot have '<a:b>'"),
+        (["<s>", "<pad>", "</s>", "<unk>"], r"must have .*\[MASK\]"),
+    ],
+)
+def test_tokenizers_that_do_not_serve(names: list[str], message: str, tmp_path: Path) -> None:
+    folder = of_others(tmp_path, names)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"cls_token": names[0]}))
+    with pytest.raises(TokenizerError, match=message):
+        Tokenizer.load(folder, default_max_length=32)
+
+
+def test_words_that_are_told_by_their_ends_are_not_masked_whole(tmp_path: Path) -> None:
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer = Tokenizer.load(
+        of_others(tmp_path, names, end_of_word_suffix="</w>"), default_max_length=32
+    )
+    with pytest.raises(TokenizerError, match="marks how they end"):
+        tokenizer.continues_word()
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
+def test_what_goes_on_with_a_word(kind: str, documents: list[Document]) -> None:
+    tokenizer = train(kind, [*documents, [["unlike cranes, unliked beams!"]]], vocab_size=320)
+    continues = tokenizer.continues_word()
+    row = tokenizer.encode("the cranes, unliked!")
+    words, word = [], ""
+    for number, token in zip(row.ids[1:-1], row.tokens[1:-1], strict=True):
+        if word and not continues[number]:
+            words.append(word)
+            word = ""
+        word += token.removeprefix("##").strip("\u0120\u2581")
+    assert [*words, word] == ["the", "cranes", ",", "unliked", "!"]
+    assert not continues[tokenizer.special_ids].any()
+    for number in np.flatnonzero(continues)[:20]:
+        assert tokenizer.text_of(int(number))[1]
+
+
+def test_chinese_characters_are_words(tmp_path: Path) -> None:
+    text = [[["起重机在河边工作", "今天的风很大"]]]
+    for kind in ("bpe", "unigram"):
+        tokenizer = train(kind, text, vocab_size=320, pre_tokenization="characters")
+        ids = tokenizer.encode("起重机").ids[1:-1]
+        words = np.count_nonzero(~tokenizer.continues_word()[ids])
+        assert words <= 4  # the mark of the space before them is one
+        assert tokenizer.decode(ids) == "起重机"
