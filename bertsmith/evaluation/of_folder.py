@@ -14,7 +14,7 @@ from bertsmith.evaluation.held_out import Evaluation, evaluate, evaluation_batch
 from bertsmith.model.device import choose_device, default_micro_batch_size
 from bertsmith.model.hugging_face import OPTIONAL_PARTS, load_model
 from bertsmith.model.locate import find_model, find_run_config
-from bertsmith.preparation import columns_of, finished_store, rules_of
+from bertsmith.preparation import columns_of, finished_store, prepare_store, rules_of
 from bertsmith.tokenizer import Tokenizer
 
 
@@ -82,6 +82,11 @@ def _open_text(
         return prepared.split(split)
     # Of the run's own corpus the part that was held out; of any other text all of it.
     own = corpus is None or absolute_names(corpus) == absolute_names(config.corpus)
+    if own:
+        prepared = prepare_store(config)  # as a rule it is still in the cache
+        same = prepared.tokenizer(tokenizer.max_length).sha256() == tokenizer.sha256()
+        if same and split in prepared.manifest.splits:
+            return prepared.split(split)
     text = open_corpus(
         config.corpus if corpus is None else corpus,
         validation=config.validation if own else (),
