@@ -72,6 +72,7 @@ def test_a_budget_takes_the_place_of_the_one_below() -> None:
         ({"near_duplicate_similarity": 0.3}, "at least 0.5; got 0.3"),
         ({"tokenizer_sample_bytes": -1}, "not be negative; got -1"),
         ({"tokenizer": ""}, "or a folder"),
+        ({"language": "German"}, "an ISO 639 code such as en or de; got 'German'"),
         ({"vocab_size": 3}, "at least 16"),
         ({"masking": "words"}, "no choice 'words'"),
         ({"objective": "nsp"}, "no choice 'nsp'"),

@@ -213,6 +213,42 @@ def test_a_run_trains_on_a_store_as_on_its_text(corpus: Path, tmp_path: Path) ->
         bertsmith.evaluate(runs[0].output, corpus=other)
 
 
+def test_a_store_stands_alone_and_has_its_own_validation(corpus: Path, tmp_path: Path) -> None:
+    store = bertsmith.prepare(corpus, tmp_path / "store", min_frequency=2, quiet=True)
+    options: dict[str, Any] = {"steps": 1, "quiet": True, **TINY_RUN}
+    with pytest.raises(ConfigError, match="cannot name another"):
+        bertsmith.pretrain(store, output=tmp_path / "a", validation=(str(corpus),), **options)
+    with pytest.raises(CorpusError, match="is a token store: it stands alone"):
+        bertsmith.pretrain([store, corpus], output=tmp_path / "b", **options)
+    (store / STORE_MANIFEST_FILE).unlink()
+    (store / ".work").mkdir()
+    (store / ".work" / "plan.json").write_text('{"key": "x"}')
+    with pytest.raises(CorpusError, match="not finished; `bertsmith prepare` goes on"):
+        bertsmith.pretrain(store, output=tmp_path / "c", **options)
+
+
+def test_a_failure_at_the_beginning_blocks_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text('title,body\n1,"A text. Of two."\n')
+    with pytest.raises(CorpusError, match="--text-column"):
+        prepare_store(config(file), tmp_path / "store")
+    settings: dict[str, Any] = {"text_column": "body", "validation_fraction": 0}
+    assert prepare_store(config(file, **settings), tmp_path / "store").damage() == []
+
+
+@pytest.mark.parametrize(("language", "kept"), [("ja", True), ("en", False)])
+def test_marks_are_kept_where_they_make_other_letters(
+    language: str, kept: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("猫が椅子の上で寝ています。\n", encoding="utf-8")
+    settings: dict[str, Any] = {"tokenizer": "wordpiece", "pre_tokenization": "characters"}
+    store = prepare_store(
+        config(file, language=language, validation_fraction=0, **settings), tmp_path / "store"
+    )
+    assert ("が" in store.manifest.report["vocabulary"]["sample"][0]) == kept
+
+
 def test_words_of_preset_give_way_to_those_of_the_store(corpus: Path, tmp_path: Path) -> None:
     store = bertsmith.prepare(corpus, tmp_path / "store", preset="tiny", vocab_size=300, quiet=True)
     settings = {**TINY_RUN, "min_frequency": 2}

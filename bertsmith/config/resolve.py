@@ -159,7 +159,12 @@ def prepared_settings(corpus: Sequence[str]) -> dict[str, Any]:
 
 
 def refuse_contradiction(prepared: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` if `settings` has another value for one of `prepared`."""
+    """Raise `ConfigError` if `settings` has another value for one of `prepared`, or more text."""
+    if prepared and settings.get("validation"):
+        raise ConfigError(
+            "A token store has the text that is validated on; `validation` cannot name another. "
+            "Leave it out, or prepare the text again with it."
+        )
     for name, value in prepared.items():
         if settings.get(name, value) != value:
             raise ConfigError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -124,7 +125,7 @@ class PreparationConfig:
     lowercase: bool = True
     """Whether text is lower-cased."""
     strip_accents: bool | None = None
-    """Whether accents are stripped; None: by WordPiece if it lower-cases (as BERT), else not."""
+    """Whether accents are stripped; None: of English in lower-cased WordPieces (as BERT)."""
     unicode_normalization: Literal["none", "nfc", "nfkc"] = "none"
     """Unicode form that text is brought to before anything else."""
     pre_tokenization: Literal["words", "scripts", "characters"] = "words"
@@ -142,6 +143,10 @@ class PreparationConfig:
             raise ConfigError("`corpus` must name a corpus or a path; got nothing.")
         if not self.tokenizer:
             raise ConfigError(f"`tokenizer` must be {', '.join(TOKENIZERS)} or a folder.")
+        if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]+)*", self.language):
+            raise ConfigError(
+                f"`language` must be an ISO 639 code such as en or de; got {self.language!r}."
+            )
         if self.vocab_size < 16:
             raise ConfigError(f"`vocab_size` must be at least 16 entries; got {self.vocab_size}.")
         if self.tokenizer_sample_bytes < 0:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from bertsmith.config import near
+from bertsmith.config import STORE_MANIFEST_FILE, near
 from bertsmith.corpus.assemble import Rules
 from bertsmith.corpus.cache import cached_wikitext
 from bertsmith.corpus.document import Corpus, labelled
@@ -134,7 +134,15 @@ def _open_one(
         return open_wikitext(name, path)
     if name.startswith(PREFIX) or is_saved_dataset(path):
         return open_dataset(name, rules, columns)
-    if not (paths := expand(name)):
+    if (path / STORE_MANIFEST_FILE).is_file():
+        raise CorpusError(f"{name} is a token store: it stands alone, without other texts.")
+    if (path / ".work" / "plan.json").is_file():
+        raise CorpusError(
+            f"{name} is a token store that is not finished; `bertsmith prepare` goes on with it."
+        )
+    if not (paths := expand(name)) and (is_address(name) or glob.has_magic(name)):
+        raise CorpusError(f"There is no file at {name}, or nothing answers there.")
+    if not paths:
         raise CorpusError(
             f"There is no corpus and no path {name!r}; {near(name, NAMES)} "
             "Or name a text file or a folder."

@@ -110,11 +110,14 @@ def expand(name: str) -> list[File]:
         system, path = fsspec.core.url_to_fs(name)
         found = sorted(system.glob(path)) if glob.has_magic(path) else [path]
         return [UPath(system.unstrip_protocol(one)) for one in found if system.exists(one)]
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
         raise CorpusError(
-            f"{name} cannot be read: {error} Addresses need the library of their kind: "
-            "pip install s3fs for s3://, gcsfs for gs://, adlfs for abfs://, aiohttp for https://."
+            f"{name} cannot be read: {str(error).rstrip('.')}. Addresses need the library of their "
+            "kind: pip install s3fs for s3://, gcsfs for gs://, adlfs for abfs://, aiohttp for "
+            "https://."
         ) from error
+    except ValueError as error:
+        raise CorpusError(f"{name} cannot be read: {str(error).rstrip('.')}.") from error
     except Exception as error:  # of whichever library talks to the other side
         raise CorpusError(f"Cannot read {name}: {type(error).__name__}: {error}.") from error
 

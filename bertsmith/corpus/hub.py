@@ -116,7 +116,9 @@ def _load(address: Address, *, is_saved: bool) -> Any:
         return datasets.load_dataset(address.name, name=address.config, revision=address.revision)
     except Exception as error:  # of the library, or of the network below it
         raise CorpusError(
-            f"Cannot load the dataset {address.name}: {type(error).__name__}: {error}"
+            f"Cannot load the dataset {address.name}: {type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else ''} Check its name, its "
+            "configuration and the network; a folder that save_to_disk wrote needs none."
         ) from error
 
 

@@ -116,7 +116,8 @@ def refuse_bad_rows(
             f"{source} must have a text in its column {columns.text!r} in all but "
             f"{columns.max_bad_rows:.1%} of its rows; {num_bad} have none "
             f"({'; '.join(list(reasons)[:3])}). "
-            "Mend it, or raise --max-bad-rows."
+            "Mend it, name other columns with --text-column and --id-column, or raise "
+            "--max-bad-rows."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -142,6 +143,9 @@ def _on_ray(
         raise DataError("--engine ray needs Ray Data: pip install 'bertsmith[ray]'.") from error
     import cloudpickle
 
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
     # A part is one row, and one task: rows are not gathered, so that each starts when it can.
     rows = [{"task": cloudpickle.dumps(task)} for task in tasks]
 

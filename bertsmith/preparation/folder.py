@@ -82,7 +82,7 @@ class OutputFolder:
             warn(f"{self.path} is damaged ({names}): making it anew.")
         elif begun == key and not is_store(self.path):
             return False
-        elif begun and not overwrite:
+        elif begun and not overwrite and any(self.path.glob(f"{WORK_FOLDER}/*/pieces/*.json")):
             raise DataError(
                 f"{self.path} was begun with another text or other settings; name another folder "
                 "with --output, or begin anew with --overwrite."
@@ -164,7 +164,9 @@ def taken(folder: Path, *, waits: bool, say: Callable[[str], None]) -> Iterator[
         lock.acquire()
     except Timeout as error:
         if not waits:
-            raise DataError(f"{folder} is in use by another process; name another.") from error
+            raise DataError(
+                f"{folder} is in use by another process; wait for it, or name another."
+            ) from error
         say("Another process prepares this text; waiting for it.")
         lock.acquire(timeout=-1)
     try:

@@ -241,7 +241,7 @@ class _Preparation:
         report = self._report(tokenizer, splits, counts, left_out)
         manifest = self._manifest(tokenizer, splits, report)
         report["vocabulary"] = measure_vocabulary(
-            StoreFolder(self.folder, manifest), dict(counts["train"])
+            StoreFolder(self.folder, manifest), self.config.tokenizer, dict(counts["train"])
         )
         write_text(self.folder / CORPUS_FILE, report_json(report))
         write_text(self.folder / MANIFEST_FILE, manifest.to_json().decode())

@@ -18,8 +18,8 @@ def describe_vocabulary(report: dict[str, Any]) -> list[str]:
     """A report's vocabulary, in lines."""
     about = report["vocabulary"]
     return [
-        f"Vocabulary: {about['entries']:,} entries, {about['tokens_a_word']:.2f} tokens a word, "
-        f"{about['unknown_share']:.2%} of them unknown.",
+        f"Vocabulary ({about['kind']}): {about['entries']:,} entries, "
+        f"{about['tokens_a_word']:.2f} tokens a word, {about['unknown_share']:.2%} unknown.",
         *(f"  {sentence[:200]}" for sentence in about["sample"]),
     ]
 

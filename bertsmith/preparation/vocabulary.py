@@ -64,13 +64,17 @@ def train_tokenizer(
         found = run_all(sample_part, tasks, engine=engine, processes=processes)
         documents = _smallest((entry for rows in found for entry in rows), bound)
     kind: Any = config.tokenizer
+    strip_accents = config.strip_accents
+    if strip_accents is None:
+        # In most other languages letters with marks are other letters.
+        strip_accents = kind == "wordpiece" and config.lowercase and config.language == "en"
     with unwarned():  # what is left out is told of when it is tokenized
         return train(
             documents,
             kind=kind,
             spelling=Spelling(
                 lowercase=config.lowercase,
-                strip_accents=config.strip_accents,
+                strip_accents=strip_accents,
                 unicode_normalization=config.unicode_normalization,
                 pre_tokenization=config.pre_tokenization,
                 pretokenized=corpus.pretokenized,
@@ -101,13 +105,13 @@ def sample_part(
 
 
 def measure_vocabulary(
-    store: StoreFolder, counts: dict[str, int], split: str = "train"
+    store: StoreFolder, kind: str, counts: dict[str, int], split: str = "train"
 ) -> dict[str, Any]:
     """How well a vocabulary suits a split.
 
     Returns:
-        `entries`, `unknown_share` of tokens, `tokens_a_word`, and a `sample`: the tokens of the
-        first sentences.
+        `kind`, `entries`, `unknown_share` of tokens, `tokens_a_word`, and a `sample`: the tokens of
+        the first sentences.
     """
     tokenizer = store.tokenizer(NO_LENGTH)
     text = store.split(split)
@@ -118,6 +122,7 @@ def measure_vocabulary(
             sample.append(" ".join(tokenizer.token(int(i)) for i in shard.ids[first:end]))
         break
     return {
+        "kind": kind,
         "entries": tokenizer.vocab_size,
         "unknown_share": counts["unknown_tokens"] / max(counts["tokens"], 1),
         "tokens_a_word": counts["tokens"] / max(counts["words"], 1),

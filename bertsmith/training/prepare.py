@@ -99,7 +99,8 @@ def _training_batches(
         raise DataError(
             f"The corpus must have a {unit} of two sentences or more to make pairs of; "
             "it has none. "
-            "A line of a text file is a paragraph, an empty line ends a document."
+            "A line of a text file is a paragraph, an empty line ends a document (--documents and "
+            "--paragraphs say otherwise); --objective mlm needs no pairs."
         )
     if drawing.num_examples < batch_size:
         name = "sentence pairs" if drawing.is_pairs else "segments"
