@@ -159,29 +159,32 @@ def _chunks(shard: Shard, room: int) -> Int64:
     sentence. All documents take their next run at once, since most of them have few.
     """
     offsets = shard.sentence_offsets
-    limits = np.minimum(offsets[:-1].astype(np.int64) + room, offsets[-1]).astype(np.int32)
-    fitting = np.searchsorted(offsets, limits, side="right") - 1
-    fitting = np.maximum(fitting, np.arange(2, len(offsets) + 1))
+
+    def run_end(starts: Int64) -> Int64:
+        """Where a run ends that begins at each of these sentences, were the document endless."""
+        limits = np.minimum(offsets[starts].astype(np.int64) + room, offsets[-1])
+        fitting = np.searchsorted(offsets, limits.astype(offsets.dtype), side="right") - 1
+        return np.maximum(fitting, starts + 2)
+
     bounds = shard.document_starts().astype(np.int64)
     long_enough = np.diff(bounds) >= 2
     sentence, stop = bounds[:-1][long_enough], bounds[1:][long_enough]
     tables = [np.zeros((0, 2), dtype=np.int64)]
     while len(sentence) > _FEW_DOCUMENTS:
         start = np.minimum(sentence, stop - 2)
-        end = np.minimum(fitting[start], stop)
+        end = np.minimum(run_end(start), stop)
         tables.append(np.stack([start, end], axis=1))
         goes_on = end < stop
         sentence, stop = end[goes_on], stop[goes_on]
     rest: list[tuple[int, int]] = []
     for first, last in zip(sentence.tolist(), stop.tolist(), strict=True):
+        base = min(first, last - 2)  # the last run reaches back
+        ends = run_end(np.arange(base, last)).tolist()
         place = first
-        ends = fitting[first:last].tolist()
         while place < last:
             place = min(place, last - 2)
-            # Only the first step may reach back behind where this loop took over.
-            end = min(ends[place - first] if place >= first else int(fitting[place]), last)
-            rest.append((place, end))
-            place = end
+            rest.append((place, min(ends[place - base], last)))
+            place = rest[-1][1]
     rows = np.concatenate([*tables, np.array(rest, dtype=np.int64).reshape(-1, 2)])
     return rows[np.argsort(rows[:, 0], kind="stable")]
 
