@@ -401,7 +401,7 @@ KINDS: list[dict[str, object]] = [
 ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(documents=DOCUMENTS, size=st.integers(1, 3), max_length=st.integers(8, 40))
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_shards_change_nothing(
@@ -486,7 +486,7 @@ def lay_words(words: list[list[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return np.array(maskable), np.array(continues), np.array(sequence)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(words=WORDS, probability=st.floats(0.05, 0.6), seed=st.integers(0, 99))
 def test_whole_words_are_masked_as_far_as_they_fit(
     words: list[list[int]], probability: float, seed: int
@@ -514,7 +514,7 @@ def test_whole_words_are_masked_as_far_as_they_fit(
         assert set(found[sequence[found] == number].tolist()) == expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(words=WORDS, probability=st.floats(0.05, 0.6), seed=st.integers(0, 99))
 def test_spans_are_runs_of_whole_words(
     words: list[list[int]], probability: float, seed: int

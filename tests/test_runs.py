@@ -336,6 +336,7 @@ def test_the_loop_keeps_the_promised_number_of_checkpoints(text_file: Path, tmp_
     assert loop.CHECKPOINTS_A_RUN == 4
 
 
+@pytest.mark.slow
 def test_wikitext_starts_where_word_frequencies_end(wikitext: Path, tmp_path: Path) -> None:
     run = bertsmith.pretrain(
         wikitext, output=tmp_path / "r", steps=6, batch_size=64, validation_pairs=64, quiet=True

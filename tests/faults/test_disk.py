@@ -25,8 +25,8 @@ Whole = tuple[Result, int, int]
     ("error", "words"),
     [
         (errno.ENOSPC, "No space left on device"),
-        (errno.EROFS, "Read-only file system"),
-        (errno.EIO, "Input/output error"),
+        pytest.param(errno.EROFS, "Read-only file system", marks=pytest.mark.slow),
+        pytest.param(errno.EIO, "Input/output error", marks=pytest.mark.slow),
     ],
 )
 def test_a_disk_that_fails_ends_the_run_with_a_line(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bertsmith.data.disk import is_store
 from tests.faults.conftest import KILL, Machine
 from tests.faults.test_kill import points
 from tests.test_prepare import content
@@ -36,7 +37,7 @@ def try_kills(machine: Machine, corpus: Path, folder: Path, number: int) -> None
 
 
 def test_killed_at_a_handful_of_points(machine: Machine, text_file: Path, tmp_path: Path) -> None:
-    try_kills(machine, text_file, tmp_path, 6)
+    try_kills(machine, text_file, tmp_path, 4)
 
 
 @pytest.mark.slow
@@ -46,11 +47,15 @@ def test_killed_at_every_change(machine: Machine, text_file: Path, tmp_path: Pat
 
 def test_a_full_disk_ends_with_a_line(machine: Machine, text_file: Path, tmp_path: Path) -> None:
     whole = machine.run(*arguments(text_file, tmp_path / "whole"), under=tmp_path / "whole")
-    for at in points(whole.calls, 5):
+    for at in points(whole.calls, 3):
         store = tmp_path / str(at)
         full = machine.run(*arguments(text_file, store), under=store, at=at, error=28)
-        assert full.status == 1, (at, full)
-        assert len(full.said) == 1, (at, full)
-        assert "No space left on device" in full.said[0], (at, full)
+        if is_store(store):  # what is left to do is to remove what nobody needs any more
+            assert full.status == 0, (at, full)
+            assert at == whole.calls
+        else:
+            assert full.status == 1, (at, full)
+            assert len(full.said) == 1, (at, full)
+            assert "No space left on device" in full.said[0], (at, full)
         assert machine.run(*arguments(text_file, store), under=store).status == 0
         assert content(store) == content(tmp_path / "whole")
