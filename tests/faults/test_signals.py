@@ -35,7 +35,13 @@ def undisturbed(
 
 
 @pytest.mark.parametrize(
-    ("name", "status"), [("SIGTERM", 143), ("SIGINT", 0), ("SIGUSR1", 0), ("SIGHUP", 129)]
+    ("name", "status"),
+    [
+        ("SIGTERM", 143),
+        ("SIGINT", 0),
+        pytest.param("SIGUSR1", 0, marks=pytest.mark.slow),
+        pytest.param("SIGHUP", 129, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_leaves_a_checkpoint_and_the_way_on(
     machine: Machine, undisturbed: Result, text_file: Path, tmp_path: Path, name: str, status: int
@@ -76,6 +82,7 @@ def test_a_second_interrupt_leaves_at_once(
     assert len(ended.said) == 2
 
 
+@pytest.mark.slow
 def test_signals_after_the_first_change_nothing(
     machine: Machine, undisturbed: Result, text_file: Path, tmp_path: Path
 ) -> None:
@@ -90,6 +97,7 @@ def test_signals_after_the_first_change_nothing(
     assert result_of(run) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_reader_that_left_changes_nothing(text_file: Path, tmp_path: Path) -> None:
     """As `bertsmith … 2>&1 | tee log`, where Ctrl-C ends tee, too."""
     run = tmp_path / "r"
