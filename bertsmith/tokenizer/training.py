@@ -76,7 +76,7 @@ def train(
     """Learn a vocabulary from `documents`.
 
     The same documents give the same vocabulary, whatever the number of threads. (Of `unigram`, sums
-    in another order may round a score's fourth digit otherwise, about once in a hundred times.)
+    in another order may, rarely, round a score's fourth digit otherwise.)
 
     Args:
         documents: the training split, or a sample of it.
