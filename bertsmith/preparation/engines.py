@@ -146,6 +146,7 @@ def _on_ray(
     if not ray.is_initialized():
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
+    # Pickled here and unpickled by our own processes: nothing of it comes from a text or a store.
     # A part is one row, and one task: rows are not gathered, so that each starts when it can.
     rows = [{"task": cloudpickle.dumps(task)} for task in tasks]
 
