@@ -41,7 +41,7 @@ from bertsmith.model.device import (
 )
 from bertsmith.model.flops import matrix_product_rate, training_flops
 from bertsmith.model.layout import Layout
-from bertsmith.training.optimizer import make_optimizer
+from bertsmith.training.optimizer import make_optimizers
 from bertsmith.training.prepare import Prepared, prepare
 from bertsmith.training.step import train_step
 
@@ -66,7 +66,7 @@ def bertsmith(config: PretrainConfig, prepared: Prepared, device: torch.device, 
     model = Bert(config.model, prepared.tokenizer.vocab_size)
     model.initialize(0)
     model.to(device).train()
-    optimizer = make_optimizer(model, config.training)
+    optimizers = make_optimizers(model, config.training)
     size = default_micro_batch_size(device, config.model, config.data.max_length)
     source = BatchesAhead(prepared.batches, pin_memory=device.type == "cuda")
 
@@ -74,7 +74,7 @@ def bertsmith(config: PretrainConfig, prepared: Prepared, device: torch.device, 
         batch = source.batch(number)
         train_step(
             model,
-            optimizer,
+            optimizers,
             batch,
             micro_batch_size=size,
             max_grad_norm=config.training.max_grad_norm,

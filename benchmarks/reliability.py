@@ -30,7 +30,7 @@ from bertsmith.model.bert import Bert
 from bertsmith.model.locate import checkpoint_folder
 from bertsmith.tokenizer import train
 from bertsmith.training.checkpoint import STATE_FILE, Checkpoints, restore
-from bertsmith.training.optimizer import make_optimizer
+from bertsmith.training.optimizer import Optimizers, make_optimizers
 from bertsmith.training.progress import Progress
 
 RESULTS = Path(__file__).parent / "results"
@@ -63,11 +63,11 @@ def measure_saving(preset: str, vocabulary: int, work: Path, rounds: int) -> Tur
     config = resolve(preset=preset)
     model = Bert(config.model, vocabulary)
     model.initialize(0)
-    optimizer = make_optimizer(model, config.training)
+    optimizers = make_optimizers(model, config.training)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad()
+    optimizers.step(torch.tensor(0.0))
+    optimizers.zero_grad()
     words = " ".join(f"w{number}" for number in range(64))
     tokenizer = train([[[words]]], kind="word", min_frequency=1)
     turns: Turns = {"bertsmith": [], "torch.save": []}
@@ -77,19 +77,19 @@ def measure_saving(preset: str, vocabulary: int, work: Path, rounds: int) -> Tur
         progress.spent.step = turn + 1
         checkpoints = Checkpoints(run, keep=1, keep_every=None)
         began = time.perf_counter()
-        checkpoints.save(model, optimizer, tokenizer, progress)
+        checkpoints.save(model, optimizers, tokenizer, progress)
         held = time.perf_counter() - began
         checkpoints.wait()
         whole = time.perf_counter() - began
         folder = checkpoint_folder(run, turn + 1)
         checked = seconds_of(lambda folder=folder: damage(folder))  # type: ignore[misc]
-        restored = seconds_of(lambda folder=folder: restore(folder, model, optimizer))  # type: ignore[misc]
+        restored = seconds_of(lambda folder=folder: restore(folder, model, optimizers))  # type: ignore[misc]
         size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
         turns["bertsmith"].append(
             {"held": held, "whole": whole, "check": checked, "restore": restored, "megabytes": size}
         )
         shutil.rmtree(run)
-        plain = seconds_of(lambda: save_plainly(model, optimizer, work / "plain.pt"))
+        plain = seconds_of(lambda: save_plainly(model, optimizers, work / "plain.pt"))
         turns["torch.save"].append({"held": plain})
     print(
         f"{preset}: held up {[round(turn['held'], 3) for turn in turns['bertsmith']]} s", flush=True
@@ -97,10 +97,11 @@ def measure_saving(preset: str, vocabulary: int, work: Path, rounds: int) -> Tur
     return turns
 
 
-def save_plainly(model: Bert, optimizer: torch.optim.Optimizer, path: Path) -> None:
+def save_plainly(model: Bert, optimizers: Optimizers, path: Path) -> None:
     """As other tools do it, with a flush so that it is as safe on the disk."""
     with path.open("wb") as stream:
-        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, stream)
+        states = [part.state_dict() for part in optimizers.parts]
+        torch.save({"model": model.state_dict(), "optimizers": states}, stream)
         stream.flush()
         os.fsync(stream.fileno())
     path.unlink()

@@ -97,7 +97,7 @@ def bertsmith(corpus: str, recipe: str = "default") -> Step:
         keep_freed_memory,
     )
     from bertsmith.model.flops import skipped_flops, training_flops
-    from bertsmith.training.optimizer import make_optimizer
+    from bertsmith.training.optimizer import make_optimizers
     from bertsmith.training.step import train_step
 
     config = resolve(
@@ -111,7 +111,7 @@ def bertsmith(corpus: str, recipe: str = "default") -> Step:
     model.train()
     device = choose_device("cpu")
     keep_freed_memory()
-    optimizer = make_optimizer(model, config.training)
+    optimizers = make_optimizers(model, config.training)
     number = 0
 
     def step() -> tuple[int, int]:
@@ -122,7 +122,7 @@ def bertsmith(corpus: str, recipe: str = "default") -> Step:
         number += 1
         train_step(
             model,
-            optimizer,
+            optimizers,
             batch,
             micro_batch_size=default_micro_batch_size(device, config.model, MAX_LENGTH),
             max_grad_norm=config.training.max_grad_norm,

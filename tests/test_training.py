@@ -16,7 +16,7 @@ from bertsmith.evaluation.held_out import evaluate, evaluation_batches
 from bertsmith.model.bert import Bert
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.budget import Budget, Spent, is_due
-from bertsmith.training.optimizer import learning_rate, make_optimizer
+from bertsmith.training.optimizer import Optimizers, make_optimizers, rate_share
 from bertsmith.training.step import StepResult, train_step
 from tests.test_data import make_batches
 
@@ -24,10 +24,10 @@ CPU = torch.device("cpu")
 
 
 def step(model: Bert, batch: Batch, micro_batch_size: int, **options: float) -> StepResult:
-    optimizer = make_optimizer(model, TrainingConfig(learning_rate=0.01, **options))  # type: ignore[arg-type]
+    optimizers = make_optimizers(model, TrainingConfig(learning_rate=0.01, **options))  # type: ignore[arg-type]
     return train_step(
         model,
-        optimizer,
+        optimizers,
         batch,
         micro_batch_size=micro_batch_size,
         max_grad_norm=options.get("max_grad_norm", 1.0),
@@ -74,7 +74,7 @@ def test_clipping_bounds_the_gradient(
     found = [
         train_step(
             tiny_model,
-            optimizer,
+            Optimizers(optimizer),
             batch,
             micro_batch_size=8,
             max_grad_norm=bound,
@@ -100,7 +100,8 @@ def test_a_step_that_is_not_finite_leaves_the_weights(
 
 
 def test_weight_decay_is_for_matrices(tiny_model: Bert) -> None:
-    matrices, vectors = make_optimizer(tiny_model, TrainingConfig(weight_decay=0.1)).param_groups
+    (adam,) = make_optimizers(tiny_model, TrainingConfig(weight_decay=0.1)).parts
+    matrices, vectors = adam.param_groups
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
     assert all(p.ndim == 1 for p in vectors["params"])
     assert len(matrices["params"]) + len(vectors["params"]) == len(list(tiny_model.parameters()))
@@ -115,11 +116,11 @@ def test_weight_decay_is_for_matrices(tiny_model: Bert) -> None:
     ],
 )
 def test_the_rate_rises_and_falls(kind: Any, rates: list[float]) -> None:
-    config = TrainingConfig(learning_rate=1.0, lr_scheduler_type=kind, warmup_ratio=0.2)
-    found = [learning_rate(config, progress) for progress in (0.0, 0.1, 0.2, 0.6, 1.0)]
+    config = TrainingConfig(lr_scheduler_type=kind, warmup_ratio=0.2)
+    found = [rate_share(config, progress) for progress in (0.0, 0.1, 0.2, 0.6, 1.0)]
     assert found == pytest.approx(rates)
-    assert learning_rate(replace(config, warmup_ratio=0.0), 0.0) == 1.0
-    quarter = learning_rate(config, 0.4)
+    assert rate_share(replace(config, warmup_ratio=0.0), 0.0) == 1.0
+    quarter = rate_share(config, 0.4)
     assert quarter == pytest.approx(
         {"linear": 0.75, "cosine": 0.854, "constant": 1}[kind], abs=1e-3
     )

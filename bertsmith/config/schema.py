@@ -72,11 +72,11 @@ class ModelConfig:
     """Added to the variance in layer normalisation."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _positive(self, "num_hidden_layers", "hidden_size", "intermediate_size")
-        _positive(self, "num_attention_heads", "max_position_embeddings", "type_vocab_size")
-        _positive(self, "initializer_range", "layer_norm_eps")
-        _fraction(self, "hidden_dropout_prob", "attention_probs_dropout_prob", below_one=True)
+        check_types(self)
+        positive(self, "num_hidden_layers", "hidden_size", "intermediate_size")
+        positive(self, "num_attention_heads", "max_position_embeddings", "type_vocab_size")
+        positive(self, "initializer_range", "layer_norm_eps")
+        fraction(self, "hidden_dropout_prob", "attention_probs_dropout_prob", below_one=True)
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 "`hidden_size` must be a multiple of `num_attention_heads` "
@@ -135,10 +135,10 @@ class PreparationConfig:
     """Most bytes of text that a vocabulary is trained on, drawn by document; 0: all of it."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _positive(self, "min_frequency")
-        _fraction(self, "max_bad_rows", "near_duplicate_similarity")
-        _fraction(self, "validation_fraction", below_one=True)
+        check_types(self)
+        positive(self, "min_frequency")
+        fraction(self, "max_bad_rows", "near_duplicate_similarity")
+        fraction(self, "validation_fraction", below_one=True)
         if not self.corpus:
             raise ConfigError("`corpus` must name a corpus or a path; got nothing.")
         if not self.tokenizer:
@@ -183,9 +183,9 @@ class DataConfig:
     """What is masked at once in training: a token, a word, or a run of words (SpanBERT)."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _fraction(self, "short_pair_probability")
-        _fraction(self, "mlm_probability", below_one=True)
+        check_types(self)
+        fraction(self, "short_pair_probability")
+        fraction(self, "mlm_probability", below_one=True)
         if self.max_length < 8:
             raise ConfigError(f"`max_length` must be at least 8 tokens; got {self.max_length}.")
         if self.mlm_probability == 0:
@@ -210,10 +210,14 @@ class TrainingConfig:
     """Sentence pairs an optimizer step."""
     micro_batch_size: int | None = None
     """Sentence pairs in memory at once; changes memory, speed and how sums round."""
-    optimizer: Literal["adamw", "adam"] = "adamw"
-    """AdamW decouples weight decay from the gradient; Adam is the chapter's."""
+    optimizer: Literal["muon", "adamw", "adam"] = "adamw"
+    """Muon for the matrices inside the layers and AdamW for the rest; AdamW; the chapter's Adam."""
     learning_rate: float = 2e-3
-    """Peak learning rate."""
+    """Peak learning rate; beside Muon, of the rest."""
+    muon_learning_rate: float = 0.01
+    """Peak learning rate of the matrices that Muon updates."""
+    muon_momentum: float = 0.95
+    """Decay of Muon's running mean of the gradient."""
     adam_beta1: float = 0.9
     """Decay of the gradient's running mean."""
     adam_beta2: float = 0.98
@@ -254,17 +258,18 @@ class TrainingConfig:
     """A loss over so many times its running mean (and a nat above it) is divergence; 0: never."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ConfigError(f"A run has one budget; got {' and '.join(given)}. Keep one.")
-        _positive(self, *given, "batch_size", "learning_rate", "adam_epsilon")
-        _positive(self, "log_every", "validation_pairs", "keep_checkpoints")
+        positive(self, *given, "batch_size", "adam_epsilon")
+        positive(self, "learning_rate", "muon_learning_rate")
+        positive(self, "log_every", "validation_pairs", "keep_checkpoints")
         for name in ("micro_batch_size", "validate_every", "checkpoint_every", "keep_every"):
             if getattr(self, name) is not None:
-                _positive(self, name)
-        _fraction(self, "warmup_ratio")
-        _fraction(self, "adam_beta1", "adam_beta2", below_one=True)
+                positive(self, name)
+        fraction(self, "warmup_ratio")
+        fraction(self, "adam_beta1", "adam_beta2", "muon_momentum", below_one=True)
         for name in ("weight_decay", "max_grad_norm", "seed", "max_rollbacks", "spike_factor"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"`{name}` must not be negative; got {getattr(self, name)}.")
@@ -315,7 +320,7 @@ def _types(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _check_types(config: Any) -> None:
+def check_types(config: Any) -> None:
     """Hold every field to its annotation, and turn a whole number into a float where one belongs.
 
     TOML and Python callers are not held to annotations by anyone else; a string where a number
@@ -327,6 +332,14 @@ def _check_types(config: Any) -> None:
         if typing.get_origin(expected) is Literal:
             if value not in options:
                 raise ConfigError(f"`{name}` has no choice {value!r}; {near(str(value), options)}")
+            continue
+        if expected == tuple[int, ...]:
+            numbers = [value] if isinstance(value, int) else value
+            if not isinstance(numbers, list | tuple) or not all(
+                isinstance(number, int) and not isinstance(number, bool) for number in numbers
+            ):
+                raise ConfigError(f"`{name}` must be whole numbers; got {value!r}.")
+            object.__setattr__(config, name, tuple(numbers))
             continue
         if expected == tuple[str, ...]:
             texts = [value] if isinstance(value, str) else value
@@ -347,13 +360,15 @@ def _check_types(config: Any) -> None:
             raise ConfigError(f"`{name}` must be a finite number; got {value}.")
 
 
-def _positive(config: Any, *names: str) -> None:
+def positive(config: Any, *names: str) -> None:
+    """Raise `ConfigError` for a field that is 0 or less."""
     for name in names:
         if getattr(config, name) <= 0:
             raise ConfigError(f"`{name}` must be over 0; got {getattr(config, name)}.")
 
 
-def _fraction(config: Any, *names: str, below_one: bool = False) -> None:
+def fraction(config: Any, *names: str, below_one: bool = False) -> None:
+    """Raise `ConfigError` for a field that is not from 0 to 1."""
     for name in names:
         value = getattr(config, name)
         if not 0 <= value <= 1 or (below_one and value == 1):

@@ -3,7 +3,7 @@
 A checkpoint is a Hugging Face model (invariant 4) with the training state beside it:
 
     config.json model.safetensors tokenizer.json tokenizer_config.json   the model
-    optimizer.safetensors      the optimizer's moments, `exp_avg.<parameter>` and so on
+    optimizer.safetensors      what optimizers keep, `exp_avg.<parameter>` and so on
     training_state.json        what was spent and added up, see `Progress`
     SHA256SUMS                 of all of these
 
@@ -34,6 +34,7 @@ from bertsmith.model.locate import (
     step_of,
 )
 from bertsmith.tokenizer import Tokenizer
+from bertsmith.training.optimizer import Optimizers
 from bertsmith.training.progress import Progress
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -63,7 +64,7 @@ class Checkpoints:
     def save(
         self,
         model: Bert,
-        optimizer: torch.optim.Optimizer,
+        optimizers: Optimizers,
         tokenizer: Tokenizer,
         progress: Progress,
     ) -> None:
@@ -75,7 +76,7 @@ class Checkpoints:
         self.wait()
         target = checkpoint_folder(self._run, progress.spent.step)
         snapshot = Snapshot.of(model, tokenizer)
-        moments = _moments(model, optimizer)
+        moments = _moments(model, optimizers)
         state = json.dumps(progress.to_json(), indent=2, allow_nan=False) + "\n"
 
         def write() -> None:
@@ -166,12 +167,12 @@ class Checkpoints:
                 remove_folder(old)
 
 
-def restore(folder: Path, model: Bert, optimizer: torch.optim.Optimizer) -> Progress:
+def restore(folder: Path, model: Bert, optimizers: Optimizers) -> Progress:
     """Set weights and moments to those of a checkpoint.
 
     Args:
         model: of the checkpoint's shape, on any device.
-        optimizer: a new or used one of `model`'s parameters, of the kind that was saved.
+        optimizers: new or used, of `model`'s parameters, of the kind that was saved.
 
     Raises:
         ModelError: a file is damaged or not of this model.
@@ -185,7 +186,7 @@ def restore(folder: Path, model: Bert, optimizer: torch.optim.Optimizer) -> Prog
         raise ModelError(f"{path} is damaged: {error}.") from error
     for name, parameter in model.named_parameters():
         state = {}
-        for kind in ("step", "exp_avg", "exp_avg_sq"):
+        for kind in optimizers.kinds_of(parameter):
             key = f"{kind}.{name}"
             shape = torch.Size([]) if kind == "step" else parameter.shape
             if key not in moments or moments[key].shape != shape:
@@ -193,7 +194,7 @@ def restore(folder: Path, model: Bert, optimizer: torch.optim.Optimizer) -> Prog
             # Memory of PyTorch's own: how products and sums round can depend on where it begins.
             state[kind] = torch.empty(shape, dtype=torch.float32, device=parameter.device)
             state[kind].copy_(moments[key])
-        optimizer.state[parameter] = state
+        optimizers.set_state(parameter, state)
     return progress
 
 
@@ -201,10 +202,10 @@ def _is_own(name: str) -> bool:
     return is_checkpoint_name(name.removesuffix(".damaged"))
 
 
-def _moments(model: Bert, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """`exp_avg.<parameter>`, `exp_avg_sq.<parameter>`, `step.<parameter>`, copied to the host."""
+def _moments(model: Bert, optimizers: Optimizers) -> dict[str, Tensor]:
+    """What is kept of each parameter, by `<kind>.<parameter>`, copied to the host."""
     return {
         f"{kind}.{name}": value.detach().cpu().clone()
         for name, parameter in model.named_parameters()
-        for kind, value in optimizer.state[parameter].items()
+        for kind, value in optimizers.state_of(parameter).items()
     }

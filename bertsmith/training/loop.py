@@ -29,7 +29,7 @@ from bertsmith.report.metrics_file import MetricsFile
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.budget import Budget, is_due
 from bertsmith.training.checkpoint import Checkpoints, restore
-from bertsmith.training.optimizer import learning_rate, make_optimizer
+from bertsmith.training.optimizer import make_optimizers, rate_share
 from bertsmith.training.phases import Phase, unmeasured
 from bertsmith.training.progress import Progress
 from bertsmith.training.step import Losses, StepResult, train_step
@@ -116,7 +116,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         self._last: _Taken  # the step before
-        self._optimizer = make_optimizer(self.model, self.config)
+        self._optimizers = make_optimizers(self.model, self.config)
         self._budget = Budget.of(self.config, self.batches.num_examples)
 
     @property
@@ -132,10 +132,10 @@ class Loop:
         """
         if checkpoint is None:
             self.initialise(self.model)
-            self._optimizer.state.clear()
+            self._optimizers.forget()
             self.progress = Progress()
         else:
-            self.progress = restore(checkpoint, self.model, self._optimizer)
+            self.progress = restore(checkpoint, self.model, self._optimizers)
         progress = self.progress
         progress.held = self.held
         if progress.budget != str(self._budget):  # of what is not the run's last tenth any more
@@ -179,8 +179,8 @@ class Loop:
         """One step, and what is due after it; the checkpoint last, so that it has all of that."""
         config, progress, spent = self.config, self.progress, self.progress.spent
         before = self.share_spent
-        rate = learning_rate(config, self._budget.middle_of_step(spent))
-        self._step(source, rate)
+        share = rate_share(config, self._budget.middle_of_step(spent))
+        self._step(source, share)
         spent.seconds = time.perf_counter() - self._began
         after = self._last.progress = self.share_spent
         due = (spent, before, after)
@@ -194,7 +194,7 @@ class Loop:
             grad_norm = self._look()
         if log:
             window = progress.window
-            self._log(window, grad_norm, rate)
+            self._log(window, grad_norm, share * config.learning_rate)
             show(after, spent.step, {**window.means(), **window.throughput()})
             progress.window = Sums()
         housekeeping = time.perf_counter()
@@ -221,17 +221,16 @@ class Loop:
             return BatchesAhead(self.batches, pin_memory=True)
         return nullcontext(self.batches)
 
-    def _step(self, source: Batches | BatchesAhead, rate: float) -> None:
+    def _step(self, source: Batches | BatchesAhead, rate_share: float) -> None:
         """One step on the next batch, given to the device."""
         spent, number = self.progress.spent, self.progress.batch_number
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        self._optimizers.set_rate(rate_share)
         with self.phase("data"):
             batch = source.batch(number)
         try:
             result = train_step(
                 self.model,
-                self._optimizer,
+                self._optimizers,
                 batch,
                 micro_batch_size=self.micro_batch_size,
                 max_grad_norm=self.config.max_grad_norm,
@@ -334,7 +333,7 @@ class Loop:
 
     def _save_checkpoint(self) -> None:
         self.progress.metrics_bytes = self.metrics.flush()
-        self.checkpoints.save(self.model, self._optimizer, self.tokenizer, self.progress)
+        self.checkpoints.save(self.model, self._optimizers, self.tokenizer, self.progress)
 
     def _roll_back(self, event: _Diverged) -> None:
         """Go back to the last checkpoint, with the batch on which the loss diverged left out.

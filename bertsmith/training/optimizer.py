@@ -1,44 +1,131 @@
-"""Optimizers, and the learning rate over a run."""
+"""Which optimizer updates which parameters, and the learning rate over a run."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from bertsmith.config import TrainingConfig
 from bertsmith.model.bert import Bert
+from bertsmith.training.muon import Muon
+
+_KINDS = {
+    Muon: ("momentum_buffer",),
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    torch.optim.Adam: ("step", "exp_avg", "exp_avg_sq"),
+}
+"""What each optimizer keeps of a parameter."""
 
 
-def make_optimizer(model: Bert, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW with weight decay on matrices; biases and norms (one dimension) have none."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
-    return kind(
-        groups,
+class Optimizers:
+    """One optimizer, or several, each of its own parameters, used as one.
+
+    Args:
+        parts: able to leave out an update without asking the host, by their `found_inf`. The
+            learning rates that they have now are the peaks of the run.
+    """
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts = parts
+        self._of = {
+            parameter: part
+            for part in parts
+            for group in part.param_groups
+            for parameter in group["params"]
+        }
+        self._peaks = [[group["lr"] for group in part.param_groups] for part in parts]
+
+    def set_rate(self, share: float) -> None:
+        """Set every learning rate to a share of its peak."""
+        for part, peaks in zip(self.parts, self._peaks, strict=True):
+            for group, peak in zip(part.param_groups, peaks, strict=True):
+                group["lr"] = share * peak
+
+    def step(self, found_inf: Tensor) -> None:
+        """Update all parameters, or none if `found_inf` (float32 [], on the device) is over 0."""
+        for part in self.parts:
+            # As torch.amp.GradScaler does it: fused kernels read this on the device.
+            part.found_inf = found_inf  # type: ignore[attr-defined]
+            part.step()
+
+    def zero_grad(self) -> None:
+        """Let go of all gradients."""
+        for part in self.parts:
+            part.zero_grad()
+
+    def kinds_of(self, parameter: Tensor) -> tuple[str, ...]:
+        """The names of what is kept of `parameter`: "step" has shape [], the others its own."""
+        return _KINDS[type(self._of[parameter])]
+
+    def state_of(self, parameter: Tensor) -> dict[str, Tensor]:
+        """What is kept of `parameter`, by name; empty before its first step."""
+        state: dict[str, Tensor] = self._of[parameter].state[parameter]
+        return state
+
+    def set_state(self, parameter: Tensor, state: dict[str, Any]) -> None:
+        """Replace what is kept of `parameter`."""
+        self._of[parameter].state[parameter] = state
+
+    def forget(self) -> None:
+        """Be as before the first step."""
+        for part in self.parts:
+            part.state.clear()
+
+
+def make_optimizers(model: Bert, config: TrainingConfig) -> Optimizers:
+    """Adam or AdamW for all parameters, or Muon for the hidden matrices and AdamW for the rest.
+
+    Weight decay is on matrices; biases and norms (one dimension) have none.
+    """
+    named = dict(model.named_parameters())
+    hidden = [name for name in named if config.optimizer == "muon" and _is_hidden_matrix(name)]
+    rest = [parameter for name, parameter in named.items() if name not in hidden]
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    adam = kind(
+        [
+            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+        ],
         lr=config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
         fused=True,
     )
+    if not hidden:
+        return Optimizers(adam)
+    matrices: list[dict[str, Any]] = [
+        {"params": [named[name] for name in hidden if "qkv" in name], "num_blocks": 3},
+        {"params": [named[name] for name in hidden if "qkv" not in name]},
+    ]
+    muon = Muon(
+        matrices,
+        lr=config.muon_learning_rate,
+        momentum=config.muon_momentum,
+        weight_decay=config.weight_decay,
+    )
+    return Optimizers(muon, adam)
 
 
-def learning_rate(config: TrainingConfig, progress: float) -> float:
-    """The rate when a share `progress` (0 to 1) of the budget is spent.
+def _is_hidden_matrix(name: str) -> bool:
+    """Whether a parameter maps hidden states to hidden states in a layer of the encoder."""
+    return name.startswith("layers.") and name.endswith(".weight") and "norm" not in name
+
+
+def rate_share(config: TrainingConfig, progress: float) -> float:
+    """The share of its peak that a learning rate has at `progress` (0 to 1) of the budget.
 
     Rises from 0 to the peak over `warmup_ratio`, then falls to 0 at the end (linear, or half a
     cosine), or stays. By share and not by step, so that it also suits a budget in minutes.
     """
-    peak, warmup = config.learning_rate, config.warmup_ratio
+    warmup = config.warmup_ratio
     if progress < warmup:
-        return peak * progress / warmup
+        return progress / warmup
     done = (progress - warmup) / (1 - warmup) if warmup < 1 else 0.0
     if config.lr_scheduler_type == "linear":
-        return peak * (1 - done)
+        return 1 - done
     if config.lr_scheduler_type == "cosine":
-        return peak * (1 + math.cos(math.pi * done)) / 2
-    return peak
+        return (1 + math.cos(math.pi * done)) / 2
+    return 1.0

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bertsmith.data.batches import Batch
 from bertsmith.model.bert import Bert
+from bertsmith.training.optimizer import Optimizers
 from bertsmith.training.phases import Phase, unmeasured
 
 
@@ -35,7 +36,7 @@ class StepResult(NamedTuple):
 
 def train_step(
     model: Bert,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Optimizers,
     batch: Batch,
     *,
     micro_batch_size: int,
@@ -51,7 +52,6 @@ def train_step(
     (invariant 3): every micro-batch divides its sums by the counts of the whole batch.
 
     Args:
-        optimizer: a fused one, which can leave out an update without asking the host.
         batch: on the host.
         micro_batch_size: sequences on the device at once; changes only memory, speed and rounding.
         max_grad_norm: 0 = no clipping.
@@ -73,8 +73,6 @@ def train_step(
         is_finite = torch.isfinite(sums.sum() + grad_norm)
         if max_grad_norm:
             torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, grad_norm)
-        # As torch.amp.GradScaler does it: fused kernels read this on the device.
-        optimizer.found_inf = (~is_finite).float()  # type: ignore[attr-defined]
-        optimizer.step()
-        optimizer.zero_grad()
+        optimizers.step((~is_finite).float())
+        optimizers.zero_grad()
     return StepResult(sums, grad_norm, is_finite)

@@ -1,0 +1,103 @@
+"""Muon: momentum whose update is a matrix with all singular values near 1.
+
+Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; it is for the matrices between
+hidden states, not for embeddings, biases or norms. Where this differs from `torch.optim.Muon`: the
+fused projection of query, key and value is three matrices, not one; the iteration runs in bfloat16
+on CUDA alone, so that a CPU repeats its numbers in float32; and an update is left out without a
+word from the host where the gradient is not finite, as fused AdamW does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_COEFFICIENTS = (3.4445, -4.775, 2.0315)  # steepest at 0: small singular values rise fast
+_ITERATIONS = 5
+_LEAST_NORM = 1e-7
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, orthogonalised.
+
+    Args:
+        params: parameters of two dimensions, or groups of them; a group may have `num_blocks`, the
+            matrices that stand in each of its parameters one upon the other.
+        lr: of a square matrix; a taller one, of R rows and C columns, takes √(R / C) times it.
+        momentum: decay of the gradient's running mean.
+        weight_decay: decoupled, times the learning rate.
+
+    Attributes:
+        found_inf: float32 []; over 0: the next step changes nothing.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "num_blocks": 1,
+        }
+        super().__init__(params, defaults)
+        self.found_inf: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        assert closure is None, "the gradients are made before"
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
+
+    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        mean = state["momentum_buffer"]
+        keep, rate = group["momentum"], group["lr"]
+        weight: Any = 1 - keep
+        if self.found_inf is not None:
+            takes = (self.found_inf == 0).to(parameter.dtype)
+            gradient = torch.where(takes > 0, gradient, mean)  # NaN times 0 is NaN
+            weight, rate = weight * takes, rate * takes
+        mean.lerp_(gradient, weight)
+        update = torch.lerp(gradient, mean, keep)
+        blocks = update.view(group["num_blocks"], -1, update.shape[1])
+        rows, columns = blocks.shape[1:]
+        scale = max(1.0, rows / columns) ** 0.5
+        parameter.mul_(1 - rate * group["weight_decay"])
+        parameter.sub_(orthogonalized(blocks).view_as(parameter).mul_(scale * rate))
+
+
+def orthogonalized(matrices: Tensor) -> Tensor:
+    """The nearest matrices with orthonormal rows or columns, roughly: singular values 0.7 to 1.2.
+
+    Five Newton-Schulz iterations of the fifth degree.
+
+    Args:
+        matrices: float [N, R, C].
+
+    Returns:
+        [N, R, C], of the same type.
+    """
+    dtype = torch.bfloat16 if matrices.is_cuda else matrices.dtype
+    flat = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
+    norm = torch.linalg.matrix_norm(flat, keepdim=True).clamp_min(_LEAST_NORM)
+    x = (flat / norm).to(dtype)  # [N, S, L], S ≤ L: the smaller products
+    a, b, c = _COEFFICIENTS
+    for _ in range(_ITERATIONS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = x if matrices.shape[1] <= matrices.shape[2] else x.mT
+    return x.to(matrices.dtype).contiguous()

@@ -1,0 +1,96 @@
+"""Muon beside torch's own, and what its update is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from bertsmith.config import TrainingConfig
+from bertsmith.model.bert import Bert
+from bertsmith.training.muon import Muon, orthogonalized
+from bertsmith.training.optimizer import make_optimizers
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (96, 24), (24, 96)])
+def test_updates_are_those_of_torch(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    mine = torch.nn.Parameter(torch.randn(shape))
+    theirs = torch.nn.Parameter(mine.detach().clone())
+    options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.2}
+    one, other = Muon([mine], **options), torch.optim.Muon([theirs], **options)
+    for _ in range(3):
+        gradient = torch.randn(shape)
+        mine.grad, theirs.grad = gradient, gradient.clone()
+        one.step()
+        other.step()
+    # Theirs rounds to bfloat16 on the way: eight bits, in fifteen products one after another.
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=0.02)
+    torch.testing.assert_close(
+        one.state[mine]["momentum_buffer"], other.state[theirs]["momentum_buffer"]
+    )
+
+
+def test_singular_values_are_near_one() -> None:
+    torch.manual_seed(1)
+    matrices = torch.randn(5, 48, 16) * torch.logspace(-3, 3, 5)[:, None, None]
+    made = orthogonalized(matrices)
+    values = torch.linalg.svdvals(made)
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    cosine = (made * (left @ right)).sum((1, 2)) / made.norm(dim=(1, 2)) / 16**0.5
+    assert cosine.min() > 0.97
+
+
+def test_matrices_that_stand_in_one_parameter_are_updated_apart() -> None:
+    torch.manual_seed(2)
+    together = torch.nn.Parameter(torch.randn(24, 8))
+    parts = [torch.nn.Parameter(part.clone()) for part in together.detach().chunk(3)]
+    one, other = Muon([{"params": [together], "num_blocks": 3}], lr=0.1), Muon(parts, lr=0.1)
+    together.grad = torch.randn(24, 8) * torch.tensor([1e-3, 1, 1e3]).repeat_interleave(8)[:, None]
+    for part, gradient in zip(parts, together.grad.chunk(3), strict=True):
+        part.grad = gradient.clone()
+    one.step()
+    other.step()
+    torch.testing.assert_close(together.detach(), torch.cat([p.detach() for p in parts]))
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
+    parameter = torch.nn.Parameter(torch.randn(4, 4))
+    muon = Muon([parameter], lr=0.1, weight_decay=0.5)
+    parameter.grad = torch.randn(4, 4)
+    muon.found_inf = torch.tensor(0.0)
+    muon.step()
+    weights, mean = parameter.detach().clone(), muon.state[parameter]["momentum_buffer"].clone()
+    parameter.grad = torch.full((4, 4), float("nan"))
+    muon.found_inf = torch.tensor(1.0)
+    muon.step()
+    assert torch.equal(parameter.detach(), weights)
+    assert torch.equal(muon.state[parameter]["momentum_buffer"], mean)
+
+
+def test_it_has_the_matrices_inside_the_layers_and_adamw_the_rest(tiny_model: Bert) -> None:
+    muon, adam = make_optimizers(tiny_model, TrainingConfig(optimizer="muon")).parts
+    names = {parameter: name for name, parameter in tiny_model.named_parameters()}
+    found = [
+        [names[p] for group in part.param_groups for p in group["params"]] for part in (muon, adam)
+    ]
+    assert sorted(found[0]) == sorted(
+        f"layers.{layer}.{part}.weight"
+        for layer in range(2)
+        for part in ("attention.qkv", "attention.output", "intermediate", "output")
+    )
+    assert sorted(found[0] + found[1]) == sorted(names.values())
+    assert [group["num_blocks"] for group in muon.param_groups] == [3, 1]
+    assert all("qkv" in names[p] for p in muon.param_groups[0]["params"])
+
+
+def test_every_rate_is_a_share_of_its_own_peak(tiny_model: Bert) -> None:
+    config = TrainingConfig(optimizer="muon", learning_rate=0.002, muon_learning_rate=0.01)
+    optimizers = make_optimizers(tiny_model, config)
+    for share in (0.5, 0.25):
+        optimizers.set_rate(share)
+        rates = [[group["lr"] for group in part.param_groups] for part in optimizers.parts]
+        assert rates == [[share * 0.01] * 2, [share * 0.002] * 2]
