@@ -138,6 +138,7 @@ def evaluate(
     *,
     corpus: str | Path | Sequence[str | Path] | None = None,
     split: str = "validation",
+    num_sentences: int = 0,
     device: str = "auto",
 ) -> Evaluation:
     """Losses and accuracies of a trained model on held-out pairs with fixed masks of 15 %.
@@ -146,6 +147,7 @@ def evaluate(
         path: as in `load`.
         corpus: as in `pretrain`; default: the one the run was trained on.
         split: train, validation or test.
+        num_sentences: whose pseudo-perplexity is taken as well; 0: none.
         device: auto, cpu, cuda or mps.
 
     Raises:
@@ -155,4 +157,6 @@ def evaluate(
 
     parts = (corpus,) if isinstance(corpus, str | Path) else corpus
     names = None if parts is None else [str(part) for part in parts]
-    return evaluate_folder(Path(path), corpus=names, split=split, device=device)
+    return evaluate_folder(
+        Path(path), corpus=names, split=split, num_sentences=num_sentences, device=device
+    )

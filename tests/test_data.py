@@ -24,7 +24,7 @@ from bertsmith.data.masking import (
 )
 from bertsmith.data.pairs import AdjacentPairs, FilledPairs, cut_lengths, make_drawing
 from bertsmith.data.random_bits import Stream, random_bits
-from bertsmith.data.store import Shard, TokenStore, build_store, log_frequencies
+from bertsmith.data.store import Shard, TokenStore, build_store, log_shares, word_counts
 from bertsmith.tokenizer import Tokenizer, train
 from tests.conftest import SPACED, make_documents, sentences_of
 
@@ -114,7 +114,7 @@ def test_an_empty_corpus_is_an_empty_store() -> None:
 def test_log_frequencies_are_those_of_the_words() -> None:
     tokenizer = letters()
     store, _ = build_store([[["a a a b x"]]], tokenizer)
-    shares = np.exp(log_frequencies(store, tokenizer))
+    shares = np.exp(log_shares(word_counts(store, tokenizer)))
     assert shares.sum() == pytest.approx(1)
     a, b = (tokenizer.encode(letter).ids[1] for letter in "ab")
     assert shares[a] / shares[b] == pytest.approx(3.5 / 1.5)

@@ -31,7 +31,7 @@ from bertsmith.model.bert import Bert
 from bertsmith.model.hugging_face import Snapshot, hugging_face_names, load_model
 from bertsmith.model.layout import Layout
 from bertsmith.model.locate import find_model
-from bertsmith.model.loss import count_correct, masked_lm_loss
+from bertsmith.model.loss import judge_labels, masked_lm_loss
 from bertsmith.tokenizer import Tokenizer
 from tests.test_data import make_batches
 
@@ -301,8 +301,11 @@ def test_the_chunked_loss_is_cross_entropy(
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
     for mine, other in zip(chunked, plain, strict=True):
         torch.testing.assert_close(mine.grad, other.grad, atol=tolerance, rtol=tolerance)
-    right = (F.linear(hidden, weight, bias).argmax(1) == labels).sum()
-    assert count_correct(hidden, weight, bias, labels) == right
+    logits = F.linear(hidden, weight, bias)
+    losses, is_first = judge_labels(hidden, weight, bias, labels)
+    one_by_one = F.cross_entropy(logits.float(), labels, reduction="none")
+    torch.testing.assert_close(losses, one_by_one, atol=tolerance, rtol=tolerance)
+    assert torch.equal(is_first, logits.argmax(1) == labels)
 
 
 def test_bfloat16_gradients_do_not_degrade_with_the_number_of_chunks(

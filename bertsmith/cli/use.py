@@ -91,6 +91,8 @@ class Evaluate:
     """Corpus names or paths; without it, the corpus of the run."""
     split: str = "validation"
     """Split of the corpus: train, validation or test."""
+    sentences: int = 200
+    """Whole sentences whose pseudo-perplexity is taken, every token masked in turn; 0: none."""
     device: Device = "auto"
     """Where to compute."""
     json: Json = False
@@ -158,21 +160,26 @@ def next_sentence(command: Next) -> None:
 
 def evaluate(command: Evaluate) -> None:
     """Print the figures of a model on a split."""
+    from rich.console import Console
+
     from bertsmith.display import Display
     from bertsmith.evaluation.of_folder import evaluate_folder
+    from bertsmith.evaluation.table import print_evaluation
 
-    with Display().stage(f"Evaluating on {command.split}") as progress:
-        found = evaluate_folder(
-            command.run,
-            corpus=command.corpus or None,
-            split=command.split,
-            device=command.device,
-            progress=progress,
-        )
+    if command.sentences < 0:
+        raise InputError(f"`sentences` must not be negative; got {command.sentences}.")
+    found = evaluate_folder(
+        command.run,
+        corpus=command.corpus or None,
+        split=command.split,
+        num_sentences=command.sentences,
+        device=command.device,
+        display=Display(quiet=command.json),
+    )
     if command.json:
-        print(json.dumps(found.metrics(command.split)))
+        print(json.dumps(found.to_json(command.split)))
         return
-    print("\n".join(found.lines()))
+    print_evaluation(found, Console(highlight=False))
 
 
 def corpora(command: Corpora) -> None:

@@ -252,16 +252,22 @@ def build_store(
     return TokenStore.of(shard), counts
 
 
-def log_frequencies(store: TokenStore, tokenizer: Tokenizer) -> npt.NDArray[np.float32]:
-    """Log of each entry's share of the words in `store`, float32 [vocab_size].
-
-    Half a count is added to each, which keeps unseen ones finite; special tokens, never a word to
-    predict, count as unseen.
+def word_counts(store: TokenStore, tokenizer: Tokenizer) -> Int64:
+    """How often each entry stands in `store`, int64 [vocab_size]; 0 of special tokens, which are
+    never a word to predict.
     """
-    counts = store.frequencies(tokenizer.vocab_size).astype(np.float64)
+    counts = store.frequencies(tokenizer.vocab_size).copy()
     counts[tokenizer.special_ids] = 0
-    counts += 0.5
-    return np.log(counts / counts.sum()).astype(np.float32)
+    return counts
+
+
+def log_shares(counts: Int64) -> npt.NDArray[np.float32]:
+    """Log of each entry's share of the words, float32 [vocab_size], by `word_counts`.
+
+    Half a count is added to each, which keeps unseen ones finite.
+    """
+    smoothed = counts + 0.5
+    return np.log(smoothed / smoothed.sum()).astype(np.float32)
 
 
 class ShardBuilder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,10 @@ import torch
 from bertsmith.config import DataConfig
 from bertsmith.data.batches import Batches
 from bertsmith.data.pairs import make_drawing
+from bertsmith.data.random_bits import Int64
 from bertsmith.data.store import TokenStore
+from bertsmith.evaluation.pseudo import PseudoPerplexity
+from bertsmith.evaluation.tally import Bin, MaskedTally
 from bertsmith.model.bert import Bert
 from bertsmith.tokenizer import Tokenizer
 
@@ -29,30 +33,48 @@ class Evaluation:
 
     mlm_loss: float
     """Over masked tokens."""
+    mlm_perplexity: float
+    """exp(`mlm_loss`): among so many words, all alike, a guess would be as hard."""
     mlm_accuracy: float
     """Share of masked tokens whose first guess is right."""
     nsp_loss: float | None
     """Over pairs; None of segments."""
     nsp_accuracy: float | None
-    """Share of pairs judged rightly; half are random. None of segments."""
+    """Share of pairs judged rightly; None of segments."""
+    nsp_majority_accuracy: float | None
+    """What the more frequent answer, given to all pairs, would reach; None of segments."""
+    unigram_mlm_loss: float | None
+    """What word frequencies of the training text alone would give; None if they are not known."""
+    unigram_mlm_accuracy: float | None
+    """What the most frequent word, given for all masks, would reach."""
     num_pairs: int
     """Or segments."""
     num_masked_tokens: int
+    by_length: tuple[Bin, ...]
+    """Masked tokens by the length of their sequence."""
+    by_frequency: tuple[Bin, ...]
+    """Masked tokens by their count in the training text; empty if that is not known."""
+
+    pseudo: PseudoPerplexity | None = None
+    """Of whole sentences, if that was asked for."""
 
     def metrics(self, split: str = "validation") -> dict[str, float | int]:
-        """The figures by the names they have in metrics.jsonl: `validation_…`."""
-        return {
-            f"{split}_{name}": value for name, value in asdict(self).items() if value is not None
-        }
+        """The figures that are single numbers, as metrics.jsonl names them: `validation_…`."""
+        names = (
+            "mlm_loss mlm_perplexity mlm_accuracy nsp_loss nsp_accuracy nsp_majority_accuracy "
+            "unigram_mlm_loss unigram_mlm_accuracy num_pairs num_masked_tokens"
+        ).split()
+        found = {f"{split}_{name}": getattr(self, name) for name in names}
+        return {name: value for name, value in found.items() if value is not None}
 
-    def lines(self) -> list[str]:
-        """The figures for a reader."""
-        found = [f"MLM loss {self.mlm_loss:.3f}, MLM accuracy {self.mlm_accuracy:.1%}"]
-        if self.nsp_loss is not None:
-            found.append(f"NSP loss {self.nsp_loss:.3f}, NSP accuracy {self.nsp_accuracy:.1%}")
-        unit = "segments" if self.nsp_loss is None else "pairs"
-        masked = f"{self.num_masked_tokens:,} masked tokens"
-        return [*found, f"on {self.num_pairs:,} {unit}, {masked}"]
+    def to_json(self, split: str = "validation") -> dict[str, Any]:
+        """All figures: those of `metrics`, the bins, and the pseudo-perplexity if there is one."""
+        found: dict[str, Any] = dict(self.metrics(split))
+        found[f"{split}_by_length"] = [asdict(part) for part in self.by_length]
+        found[f"{split}_by_frequency"] = [asdict(part) for part in self.by_frequency]
+        if self.pseudo is not None:
+            found[f"{split}_pseudo"] = asdict(self.pseudo)
+        return found
 
 
 def evaluation_batches(store: TokenStore, tokenizer: Tokenizer, data: DataConfig) -> Batches | None:
@@ -82,9 +104,10 @@ def evaluate(
     device: torch.device,
     micro_batch_size: int,
     most_pairs: int | None = None,
+    counts: Int64 | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Both losses and accuracies of `model`, without dropout.
+    """Losses and accuracies of `model`, without dropout.
 
     Args:
         model: on `device`; its mode (train or eval) is put back afterwards.
@@ -92,29 +115,39 @@ def evaluate(
         device: where the model is.
         micro_batch_size: pairs at once.
         most_pairs: stop after so many, always the same ones; None: each pair once.
+        counts: int64 [V]; how often each entry stands in the training text, special tokens 0. Gives
+            the figures of word frequencies, and those by frequency.
         progress: told the pairs done and in all.
     """
     was_training = model.training
     model.eval()
     total = min(batches.num_examples, most_pairs or batches.num_examples)
-    num_pairs = total if batches.is_pairs else 0
-    sums = torch.zeros(4, dtype=torch.float64)
-    num_masked = 0
+    tally = MaskedTally(counts)
+    nsp_loss = nsp_right = num_random = 0.0
     for start in range(0, total, batches.batch_size):
         places = np.arange(start, min(start + batches.batch_size, total), dtype=np.int64)
         batch = batches.examples(places)
-        num_masked += batch.num_masked
         for part in batch.split(micro_batch_size):
-            losses, correct = model.evaluate(part.to(device))
-            sums += torch.stack([*losses, *correct]).cpu().double()
+            judged = model.judge(part.to(device))
+            tally.add(part, judged.mlm_losses, judged.mlm_right)
+            nsp_loss += float(judged.nsp_losses.double().sum())
+            nsp_right += float(judged.nsp_right.sum())
+        num_random += float(batch.next_sentence_labels.sum())
         progress(int(places[-1]) + 1, total)
     model.train(was_training)
-    mlm, nsp, mlm_correct, nsp_correct = sums.tolist()
+    has_pairs = batches.is_pairs and total > 0
+    share_random = num_random / max(total, 1)
     return Evaluation(
-        mlm_loss=mlm / max(num_masked, 1),
-        mlm_accuracy=mlm_correct / max(num_masked, 1),
-        nsp_loss=nsp / num_pairs if num_pairs else None,
-        nsp_accuracy=nsp_correct / num_pairs if num_pairs else None,
+        mlm_loss=tally.loss,
+        mlm_perplexity=tally.perplexity,
+        mlm_accuracy=tally.accuracy,
+        nsp_loss=nsp_loss / total if has_pairs else None,
+        nsp_accuracy=nsp_right / total if has_pairs else None,
+        nsp_majority_accuracy=max(share_random, 1 - share_random) if has_pairs else None,
+        unigram_mlm_loss=tally.unigram_loss,
+        unigram_mlm_accuracy=tally.unigram_accuracy,
         num_pairs=total,
-        num_masked_tokens=num_masked,
+        num_masked_tokens=tally.num_tokens,
+        by_length=tally.by_length.bins(),
+        by_frequency=tally.frequency_bins,
     )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from bertsmith.config import PreparationConfig, PretrainConfig, resolve
 from bertsmith.corpus import absolute_names, open_corpus
-from bertsmith.data.store import TokenStore, build_store
+from bertsmith.data.random_bits import Int64
+from bertsmith.data.store import TokenStore, build_store, word_counts
+from bertsmith.display import Display
 from bertsmith.errors import CorpusError, DataError, ModelError
 from bertsmith.evaluation.held_out import Evaluation, evaluate, evaluation_batches
+from bertsmith.evaluation.pseudo import pseudo_perplexity
 from bertsmith.model.device import choose_device, default_micro_batch_size
 from bertsmith.model.hugging_face import OPTIONAL_PARTS, load_model
 from bertsmith.model.locate import find_model, find_run_config
@@ -23,18 +26,23 @@ def evaluate_folder(
     *,
     corpus: Sequence[str] | None = None,
     split: str = "validation",
+    num_sentences: int = 0,
     device: str = "auto",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    display: Display | None = None,
 ) -> Evaluation:
     """Losses and accuracies of the model in `path`, at fixed masks of 15 %.
+
+    Word frequencies, which give a floor, are those of the run's training text; those of the
+    evaluated text itself, which are better still, where it is no run's or another text.
 
     Args:
         path: a run, a checkpoint, or a Hugging Face BERT folder. Of a run, examples are made
             and cut as they were in its training.
         corpus: names or paths, or a prepared store; default: the run's own.
         split: of the corpus; a text without splits that the run was not trained on is taken whole.
+        num_sentences: whose pseudo-perplexity is taken as well; 0: none.
         device: auto, cpu, cuda, mps.
-        progress: told the pairs done and in all.
+        display: shows what goes on; default: a silent one.
 
     Raises:
         BertsmithError: no such model, corpus or split; no pair to evaluate on; no NSP or MLM head.
@@ -54,24 +62,47 @@ def evaluate_folder(
         )
     if corpus is None and run_config is None:
         raise CorpusError(f"{path} is not a run, so the corpus must be named: --corpus NAME|PATH.")
-    store = _open_text(config.preparation, tokenizer, corpus, split)
+    display = display or Display(quiet=True)
+    store, counts = _open_text(config.preparation, tokenizer, corpus, split, display)
     batches = evaluation_batches(store, tokenizer, data)
     if batches is None:
         raise DataError(f"The split {split} must have a sentence pair to evaluate on; it has none.")
     where = choose_device(device)
-    return evaluate(
-        model.to(where),
-        batches,
-        device=where,
-        micro_batch_size=default_micro_batch_size(where, model.config, data.max_length),
-        progress=progress,
-    )
+    model = model.to(where)
+    at_once = default_micro_batch_size(where, model.config, data.max_length)
+    with display.stage(f"Evaluating on {split}") as progress:
+        found = evaluate(
+            model,
+            batches,
+            device=where,
+            micro_batch_size=at_once,
+            counts=counts,
+            progress=progress,
+        )
+    if num_sentences < 1:
+        return found
+    with display.stage("Masking every token of some sentences") as progress:
+        pseudo = pseudo_perplexity(
+            model,
+            store,
+            tokenizer,
+            num_sentences=num_sentences,
+            device=where,
+            tokens_at_once=at_once * data.max_length,
+            counts=counts,
+            progress=progress,
+        )
+    return replace(found, pseudo=pseudo)
 
 
 def _open_text(
-    config: PreparationConfig, tokenizer: Tokenizer, corpus: Sequence[str] | None, split: str
-) -> TokenStore:
-    """What to evaluate on, in the tokens of the model."""
+    config: PreparationConfig,
+    tokenizer: Tokenizer,
+    corpus: Sequence[str] | None,
+    split: str,
+    display: Display,
+) -> tuple[TokenStore, Int64]:
+    """What to evaluate on, in the tokens of the model; how often each stands where it learnt."""
     if (prepared := finished_store(config.corpus if corpus is None else corpus)) is not None:
         if prepared.tokenizer(tokenizer.max_length).sha256() != tokenizer.sha256():
             raise DataError(
@@ -79,14 +110,14 @@ def _open_text(
                 "Name the text itself."
             )
         _refuse_unknown(str(prepared.path), split, prepared.manifest.splits)
-        return prepared.split(split)
+        return prepared.split(split), word_counts(prepared.split("train"), tokenizer)
     # Of the run's own corpus the part that was held out; of any other text all of it.
     own = corpus is None or absolute_names(corpus) == absolute_names(config.corpus)
     if own:
-        prepared = prepare_store(config)  # as a rule it is still in the cache
+        prepared = prepare_store(config, display=display)  # as a rule it is still in the cache
         same = prepared.tokenizer(tokenizer.max_length).sha256() == tokenizer.sha256()
         if same and split in prepared.manifest.splits:
-            return prepared.split(split)
+            return prepared.split(split), word_counts(prepared.split("train"), tokenizer)
     text = open_corpus(
         config.corpus if corpus is None else corpus,
         validation=config.validation if own else (),
@@ -97,7 +128,8 @@ def _open_text(
     if not own and split == "validation" and text.splits == ("train",):
         split = "train"
     _refuse_unknown(text.name, split, text.splits)
-    return build_store(text.read(split), tokenizer)[0]
+    store = build_store(text.read(split), tokenizer)[0]
+    return store, word_counts(store, tokenizer)
 
 
 def _refuse_unknown(name: str, split: str, known: Iterable[str]) -> None:

@@ -23,7 +23,7 @@ from bertsmith.data.batches import Batch
 from bertsmith.model.attention import attend
 from bertsmith.model.dropout import Noise, dropout
 from bertsmith.model.layout import Choice, Layout
-from bertsmith.model.loss import count_correct, masked_lm_loss
+from bertsmith.model.loss import judge_labels, masked_lm_loss
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
@@ -37,13 +37,17 @@ class Losses(NamedTuple):
     """float32 []; sum over pairs of the cross entropy, in nats; 0 without pairs."""
 
 
-class Correct(NamedTuple):
-    """Right answers of a batch."""
+class Judged(NamedTuple):
+    """How each masked token and each pair of a batch fared."""
 
-    mlm: Tensor
-    """int64 []; masked tokens whose first guess is true."""
-    nsp: Tensor
-    """int64 []; pairs judged rightly."""
+    mlm_losses: Tensor
+    """float32 [M]; cross entropy, in nats."""
+    mlm_right: Tensor
+    """bool [M]; whether the first guess is true."""
+    nsp_losses: Tensor
+    """float32 [B]; cross entropy, in nats; [0] of segments."""
+    nsp_right: Tensor
+    """bool [B]; whether the pair is judged rightly; [0] of segments."""
 
 
 class Embeddings(nn.Module):
@@ -227,35 +231,38 @@ class Bert(nn.Module):
         if dropout_key is not None:
             tokens = torch.arange(batch.num_tokens, device=batch.input_ids.device)
             noise = Noise(dropout_key, tokens + batch.first_token)
-        return self._heads(batch, noise)[0]
+        masked, nsp_logits = self._heads(batch, noise)
+        mlm = masked_lm_loss(
+            masked, self.embeddings.word.weight, self.mlm_head.bias, batch.masked_labels
+        )
+        if nsp_logits is None:
+            return Losses(mlm, mlm.new_zeros(()))
+        nsp = F.cross_entropy(nsp_logits, batch.next_sentence_labels, reduction="sum")
+        return Losses(mlm, nsp)
 
     @torch.no_grad()
-    def evaluate(self, batch: Batch) -> tuple[Losses, Correct]:
-        """Both losses of a batch, as sums, and the right answers."""
-        losses, masked, nsp_logits = self._heads(batch, None)
-        word = self.embeddings.word.weight
-        nsp = losses.nsp.new_zeros((), dtype=torch.int64)
-        if nsp_logits is not None:
-            nsp = (nsp_logits.argmax(1) == batch.next_sentence_labels).sum()
-        return losses, Correct(
-            count_correct(masked, word, self.mlm_head.bias, batch.masked_labels), nsp
+    def judge(self, batch: Batch) -> Judged:
+        """How each masked token and each pair fares, without dropout."""
+        masked, nsp_logits = self._heads(batch, None)
+        mlm = judge_labels(
+            masked, self.embeddings.word.weight, self.mlm_head.bias, batch.masked_labels
         )
+        labels = batch.next_sentence_labels
+        if nsp_logits is None:
+            return Judged(*mlm, mlm[0].new_zeros(0), mlm[1].new_zeros(0))
+        nsp = F.cross_entropy(nsp_logits, labels, reduction="none").float()
+        return Judged(*mlm, nsp, nsp_logits.argmax(1) == labels)
 
-    def _heads(self, batch: Batch, noise: Noise | None) -> tuple[Losses, Tensor, Tensor | None]:
-        """Losses, MLM head's output [M, H], NSP logits [B, 2] of pairs."""
+    def _heads(self, batch: Batch, noise: Noise | None) -> tuple[Tensor, Tensor | None]:
+        """MLM head's output [M, H]; NSP logits of pairs, [B, 2], in at least float32."""
         layout = Layout(batch.lengths, batch.cu_seqlens, noise)
         choice, masked_rows = _what_heads_read(batch, layout)
         hidden = self(batch.input_ids, batch.token_type_ids, batch.position_ids, layout, choice)
         masked = self.mlm_head(hidden.index_select(0, masked_rows))
-        mlm = masked_lm_loss(
-            masked, self.embeddings.word.weight, self.mlm_head.bias, batch.masked_labels
-        )
         if not batch.num_pairs:
-            return Losses(mlm, mlm.new_zeros(())), masked, None
+            return masked, None
         logits = self.nsp_logits(self.pool(hidden, choice.layout.cu_seqlens))
-        scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        nsp = F.cross_entropy(scores, batch.next_sentence_labels, reduction="sum")
-        return Losses(mlm, nsp), masked, logits
+        return masked, logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _what_heads_read(batch: Batch, layout: Layout) -> tuple[Choice, Tensor]:

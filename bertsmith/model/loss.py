@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _LOGITS_AT_ONCE = 2**25
@@ -86,14 +87,26 @@ def masked_lm_loss(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor)
 
 
 @torch.no_grad()
-def count_correct(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
-    """How many labels have the highest logit; arguments as in `masked_lm_loss`. int64 []."""
+def judge_labels(
+    hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Each label's −log softmax(…), as `masked_lm_loss` adds them up, and whether it came first.
+
+    Args:
+        hidden, weight, bias, labels: as in `masked_lm_loss`.
+
+    Returns:
+        float32 [M], in nats, and bool [M].
+    """
     rows = _rows_of_chunk(len(hidden), len(weight))
-    correct = labels.new_zeros(())
+    losses = hidden.new_empty(len(hidden), dtype=torch.float32)
+    is_first = torch.empty_like(labels, dtype=torch.bool)
     for start in range(0, len(hidden), rows):
-        logits = torch.addmm(bias, hidden[start : start + rows], weight.t())
-        correct += (logits.argmax(1) == labels[start : start + rows]).sum()
-    return correct
+        chunk = slice(start, start + rows)
+        scores = F.linear(hidden[chunk], weight, bias)
+        losses[chunk] = F.cross_entropy(scores.float(), labels[chunk], reduction="none")
+        is_first[chunk] = scores.argmax(1) == labels[chunk]
+    return losses, is_first
 
 
 def _rows_of_chunk(num_rows: int, vocab_size: int) -> int:

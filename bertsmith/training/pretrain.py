@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from bertsmith.config import BUDGETS, PretrainConfig, held, to_toml
-from bertsmith.data.store import log_frequencies
+from bertsmith.data.store import log_shares, word_counts
 from bertsmith.display import Display
 from bertsmith.durable import whole_folder
 from bertsmith.errors import DivergenceError, RunError, RunStopped
@@ -297,7 +297,7 @@ def _initialise(model: Bert, config: PretrainConfig, prepared: Prepared) -> None
     model.initialize(config.training.seed)
     if config.training.mlm_bias_init == "frequency":
         # The head then starts as good as word counts alone can be, and has only context to learn.
-        prior = log_frequencies(prepared.batches.store, prepared.tokenizer)
+        prior = log_shares(word_counts(prepared.batches.store, prepared.tokenizer))
         model.mlm_head.bias.data.copy_(torch.from_numpy(prior))
 
 
@@ -371,6 +371,7 @@ def _validate(
             prepared.validation,
             device=loop.device,
             micro_batch_size=loop.micro_batch_size,
+            counts=word_counts(prepared.batches.store, prepared.tokenizer),
             progress=progress,
         ).metrics()
     if not all(map(math.isfinite, figures.values())):

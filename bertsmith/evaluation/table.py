@@ -1,0 +1,104 @@
+"""An evaluation for a reader: what the model reaches, and beside it what takes no model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from bertsmith.evaluation.held_out import Evaluation
+from bertsmith.evaluation.tally import Bin
+
+
+def print_evaluation(found: Evaluation, console: Console) -> None:
+    """Print the figures, and those by length and by frequency."""
+    for part in tables(found):
+        console.print(part)
+
+
+def tables(found: Evaluation) -> list[RenderableType]:
+    """The tables of an evaluation, first the figures over all."""
+    unit = "segments" if found.nsp_loss is None else "pairs"
+    head = f"{found.num_pairs:,} {unit}, {found.num_masked_tokens:,} masked tokens"
+    made: list[RenderableType] = [
+        _table(head, ("", "model", "floor", "what the floor is"), _overall(found)),
+        _of_bins("masked tokens by the length of their sequence", found.by_length),
+    ]
+    if found.by_frequency:
+        made.append(_of_bins("by their count in the training text", found.by_frequency))
+    if (pseudo := found.pseudo) is not None:
+        title = (
+            f"{pseudo.num_sentences:,} whole sentences, each of {pseudo.num_tokens:,} tokens masked"
+        )
+        made.append(_of_bins(f"{title}, by length", pseudo.by_length))
+        if pseudo.by_frequency:
+            made.append(_of_bins("by their count in the training text", pseudo.by_frequency))
+    return made
+
+
+def _overall(found: Evaluation) -> list[Sequence[str]]:
+    floor = found.unigram_mlm_loss
+    words = "word frequencies alone"
+    rows: list[Sequence[str]] = [
+        ("MLM loss (nats)", _number(found.mlm_loss), _number(floor), words),
+        ("MLM perplexity", f"{found.mlm_perplexity:,.1f}", _perplexity(floor), words),
+        (
+            "MLM accuracy",
+            _share(found.mlm_accuracy),
+            _share(found.unigram_mlm_accuracy),
+            "the most frequent word",
+        ),
+    ]
+    if found.nsp_loss is not None:
+        majority = "the more frequent answer"
+        rows += [
+            ("NSP loss (nats)", _number(found.nsp_loss), _number(math.log(2)), "a coin"),
+            (
+                "NSP accuracy",
+                _share(found.nsp_accuracy),
+                _share(found.nsp_majority_accuracy),
+                majority,
+            ),
+        ]
+    if (pseudo := found.pseudo) is not None:
+        value, least = f"{pseudo.perplexity:,.1f}", _perplexity(pseudo.unigram_loss)
+        rows.append(("pseudo-perplexity", value, least, words))
+    return rows
+
+
+def _of_bins(title: str, bins: Sequence[Bin]) -> Table:
+    rows = [
+        (
+            part.name,
+            f"{part.num_tokens:,}",
+            _number(part.loss),
+            _number(part.unigram_loss),
+            _share(part.accuracy),
+        )
+        for part in bins
+    ]
+    return _table(title, ("", "masked", "loss", "floor", "accuracy"), rows)
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for name in header:
+        is_text = not name or name.startswith("what")
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _perplexity(loss: float | None) -> str:
+    return "–" if loss is None else f"{math.exp(loss):,.1f}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
