@@ -6,9 +6,18 @@ model = bertsmith.load("runs/first")
 model.encode("a crane is flying").tokens        # float32 [6, 128]
 """
 
-from bertsmith.api import evaluate, load, prepare, pretrain
+from bertsmith.api import evaluate, finetune, load, prepare, pretrain, probe
 from bertsmith.errors import BertsmithError
 
 __version__ = "0.1.0"
 
-__all__ = ["BertsmithError", "__version__", "evaluate", "load", "prepare", "pretrain"]
+__all__ = [
+    "BertsmithError",
+    "__version__",
+    "evaluate",
+    "finetune",
+    "load",
+    "prepare",
+    "pretrain",
+    "probe",
+]

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from bertsmith.config import prepared_settings, resolve, settings_of_run
-from bertsmith.errors import RunError
+from bertsmith.config import (
+    FinetuneConfig,
+    LabelledConfig,
+    ProbeConfig,
+    near,
+    prepared_settings,
+    resolve,
+    settings_of_run,
+)
+from bertsmith.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from bertsmith.evaluation.held_out import Evaluation
+    from bertsmith.finetuning.finetune import Finetuned
     from bertsmith.inference.model import PretrainedModel
     from bertsmith.training.pretrain import Run
 
@@ -160,3 +170,107 @@ def evaluate(
     return evaluate_folder(
         Path(path), corpus=names, split=split, num_sentences=num_sentences, device=device
     )
+
+
+def finetune(
+    path: str | Path,
+    *,
+    train: str | Path,
+    validation: str | Path,
+    output: str | Path,
+    test: str | Path | None = None,
+    baseline: bool = True,
+    overwrite: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> Finetuned:
+    """Train a classifier or regressor on a pretrained encoder.
+
+    Args:
+        path: as in `load`.
+        train, validation: tables of labelled texts: .tsv, .csv or .jsonl.
+        output: the folder to make, a Hugging Face `BertForSequenceClassification`.
+        test: a table of texts to predict.
+        baseline: whether the same is done from random weights.
+        overwrite: replace an earlier fine-tuning in `output`.
+        quiet: show no progress.
+        settings: any field of `FinetuneConfig` and `LabelledConfig`, by name.
+
+    Returns:
+        `output` and `results`: of each metric mean, deviation and values over the seeds.
+
+    Raises:
+        BertsmithError: what must hold, what was found, what to do.
+    """
+    from bertsmith.display import Display
+    from bertsmith.finetuning.finetune import finetune_folder
+
+    labelled, config = _parted(settings, LabelledConfig, FinetuneConfig)
+    return finetune_folder(
+        Path(path),
+        train=Path(train),
+        validation=Path(validation),
+        test=None if test is None else Path(test),
+        output=Path(output),
+        labelled=labelled,
+        config=config,
+        baseline=baseline,
+        overwrite=overwrite,
+        display=Display(quiet=quiet),
+    )
+
+
+def probe(
+    path: str | Path,
+    *,
+    train: str | Path,
+    validation: str | Path | None = None,
+    baseline: bool = True,
+    quiet: bool = False,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Fit a linear model to the frozen vectors of a pretrained encoder, cross-validated.
+
+    Args:
+        path: as in `load`.
+        train: a table of labelled texts, which is cross-validated: .tsv, .csv or .jsonl.
+        validation: another, on which the model of all training rows is judged.
+        baseline: whether the same is done with a random encoder.
+        quiet: show no progress.
+        settings: any field of `ProbeConfig` and `LabelledConfig`, by name.
+
+    Returns:
+        `pretrained` and `random`: of each metric mean, deviation and values over the folds.
+
+    Raises:
+        BertsmithError: what must hold, what was found, what to do.
+    """
+    from bertsmith.display import Display
+    from bertsmith.finetuning.probe import probe_folder
+
+    labelled, config = _parted(settings, LabelledConfig, ProbeConfig)
+    return probe_folder(
+        Path(path),
+        train=Path(train),
+        validation=None if validation is None else Path(validation),
+        labelled=labelled,
+        config=config,
+        baseline=baseline,
+        display=Display(quiet=quiet),
+    )
+
+
+_First = TypeVar("_First")
+_Second = TypeVar("_Second")
+
+
+def _parted(
+    settings: Mapping[str, Any], first: type[_First], second: type[_Second]
+) -> tuple[_First, _Second]:
+    """Settings by name, each in the class that has it. Raises: `ConfigError` for unknown ones."""
+    names = [{entry.name for entry in fields(cls)} for cls in (first, second)]  # type: ignore[arg-type]
+    for name in settings:
+        if name not in names[0] | names[1]:
+            raise ConfigError(f"There is no setting `{name}`; {near(name, names[0] | names[1])}")
+    parts = [{name: settings[name] for name in settings if name in own} for own in names]
+    return first(**parts[0]), second(**parts[1])

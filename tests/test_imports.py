@@ -13,7 +13,7 @@ PACKAGE = Path(bertsmith.__file__).parent
 
 ROWS = (
     "errors durable display config corpus tokenizer data preparation model evaluation report "
-    "training inference api cli"
+    "training inference finetuning api cli"
 ).split()
 """From the lowest to the highest: a module imports only from rows above it in this list."""
 
@@ -57,7 +57,7 @@ def test_importing_and_help_load_no_heavy_library() -> None:
         "import sys, bertsmith\n"
         "from bertsmith.cli.main import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
-        "heavy = {'torch', 'numpy', 'tokenizers', 'matplotlib', 'pyarrow', 'requests'}\n"
+        "heavy = {'torch', 'numpy', 'tokenizers', 'matplotlib', 'pyarrow', 'requests', 'sklearn'}\n"
         "loaded = heavy & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )
@@ -71,7 +71,9 @@ def test_public_names() -> None:
         "BertsmithError",
         "__version__",
         "evaluate",
+        "finetune",
         "load",
         "prepare",
         "pretrain",
+        "probe",
     ]

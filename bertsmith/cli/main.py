@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import tyro
 
-from bertsmith.cli import prepare, pretrain, use
+from bertsmith.cli import finetune, prepare, pretrain, use
 from bertsmith.cli.arguments import registry
 from bertsmith.config import BUDGETS
 from bertsmith.errors import BertsmithError, RunStopped
@@ -30,7 +30,10 @@ _COMMANDS: dict[str, tuple[type, Any]] = {
     "encode": (use.Encode, use.encode),
     "fill": (use.Fill, use.fill),
     "next": (use.Next, use.next_sentence),
+    "similar": (use.Similar, use.similar),
     "evaluate": (use.Evaluate, use.evaluate),
+    "finetune": (finetune.Finetune, finetune.finetune),
+    "probe": (finetune.Probe, finetune.probe),
     "corpora": (use.Corpora, use.corpora),
 }
 

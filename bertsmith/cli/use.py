@@ -82,6 +82,28 @@ class Next:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Similar:
+    """Rank the places where a word stands in a text by the nearness of its vectors."""
+
+    run: _RunPath
+    """A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
+    word: str
+    """The word."""
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """A text, read line by line."""
+    to: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    """A text with the word, to whose place there the others are compared."""
+    place: int = 1
+    """Without --to, which of the places in the file the others are compared to."""
+    top_k: int = 10
+    """Nearest places to show."""
+    device: Device = "auto"
+    """Where to compute."""
+    json: Json = False
+    """Print one JSON object."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """Measure losses and accuracies on held-out text, with masks that never change."""
 
@@ -156,6 +178,41 @@ def next_sentence(command: Next) -> None:
         print(json.dumps({"probability": probability, "follows": verdict}))
     else:
         print(f"{probability:.1%} that the second follows: {'yes' if verdict else 'no'}")
+
+
+def similar(command: Similar) -> None:
+    """Print the places of a word, the nearest first."""
+    from bertsmith.corpus.lines import read_lines
+    from bertsmith.display import Display
+    from bertsmith.inference.model import load
+    from bertsmith.inference.similar import Place, similar_places
+
+    if command.top_k < 1:
+        raise InputError(f"`top_k` must be at least 1; got {command.top_k}.")
+    model = load(command.run, device=command.device)
+    with Display(quiet=command.json).stage(f"Looking for {command.word!r}") as progress:
+        reference, others = similar_places(
+            model,
+            command.word,
+            read_lines(command.file),
+            to=command.to,
+            place=command.place,
+            progress=progress,
+        )
+
+    def row(place: Place) -> dict[str, object]:
+        return {"line": place.line, "left": place.left, "word": place.word, "right": place.right}
+
+    shown = others[: command.top_k]
+    if command.json:
+        nearest = [{**row(place), "cosine": cosine} for place, cosine in shown]
+        print(json.dumps({"to": row(reference), "places": len(others), "nearest": nearest}))
+        return
+    where = "given" if command.to else f"line {reference.line}"
+    print(f"to:     {reference.left}[{reference.word}]{reference.right}  ({where})")
+    print(f"{len(others):,} other places; the nearest by the cosine of the word's vectors:")
+    for place, cosine in shown:
+        print(f"{cosine:.4f}  …{place.left:>40}[{place.word}]{place.right}  (line {place.line})")
 
 
 def evaluate(command: Evaluate) -> None:

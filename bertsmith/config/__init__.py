@@ -1,5 +1,6 @@
 """Settings: `schema` says what there is, `presets` names sets, `resolve` joins them."""
 
+from bertsmith.config.finetune import FinetuneConfig, LabelledConfig, ProbeConfig
 from bertsmith.config.presets import PRESETS, RECIPES
 from bertsmith.config.resolve import (
     RUN_CONFIG_FILE,
@@ -31,9 +32,12 @@ __all__ = [
     "STORE_MANIFEST_FILE",
     "TOKENIZERS",
     "DataConfig",
+    "FinetuneConfig",
+    "LabelledConfig",
     "ModelConfig",
     "PreparationConfig",
     "PretrainConfig",
+    "ProbeConfig",
     "TrainingConfig",
     "drift",
     "held",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bertsmith.data.pairs import NUM_SPECIAL_IN_PAIR, cut_lengths
 from bertsmith.errors import InputError
+from bertsmith.inference.texts import Row, kept_places, pack
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import choose_device
 from bertsmith.model.hugging_face import load_model
-from bertsmith.model.layout import Layout
 from bertsmith.model.locate import find_model
 from bertsmith.tokenizer import TokenizedText, Tokenizer
 
@@ -195,7 +194,7 @@ class PretrainedModel:
             "model was trained on.",
             stacklevel=5,
         )
-        kept = _kept_places(row.segments, self.tokenizer.max_length)
+        kept = kept_places(row.segments, self.tokenizer.max_length)
         cut = TokenizedText(
             ids=[row.ids[i] for i in kept],
             segments=[row.segments[i] for i in kept],
@@ -206,40 +205,39 @@ class PretrainedModel:
 
     def _encode(self, pairs: Sequence[tuple[str, str | None]]) -> list[Encoding]:
         rows = [self._tokenize(text, text_pair) for text, text_pair in pairs]
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0].ids))
         ends = {self.tokenizer.cls, self.tokenizer.sep}
-        found: dict[int, Encoding] = {}
+        return [
+            Encoding(
+                tokens=hidden,
+                token_texts=row.tokens,
+                words=row.words,
+                segments=row.segments,
+                is_special=[token in ends for token in row.tokens],
+                num_cut_tokens=num_cut,
+            )
+            for (row, num_cut), hidden in zip(
+                rows, self.hidden_states([row for row, _ in rows]), strict=True
+            )
+        ]
+
+    @torch.inference_mode()
+    def hidden_states(self, rows: Sequence[Row]) -> list[Float32]:
+        """The vector of each token, float32 [n, H] of each row; in the order given."""
+        order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
+        found: dict[int, Float32] = {}
         while len(found) < len(order):
-            longest = len(rows[order[len(found)]][0].ids)
+            longest = len(rows[order[len(found)]].ids)
             group = order[len(found) : len(found) + max(1, _TOKENS_AT_ONCE // longest)]
-            hidden = self._forward([rows[i][0] for i in group]).float().cpu().numpy()
+            hidden = self._forward([rows[i] for i in group]).float().cpu().numpy()
             end = 0
             for i in group:
-                row, num_cut = rows[i]
-                begin, end = end, end + len(row.ids)
-                found[i] = Encoding(
-                    tokens=hidden[begin:end].copy(),
-                    token_texts=row.tokens,
-                    words=row.words,
-                    segments=row.segments,
-                    is_special=[token in ends for token in row.tokens],
-                    num_cut_tokens=num_cut,
-                )
+                begin, end = end, end + len(rows[i].ids)
+                found[i] = hidden[begin:end].copy()
         return [found[i] for i in range(len(rows))]
 
-    def _forward(self, rows: Sequence[TokenizedText]) -> torch.Tensor:
+    def _forward(self, rows: Sequence[Row]) -> torch.Tensor:
         """[T, H] of texts laid end to end."""
-        lengths = [len(row.ids) for row in rows]
-
-        def flat(lists: Iterable[Iterable[int]]) -> torch.Tensor:
-            return torch.tensor([x for values in lists for x in values], device=self._device)
-
-        return self.bert(
-            flat(row.ids for row in rows),
-            flat(row.segments for row in rows),
-            flat(range(length) for length in lengths),
-            Layout.of(lengths, self._device),
-        )
+        return self.bert(*pack(rows, self._device))
 
 
 def load(path: str | Path, *, device: str = "auto") -> PretrainedModel:
@@ -280,17 +278,6 @@ def _first_places(encoding: Encoding) -> dict[str, int]:
         if not special:
             places.setdefault(word, place)
     return places
-
-
-def _kept_places(segments: list[int], max_length: int) -> list[int]:
-    """Places of [CLS] A [SEP] (B [SEP]) that stay when it is cut to `max_length`, longest first."""
-    total = len(segments)
-    if 1 not in segments:
-        return [*range(max_length - 1), total - 1]
-    begin_b = segments.index(1)
-    length_a, length_b = np.array([begin_b - 2]), np.array([total - begin_b - 1])
-    a, b = (int(x[0]) for x in cut_lengths(length_a, length_b, max_length - NUM_SPECIAL_IN_PAIR))
-    return [*range(a + 1), begin_b - 1, *range(begin_b, begin_b + b), total - 1]
 
 
 def _fill_in(text: str, mask: str, number: int, word: str, continues: bool) -> str:

@@ -51,6 +51,7 @@ class Tokenizer:
         vocab_size: entries, special ones counted.
         pad, unk, cls, sep, mask: the special tokens, by name.
         pad_id, unk_id, cls_id, sep_id, mask_id: their ids.
+        lowercase: whether upper and lower case are the same.
         special_ids: int64 [5], sorted.
         regular_ids: int64, sorted: the ids of all others, of which a random word is drawn.
         max_length: longest sequence its model was trained on, in tokens.
@@ -67,7 +68,7 @@ class Tokenizer:
         special_tokens: Sequence[str] = SPECIAL_TOKENS,
     ) -> None:
         self._backend = backend
-        self._lowercase = lowercase
+        self.lowercase = lowercase
         self.max_length = max_length
         self.vocab_size = backend.get_vocab_size()
         vocabulary = backend.get_vocab()
@@ -188,6 +189,18 @@ class Tokenizer:
         ]
         return TokenizedText(encoding.ids, encoding.type_ids, tokens, words)
 
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of a text without special tokens, and the characters that each stands for."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    def encode_many(
+        self, texts: Sequence[tuple[str, str | None]]
+    ) -> list[tuple[list[int], list[int]]]:
+        """Ids and segments of [CLS] text [SEP] (text_pair [SEP]), uncut; many at once."""
+        rows = self._backend.encode_batch_fast([(a, b) if b is not None else a for a, b in texts])
+        return [(row.ids, row.type_ids) for row in rows]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens left out."""
         return str(self._backend.decode(list(ids)))
@@ -206,7 +219,7 @@ class Tokenizer:
             # The general class takes tokenizer.json as it stands; BERT's own would rebuild it.
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": self.max_length,
-            "do_lower_case": self._lowercase,
+            "do_lower_case": self.lowercase,
             "clean_up_tokenization_spaces": False,
             "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
             **{

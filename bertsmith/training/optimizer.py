@@ -6,10 +6,9 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bertsmith.config import TrainingConfig
-from bertsmith.model.bert import Bert
 from bertsmith.training.muon import Muon
 
 _KINDS = {
@@ -75,7 +74,7 @@ class Optimizers:
             part.state.clear()
 
 
-def make_optimizers(model: Bert, config: TrainingConfig) -> Optimizers:
+def make_optimizers(model: nn.Module, config: TrainingConfig) -> Optimizers:
     """Adam or AdamW for all parameters, or Muon for the hidden matrices and AdamW for the rest.
 
     Weight decay is on matrices; biases and norms (one dimension) have none.

@@ -1,0 +1,106 @@
+"""The settings of fine-tuning and probing: what labelled texts mean, how they are learnt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bertsmith.config.schema import check_types, fraction, positive
+from bertsmith.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledConfig:
+    """Which columns of a table hold texts and labels, and what the labels are."""
+
+    text_column: str | None = None
+    """Column of the text; None: by the names that are usual (GLUE's among them)."""
+    text_pair_column: str | None = None
+    """Column of a second text, if `text_column` is named as well."""
+    label_column: str | None = None
+    """Column of the label; None: by the names that are usual."""
+    task: Literal["auto", "classes", "scores"] = "auto"
+    """Whether labels are classes or scores; auto: numbers with a decimal point are scores."""
+    label_names: tuple[str, ...] = ()
+    """Names of the classes 0, 1, … if the labels are these numbers."""
+    max_bad_rows: float = 0.01
+    """Largest share of rows that may lack a column; they are left out."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        fraction(self, "max_bad_rows")
+        if self.text_pair_column is not None and self.text_column is None:
+            raise ConfigError("`text_pair_column` needs `text_column` beside it; name both.")
+        if len(set(self.label_names)) < len(self.label_names):
+            raise ConfigError(f"`label_names` must differ; got {', '.join(self.label_names)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """How a classifier is trained on an encoder."""
+
+    seeds: tuple[int, ...] = (0,)
+    """One training each; the classifier's first weights, the order and dropout follow from it."""
+    epochs: int = 5
+    """Most passes over the training rows."""
+    batch_size: int = 32
+    """Rows an optimizer step."""
+    learning_rate: float | None = None
+    """Peak learning rate; None: by the width of the network, less for a wider one."""
+    warmup_ratio: float = 0.1
+    """Share of the steps over which the learning rate rises from 0; then it falls to 0."""
+    weight_decay: float = 0.01
+    """Weight decay of matrices; biases and norms have none."""
+    max_grad_norm: float = 1.0
+    """The gradient's norm is clipped to this; 0 switches clipping off."""
+    dropout_prob: float = 0.1
+    """Dropout in the encoder and before the classifier."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Whether rare classes weigh more in the loss, by the inverse of their share."""
+    metric: Literal["auto", "accuracy", "f1", "matthews", "spearman", "pearson"] = "auto"
+    """What says which moment is the best; auto: accuracy of classes, Spearman of scores."""
+    evaluations_per_epoch: int = 2
+    """Times in an epoch that the validation rows are judged."""
+    patience: int = 4
+    """Evaluations without a better one after which training stops; 0: it never does."""
+    max_length: int | None = None
+    """Longest sequence in tokens; None: as in pretraining. Longer texts are cut, and counted."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train; auto takes CUDA, then MPS, then the CPU."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        positive(self, "epochs", "batch_size", "evaluations_per_epoch")
+        for name in ("learning_rate", "max_length"):
+            if getattr(self, name) is not None:
+                positive(self, name)
+        fraction(self, "warmup_ratio")
+        fraction(self, "dropout_prob", below_one=True)
+        for name in ("weight_decay", "max_grad_norm", "patience"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"`{name}` must not be negative; got {getattr(self, name)}.")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError("`seeds` must be one number or several, all different.")
+        if not all(0 <= seed < 2**63 for seed in self.seeds):
+            raise ConfigError("`seeds` must be from 0 to 2**63 - 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """How a linear model is fitted to frozen vectors."""
+
+    pooling: Literal["mean", "cls"] = "mean"
+    """What stands for a text: the mean over its tokens, or the vector of [CLS]."""
+    folds: int = 5
+    """Parts of the cross-validation."""
+    seed: int = 0
+    """The folds, and the random encoder beside, follow from it."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to encode; auto takes CUDA, then MPS, then the CPU."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.folds < 2:
+            raise ConfigError(f"`folds` must be at least 2; got {self.folds}.")
+        if self.seed < 0:
+            raise ConfigError(f"`seed` must not be negative; got {self.seed}.")

@@ -1,0 +1,165 @@
+"""A linear model on frozen vectors: what an encoder says of texts without being trained on them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertsmith.config import LabelledConfig, ProbeConfig
+from bertsmith.display import Display
+from bertsmith.errors import DataError
+from bertsmith.finetuning.labels import Targets, Task, task_of
+from bertsmith.finetuning.metrics import majority_accuracy, metrics_of
+from bertsmith.finetuning.tables import LabelledTexts, read_labelled
+from bertsmith.inference.model import Float32, PretrainedModel, load
+
+_PENALTIES = np.logspace(-3, 2, 6)
+"""To choose from: inverse strengths of the classifier's penalty, strengths of the regressor's."""
+
+_TEXTS_AT_ONCE = 4096
+
+
+def probe_folder(
+    path: Path,
+    *,
+    train: Path,
+    validation: Path | None = None,
+    labelled: LabelledConfig | None = None,
+    config: ProbeConfig | None = None,
+    baseline: bool = True,
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Fit a linear model to the vectors of the encoder in `path`.
+
+    Logistic regression of classes, ridge regression of scores, on standardised vectors; the
+    strength of the penalty is chosen by the cross-validation whose figures are given.
+
+    Args:
+        path: a run, a checkpoint, or a Hugging Face BERT folder.
+        train: a table of labelled texts, which is cross-validated; see `read_labelled`.
+        validation: another, on which the model of all training rows is judged.
+        labelled: what the tables mean.
+        config: which vectors, how many folds.
+        baseline: whether the same is done with the vectors of a random encoder.
+        display: shows what goes on; default: a silent one.
+
+    Returns:
+        `pretrained` and `random`: of each metric `mean`, `std` and `values` over the folds, and
+        `validation` if there is one.
+
+    Raises:
+        BertsmithError: a file, a label or a setting does not suit.
+    """
+    labelled, config = labelled or LabelledConfig(), config or ProbeConfig()
+    display = display or Display(quiet=True)
+    model = load(path, device=config.device)
+    of_train = read_labelled(train, labelled)
+    task = task_of(of_train, labelled)
+    targets = task.targets(of_train)
+    _check_folds(of_train, targets, task, config.folds)
+    of_validation = None if validation is None else read_labelled(validation, labelled)
+    judged_on = None if of_validation is None else task.targets(of_validation)
+    results: dict[str, Any] = {
+        "task": "scores" if task.is_regression else "classes",
+        "classes": list(task.classes),
+        "pooling": config.pooling,
+        "folds": config.folds,
+        "rows": {
+            "train": len(of_train),
+            "validation": 0 if of_validation is None else len(of_validation),
+        },
+    }
+    if not task.is_regression:
+        results["majority_accuracy"] = majority_accuracy(
+            targets if judged_on is None else judged_on
+        )
+    for kind in ("pretrained", "random") if baseline else ("pretrained",):
+        if kind == "random":
+            model.bert.initialize(config.seed)
+        vectors = _encode(model, of_train.texts, config.pooling, kind, display)
+        with display.stage(f"Fitting to {kind} vectors"):
+            fitted, results[kind] = _cross_validate(vectors, targets, task, config)
+        if of_validation is not None and judged_on is not None:
+            vectors = _encode(model, of_validation.texts, config.pooling, kind, display)
+            results[kind]["validation"] = metrics_of(
+                fitted.predict(vectors).astype(targets.dtype), judged_on, task
+            )
+    return results
+
+
+def _encode(
+    model: PretrainedModel,
+    texts: Sequence[tuple[str, str | None]],
+    pooling: str,
+    kind: str,
+    display: Display,
+) -> Float32:
+    """A vector of each text: [N, H]."""
+    entries = [a if b is None else (a, b) for a, b in texts]
+    rows = []
+    with warnings.catch_warnings(), display.stage(f"Encoding, {kind} weights") as progress:
+        warnings.simplefilter("ignore")  # texts that are cut are so in training, too
+        for start in range(0, len(entries), _TEXTS_AT_ONCE):
+            for one in model.encode_many(entries[start : start + _TEXTS_AT_ONCE]):
+                rows.append(one.pooled(pooling).copy())
+            progress(len(rows), len(entries))
+    return np.stack(rows)
+
+
+def _cross_validate(
+    vectors: Float32, targets: Targets, task: Task, config: ProbeConfig
+) -> tuple[Any, dict[str, Any]]:
+    """The model of the best penalty, fitted to all rows, and its figures over the folds."""
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.model_selection import KFold, StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    splitter = KFold if task.is_regression else StratifiedKFold
+    folds = list(
+        splitter(config.folds, shuffle=True, random_state=config.seed).split(vectors, targets)
+    )
+    name = "spearman" if task.is_regression else "accuracy"
+    best: tuple[float, Any, list[dict[str, float]]] | None = None
+    for penalty in _PENALTIES:
+        linear = (
+            Ridge(alpha=penalty * len(vectors))
+            if task.is_regression
+            else LogisticRegression(C=penalty, max_iter=2000)
+        )
+        model = make_pipeline(StandardScaler(), linear)
+        found = []
+        for fitted_on, judged_on in folds:
+            model.fit(vectors[fitted_on], targets[fitted_on])
+            guesses = model.predict(vectors[judged_on]).astype(targets.dtype)
+            found.append(metrics_of(guesses, targets[judged_on], task))
+        mean = float(np.mean([one[name] for one in found]))
+        if best is None or mean > best[0]:
+            best = mean, model, found
+    assert best is not None
+    _, model, found = best
+    model.fit(vectors, targets)
+    return model, {
+        metric: {
+            "mean": float(np.mean([one[metric] for one in found])),
+            "std": float(np.std([one[metric] for one in found], ddof=1)),
+            "values": [one[metric] for one in found],
+        }
+        for metric in found[0]
+    }
+
+
+def _check_folds(table: LabelledTexts, targets: Targets, task: Task, folds: int) -> None:
+    least, what = len(table), "rows"
+    if not task.is_regression:
+        counts = np.bincount(targets.astype(np.int64))
+        least, what = int(counts.min()), f"rows of the class {task.classes[int(counts.argmin())]!r}"
+    if least < folds:
+        raise DataError(
+            f"{table.path} must have a row for each of the {folds} folds; it has {least} {what}. "
+            "Lower --folds, or add rows."
+        )

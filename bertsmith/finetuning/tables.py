@@ -1,0 +1,253 @@
+"""Tables of labelled texts: TSV, CSV and JSON lines, plain or packed, with GLUE's layouts known.
+
+What is read is strings and numbers as they stand; `labels.py` says what they mean.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bertsmith.config import LabelledConfig, near
+from bertsmith.corpus.lines import LONGEST_LINE, read_lines
+from bertsmith.corpus.opened import format_of
+from bertsmith.errors import CorpusError
+
+Label = str | int | float
+
+
+class Columns(NamedTuple):
+    """Names of columns; None: there is no such one."""
+
+    text: str
+    text_pair: str | None
+    label: str | None
+
+
+# As GLUE's files and common data sets name them, the more telling ones first.
+_USUAL = (
+    Columns("premise", "hypothesis", "label"),
+    Columns("sentence1", "sentence2", "gold_label"),
+    Columns("sentence1", "sentence2", "label"),
+    Columns("sentence1", "sentence2", "score"),
+    Columns("question1", "question2", "is_duplicate"),
+    Columns("#1 String", "#2 String", "Quality"),
+    Columns("question", "sentence", "label"),
+    Columns("text1", "text2", "label"),
+    Columns("text", "text_pair", "label"),
+    Columns("sentence", None, "label"),
+    Columns("text", None, "label"),
+)
+_COLA_HEADER = ["source", "label", "mark", "sentence"]  # its file has none
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledTexts:
+    """The rows of a table, in its order."""
+
+    path: Path
+    texts: list[tuple[str, str | None]]
+    """Each with its second text, or None."""
+    labels: list[Label] | None
+    """None: the table has no label column (a test set)."""
+    lines: list[int]
+    """Where each row ends in the file, from 1."""
+    num_left_out: int
+    """Rows without a text or a label."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether rows have a second text."""
+        return self.texts[0][1] is not None
+
+
+def read_labelled(
+    path: Path, config: LabelledConfig, *, needs_labels: bool = True
+) -> LabelledTexts:
+    """Read a table of texts with their labels.
+
+    Rows that lack a text or a label are left out, counted and warned of, up to the share that
+    `config` allows.
+
+    Args:
+        path: `.tsv` (fields as they stand, quotes too: GLUE's way), `.csv` (quoted where need be),
+            `.jsonl` or `.ndjson`; also packed (`.gz`, `.bz2`, `.xz`, `.zst`).
+        config: which columns, and how much may be bad.
+        needs_labels: whether a table without a label column is refused.
+
+    Raises:
+        CorpusError: the file cannot be read, is empty, lacks a column, has too many bad rows.
+    """
+    header, rows = _table(path)
+    columns = _columns_of(path, header, config, needs_labels=needs_labels)
+    texts: list[tuple[str, str | None]] = []
+    labels: list[Label] = []
+    lines: list[int] = []
+    bad: Counter[str] = Counter()
+    for line, row in rows:
+        problem = _problem(row, columns)
+        if problem is not None:
+            if not bad[problem]:
+                warnings.warn(f"{path}, line {line}: {problem}; left out.", stacklevel=2)
+            bad[problem] += 1
+            continue
+        assert row is not None
+        pair = None if columns.text_pair is None else row[columns.text_pair]
+        texts.append((row[columns.text], pair))
+        lines.append(line)
+        if columns.label is not None:
+            labels.append(row[columns.label])
+    num_bad = bad.total()
+    if num_bad > config.max_bad_rows * (num_bad + len(texts)):
+        raise CorpusError(
+            f"{path} must have a text and a label in all but {config.max_bad_rows:.1%} of its "
+            f"rows; {num_bad} of {num_bad + len(texts)} have not ({'; '.join(list(bad)[:3])}). "
+            "Mend it, name other columns, or raise --max-bad-rows."
+        )
+    return LabelledTexts(
+        path=path,
+        texts=texts,
+        labels=None if columns.label is None else labels,
+        lines=lines,
+        num_left_out=num_bad,
+    )
+
+
+_Row = dict[str, Any] | None
+"""By column; None: more fields than the header has."""
+
+
+def _table(path: Path) -> tuple[list[str], Iterator[tuple[int, _Row]]]:
+    """The names of the columns; and the rows, each with the line on which it ends."""
+    kind = format_of(path)
+    if kind in (".jsonl", ".ndjson"):
+        rows = _json_rows(path)
+        first = next(rows)  # an empty file has been refused
+        return list(first[1] or {}), itertools.chain([first], rows)
+    if kind not in (".tsv", ".csv"):
+        raise CorpusError(
+            f"{path} must be a table of labelled texts: .tsv, .csv or .jsonl (or packed: .tsv.gz); "
+            f"it is {kind or 'without an ending'}."
+        )
+    csv.field_size_limit(LONGEST_LINE)
+    # A quote in a TSV is part of the text, as GLUE has it; one in a CSV holds a field together.
+    dialect: dict[str, Any] = {"delimiter": ",", "strict": True}
+    if kind == ".tsv":
+        dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    reader = csv.reader(read_lines(path), **dialect)
+    with _told(path, reader):
+        header = next(reader)
+        row = header if _is_cola(header) else next(reader, None)
+    if row is None:
+        raise CorpusError(f"{path} must have rows under its header; it has none.")
+    header = _COLA_HEADER if row is header else header
+    return header, _separated_rows(path, reader, header, row)
+
+
+def _separated_rows(
+    path: Path, reader: Any, header: list[str], row: list[str] | None
+) -> Iterator[tuple[int, _Row]]:
+    """`row` and those that follow it."""
+    with _told(path, reader):
+        while row is not None:
+            if row:
+                fits = len(row) <= len(header)
+                yield reader.line_num, dict(zip(header, row, strict=False)) if fits else None
+            row = next(reader, None)
+
+
+@contextmanager
+def _told(path: Path, reader: Any) -> Iterator[None]:
+    """What is no table is said with its place."""
+    try:
+        yield
+    except csv.Error as error:
+        raise CorpusError(f"{path}, line {reader.line_num}: not a table: {error}.") from error
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, _Row]]:
+    for number, line in enumerate(read_lines(path), start=1):
+        if line.isspace():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise CorpusError(f"{path}, line {number} must be JSON: {error}.") from error
+        if not isinstance(row, dict):
+            raise CorpusError(f"{path}, line {number} must be a JSON object; it is not.")
+        yield number, row
+
+
+def _is_cola(first_row: list[str]) -> bool:
+    """Whether a table begins as CoLA's, which has no header: source, 0 or 1, a mark, the text."""
+    return len(first_row) == 4 and first_row[1] in ("0", "1") and first_row[2] in ("", "*")
+
+
+def _columns_of(
+    path: Path, header: list[str], config: LabelledConfig, *, needs_labels: bool
+) -> Columns:
+    """The columns that are named, or those of the first usual layout that is there.
+
+    Raises:
+        CorpusError: one is missing.
+    """
+    asked = (config.text_column, config.text_pair_column, config.label_column)
+    for name in asked:
+        if name is not None and name not in header and (needs_labels or name != asked[2]):
+            raise CorpusError(
+                f"{path} must have a column {name!r}; it has {_listed(header)}. "
+                f"{near(name, header)}"
+            )
+    if config.text_column is not None:
+        text, pair = config.text_column, config.text_pair_column
+    else:
+        usual = next(
+            (c for c in _USUAL if c.text in header and (c.text_pair or c.text) in header), None
+        )
+        if usual is None:
+            raise CorpusError(
+                f"{path} must have a column of texts; of {_listed(header)} none has a usual name. "
+                "Name it with --text-column (and --text-pair-column)."
+            )
+        text, pair = usual.text, usual.text_pair
+    label = config.label_column
+    if label is None:
+        names = dict.fromkeys(c.label for c in _USUAL)
+        label = next((name for name in names if name in header), None)
+    elif label not in header:
+        label = None
+    if label is None and needs_labels:
+        raise CorpusError(
+            f"{path} must have a column of labels; of {_listed(header)} none has a usual name. "
+            "Name it with --label-column."
+        )
+    return Columns(text, pair, label)
+
+
+def _listed(header: list[str]) -> str:
+    return ", ".join(map(repr, header[:20])) or "none"
+
+
+def _problem(row: _Row, columns: Columns) -> str | None:
+    """Why a row cannot be used, or None."""
+    if row is None:
+        return "more fields than the header has"
+    for name in filter(None, (columns.text, columns.text_pair)):
+        if not isinstance(row.get(name), str):
+            return f"no text in the column {name!r}"
+    if columns.label is not None:
+        label = row.get(columns.label)
+        if not isinstance(label, str | int | float) or label in ("", "-"):  # "-": SNLI's disputed
+            return f"no label in the column {columns.label!r}"
+    return None
