@@ -11,9 +11,10 @@ from bertsmith.config import (
     FinetuneConfig,
     LabelledConfig,
     ProbeConfig,
+    given_by_store,
     near,
-    prepared_settings,
     resolve,
+    settings_in,
     settings_of_run,
 )
 from bertsmith.errors import ConfigError, RunError
@@ -62,23 +63,32 @@ def pretrain(
         BertsmithError: what must hold, what was found, what to do.
         RunStopped: a signal (an interrupt, SIGTERM, SIGUSR1) came; a checkpoint is written.
     """
+    from bertsmith.training.initial import given_by_model
     from bertsmith.training.pretrain import run_pretraining
 
     if corpus is not None:
         parts = (corpus,) if isinstance(corpus, str | Path) else tuple(corpus)
         settings["corpus"] = tuple(str(part) for part in parts)
+    resumes = False
     if config is None and resume and output is not None:
         config = settings_of_run(Path(output))
+        resumes = config is not None  # all is settled in it, whatever became of what it began from
         if config is None and corpus is None:
             raise RunError(
                 f"There is no run in {output} to go on with, and no corpus to begin one."
             )
+    given = given_by_store(settings.get("corpus", ()))
+    init_from = settings.get("init_from")
+    if init_from is None and config is not None:
+        init_from = settings_in(Path(config), "init_from")
+    if not resumes:
+        given += given_by_model(None if init_from is None else str(init_from))
     return run_pretraining(
         resolve(
             preset=preset,
             recipe=recipe,
             file=config,
-            prepared=prepared_settings(settings.get("corpus", ())),
+            given=given,
             overrides=settings,
         ),
         output=None if output is None else Path(output),

@@ -14,7 +14,7 @@ import pytest
 from transformers import AutoTokenizer
 
 import bertsmith
-from bertsmith.config import STORE_MANIFEST_FILE, DataConfig, PreparationConfig, prepared_settings
+from bertsmith.config import STORE_MANIFEST_FILE, DataConfig, PreparationConfig, given_by_store
 from bertsmith.corpus import open_corpus
 from bertsmith.data.batches import Batches
 from bertsmith.data.disk import StoreFolder, open_store
@@ -432,11 +432,11 @@ def test_a_stranger_sets_no_other_settings(corpus: Path, tmp_path: Path) -> None
     store = prepare_store(config(corpus), tmp_path / "store")
     path = store.path / STORE_MANIFEST_FILE
     manifest = json.loads(path.read_text())
-    assert prepared_settings([str(store.path)])["tokenizer"] == "word"
+    assert given_by_store([str(store.path)])[0].settings["tokenizer"] == "word"
     manifest["settings"]["learning_rate"] = 9.0
     path.write_text(json.dumps(manifest))
     with pytest.raises(ConfigError, match="not the manifest"):
-        prepared_settings([str(store.path)])
+        given_by_store([str(store.path)])
 
 
 def test_ids_that_no_vocabulary_has_are_refused(corpus: Path, tmp_path: Path) -> None:

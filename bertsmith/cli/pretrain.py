@@ -14,13 +14,15 @@ import tyro
 from bertsmith.config import (
     BUDGETS,
     DataConfig,
+    Given,
     ModelConfig,
     PreparationConfig,
     PretrainConfig,
     TrainingConfig,
-    prepared_settings,
+    given_by_store,
     refuse_contradiction,
     resolve,
+    settings_in,
     settings_of_run,
 )
 from bertsmith.errors import RunError
@@ -62,7 +64,7 @@ def parse_base(arguments: Sequence[str]) -> PretrainConfig:
     Found before the other flags are read, so that `--help` shows the defaults as they will be.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("preset", "recipe", "config", "output"):
+    for name in ("preset", "recipe", "config", "output", "init-from"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--corpus", nargs="+", default=[])
@@ -70,9 +72,10 @@ def parse_base(arguments: Sequence[str]) -> PretrainConfig:
         named, _ = parser.parse_known_args(list(arguments))
     except argparse.ArgumentError:  # a flag without its value: the full parser says so better
         return resolve()
-    file = named.config
+    file, resumes = named.config, False
     if file is None and named.resume and named.output is not None:
         file = settings_of_run(Path(named.output))
+        resumes = file is not None  # all is settled in it, whatever became of what it began from
         if file is None and not {"--corpus", "-h", "--help"} & {
             argument.partition("=")[0] for argument in arguments
         }:
@@ -80,12 +83,24 @@ def parse_base(arguments: Sequence[str]) -> PretrainConfig:
                 f"There is no run in {named.output} to go on with; to begin one there, say with "
                 "what: give --corpus."
             )
+    init_from = named.init_from
+    if init_from is None and file is not None:
+        init_from = settings_in(Path(file), "init_from")
     return resolve(
         preset=named.preset,
         recipe=named.recipe,
         file=file,
-        prepared=prepared_settings(named.corpus),
+        given=[*given_by_store(named.corpus), *([] if resumes else _given_by_model(init_from))],
     )
+
+
+def _given_by_model(init_from: str | None) -> list[Given]:
+    if init_from is None:
+        return []
+    # What reads a model takes seconds to load, and few runs begin from one.
+    from bertsmith.training.initial import given_by_model
+
+    return given_by_model(init_from)
 
 
 def defaults(base: PretrainConfig) -> Pretrain:
@@ -106,7 +121,11 @@ def settings(command: Pretrain, base: PretrainConfig) -> PretrainConfig:
     Raises:
         ConfigError: they contradict those with which the text was prepared.
     """
-    refuse_contradiction(prepared_settings(command.preparation.corpus), asdict(command.preparation))
+    given = given_by_store(command.preparation.corpus)
+    if not command.resume:
+        given += _given_by_model(command.training.init_from)
+    asked = {**asdict(command.preparation), **asdict(command.model)}
+    refuse_contradiction(given, asked)
     training = command.training
     if all(getattr(training, name) is None for name in BUDGETS):
         training = _with_budget(training, vars(base.training))

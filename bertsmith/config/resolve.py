@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,26 @@ from bertsmith.config.schema import (
 from bertsmith.errors import ConfigError
 
 
+@dataclass(frozen=True)
+class Given:
+    """Settings that something which is there already has decided: a prepared text, a model."""
+
+    source: str
+    """As the beginning of a sentence that goes on with a setting: "The model in DIR has"."""
+    settings: Mapping[str, Any]
+    """They take the place of the preset's, and what is asked for must not contradict them."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """They take the place of the preset's and the recipe's."""
+    preset: str | None = None
+    """The preset if none is asked for."""
+
+
 def resolve(
     *,
     preset: str | None = None,
     recipe: str | None = None,
     file: str | Path | None = None,
-    prepared: Mapping[str, Any] | None = None,
+    given: Sequence[Given] = (),
     overrides: Mapping[str, Any] | None = None,
 ) -> PretrainConfig:
     """Lay the recipe over the preset, the file over both, and `overrides` over all.
@@ -39,8 +53,7 @@ def resolve(
         preset: a name of `PRESETS`; default: the file's, else textbook.
         recipe: a name of `RECIPES`; default: the file's, else default.
         file: a TOML file with any part of what `to_toml` writes.
-        prepared: settings with which the text was prepared already; they take the place of the
-            preset's, and what is asked for must not contradict them.
+        given: what a prepared text and a model to begin from have decided.
         overrides: settings by field name, as flags or keywords give them. A budget among them
             takes the place of any budget below it.
 
@@ -48,15 +61,17 @@ def resolve(
         ConfigError: an unknown name, an impossible value, an unreadable file.
     """
     from_file = _read(Path(file)) if file is not None else {}
-    preset = _choose("preset", preset, from_file.pop("preset", None), PRESETS, "textbook")
+    usual = next((one.preset for one in given if one.preset), "textbook")
+    preset = _choose("preset", preset, from_file.pop("preset", None), PRESETS, usual)
     recipe = _choose("recipe", recipe, from_file.pop("recipe", None), RECIPES, "default")
     settings: dict[str, Any] = {}
-    prepared = prepared or {}
-    for layer in (PRESETS[preset], RECIPES[recipe](preset), prepared, from_file, overrides or {}):
+    below = [PRESETS[preset], RECIPES[recipe](preset), *(one.defaults for one in given)]
+    held = [one.settings for one in given]
+    for layer in (*below, *held, from_file, overrides or {}):
         if any(layer.get(budget) is not None for budget in BUDGETS):
             settings = {name: value for name, value in settings.items() if name not in BUDGETS}
         settings |= layer
-    refuse_contradiction(prepared, settings)
+    refuse_contradiction(given, settings)
     by_section: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for name, value in settings.items():
         by_section[section_of(name)][name] = value
@@ -137,7 +152,15 @@ def _choose(
     return name
 
 
-def prepared_settings(corpus: Sequence[str]) -> dict[str, Any]:
+_PREPARED = "The text was prepared with"
+
+
+def settings_in(file: Path, name: str) -> Any:
+    """The value of a setting in a TOML file; None if it is not there. Raises: `ConfigError`."""
+    return _read(file).get(name)
+
+
+def given_by_store(corpus: Sequence[str]) -> list[Given]:
     """The settings with which the store that `corpus` names was prepared; empty if it names none.
 
     Raises:
@@ -146,31 +169,34 @@ def prepared_settings(corpus: Sequence[str]) -> dict[str, Any]:
     path = Path(corpus[0]) / STORE_MANIFEST_FILE if len(corpus) == 1 else None
     try:
         if path is None or not path.is_file():
-            return {}
+            return []
         settings = json.loads(path.read_bytes())["settings"]
         known = {entry.name for entry in fields(PreparationConfig)}
         if set(settings) - known:
             raise ValueError("unknown settings")
-        return {name: settings[name] for name in settings if name not in ("corpus", "validation")}
+        own = {name: settings[name] for name in settings if name not in ("corpus", "validation")}
+        return [Given(_PREPARED, own)]
     except OSError as error:
         raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path} is not the manifest of a token store.") from error
 
 
-def refuse_contradiction(prepared: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` if `settings` has another value for one of `prepared`, or more text."""
-    if prepared and settings.get("validation"):
+def refuse_contradiction(given: Sequence[Given], settings: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` if `settings` has another value for one that is given, or more text."""
+    if any(one.source == _PREPARED for one in given) and settings.get("validation"):
         raise ConfigError(
             "A token store has the text that is validated on; `validation` cannot name another. "
             "Leave it out, or prepare the text again with it."
         )
-    for name, value in prepared.items():
-        if settings.get(name, value) != value:
-            raise ConfigError(
-                f"The text was prepared with `{name}` = {value!r}, and {settings[name]!r} was "
-                "asked for; leave the setting out, or prepare the text again."
-            )
+    for one in given:
+        for name, value in one.settings.items():
+            if settings.get(name, value) != value:
+                raise ConfigError(
+                    f"{one.source} `{name}` = {value!r}, and {settings[name]!r} was asked for; "
+                    "leave the setting out"
+                    f"{', or prepare the text again' if one.source == _PREPARED else ''}."
+                )
 
 
 def _read(path: Path) -> dict[str, Any]:

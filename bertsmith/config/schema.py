@@ -206,6 +206,8 @@ class TrainingConfig:
     """Budget in tokens, [CLS] and [SEP] counted."""
     minutes: float | None = None
     """Budget in minutes of training."""
+    init_from: str | None = None
+    """A BERT to begin from, with its tokenizer: a run, a checkpoint, or a Hugging Face folder."""
     batch_size: int = 128
     """Sentence pairs an optimizer step."""
     micro_batch_size: int | None = None

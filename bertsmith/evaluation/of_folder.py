@@ -17,7 +17,13 @@ from bertsmith.evaluation.pseudo import pseudo_perplexity
 from bertsmith.model.device import choose_device, default_micro_batch_size
 from bertsmith.model.hugging_face import OPTIONAL_PARTS, load_model
 from bertsmith.model.locate import find_model, find_run_config
-from bertsmith.preparation import columns_of, finished_store, prepare_store, rules_of
+from bertsmith.preparation import (
+    columns_of,
+    finished_store,
+    prepare_store,
+    rules_of,
+    with_tokenizer_of,
+)
 from bertsmith.tokenizer import Tokenizer
 
 
@@ -63,7 +69,8 @@ def evaluate_folder(
     if corpus is None and run_config is None:
         raise CorpusError(f"{path} is not a run, so the corpus must be named: --corpus NAME|PATH.")
     display = display or Display(quiet=True)
-    store, counts = _open_text(config.preparation, tokenizer, corpus, split, display)
+    preparation = with_tokenizer_of(config.preparation, folder)
+    store, counts = _open_text(preparation, tokenizer, corpus, split, display)
     batches = evaluation_batches(store, tokenizer, data)
     if batches is None:
         raise DataError(f"The split {split} must have a sentence pair to evaluate on; it has none.")

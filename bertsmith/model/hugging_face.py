@@ -11,7 +11,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -142,7 +142,7 @@ def load_model(folder: Path) -> ModelFolder:
         ModelError: a file is missing or damaged, or it is not a BERT of the original structure.
         TokenizerError: the tokenizer's files are missing or damaged.
     """
-    config, vocab_size = _read_config(folder)
+    config, vocab_size = read_config(folder)
     tokenizer = Tokenizer.load(folder, default_max_length=config.max_position_embeddings)
     if tokenizer.vocab_size > vocab_size:
         raise ModelError(
@@ -152,7 +152,7 @@ def load_model(folder: Path) -> ModelFolder:
     # On the meta device no memory is taken before the file has been held against the config.
     with torch.device("meta"):
         model = Bert(config, vocab_size)
-    state, missing = _read_weights(folder, model)
+    state, missing = read_weights(folder, model)
     model.to_empty(device="cpu")
     if missing:
         model.initialize(seed=0)
@@ -162,7 +162,7 @@ def load_model(folder: Path) -> ModelFolder:
 
 def load_weights(folder: Path, model: Bert) -> None:
     """Set all weights of `model` to those of a folder. Raises: `ModelError`."""
-    state, lacking = _read_weights(folder, model)
+    state, lacking = read_weights(folder, model)
     missing = {part for part in lacking if hasattr(model, part)}
     if missing:
         raise ModelError(f"{folder} must hold {' and '.join(sorted(missing))}; it does not.")
@@ -188,7 +188,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_config(folder: Path) -> tuple[ModelConfig, int]:
+def read_config(folder: Path) -> tuple[ModelConfig, int]:
+    """The shape of the model in a folder, and the rows of its embedding matrix.
+
+    Raises:
+        ModelError: config.json is missing, damaged, or not a BERT's of the original structure.
+    """
     found = read_json(folder / CONFIG_FILE)
     expected = {
         "model_type": ("bert", None),
@@ -233,8 +238,12 @@ def _read_config(folder: Path) -> tuple[ModelConfig, int]:
     return config, vocab_size
 
 
-def _read_weights(folder: Path, model: Bert) -> tuple[dict[str, Tensor], frozenset[str]]:
-    """Our state dict from the file, without the parts that it lacks, and the names of those."""
+def read_weights(folder: Path, model: Bert) -> tuple[dict[str, Tensor], frozenset[str]]:
+    """The state dict from a folder's weights, without the parts that it lacks; names of those.
+
+    Raises:
+        ModelError: the file is missing or damaged, or a weight is not of `model`'s shape.
+    """
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise ModelError(
@@ -246,11 +255,7 @@ def _read_weights(folder: Path, model: Bert) -> tuple[dict[str, Tensor], frozens
     try:
         with safe_open(path, framework="pt") as file:
             stored = {_canonical(name): name for name in file.keys()}  # noqa: SIM118 (no mapping)
-            missing = frozenset(
-                part
-                for part, prefix in OPTIONAL_PARTS.items()
-                if not any(name.startswith(prefix) for name in stored)
-            )
+            missing = _missing_of(stored)
             for name, value in model.state_dict().items():
                 if name.split(".")[0] in missing:
                     continue
@@ -262,6 +267,25 @@ def _read_weights(folder: Path, model: Bert) -> tuple[dict[str, Tensor], frozens
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged: {error}.") from error
     return state, missing
+
+
+def missing_parts(folder: Path) -> frozenset[str]:
+    """Keys of `OPTIONAL_PARTS` that a folder has no weights for. Raises: `ModelError`."""
+    path = folder / WEIGHTS_FILE
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _missing_of(map(_canonical, file.keys()))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is missing or damaged: {error}.") from error
+
+
+def _missing_of(names: Iterable[str]) -> frozenset[str]:
+    names = list(names)
+    return frozenset(
+        part
+        for part, prefix in OPTIONAL_PARTS.items()
+        if not any(name.startswith(prefix) for name in names)
+    )
 
 
 def _canonical(name: str) -> str:

@@ -2,7 +2,12 @@
 
 from bertsmith.preparation.prepare import finished_store, prepare_store
 from bertsmith.preparation.report import describe_text, describe_vocabulary, report_json
-from bertsmith.preparation.settings import columns_of, rules_of, with_absolute_paths
+from bertsmith.preparation.settings import (
+    columns_of,
+    rules_of,
+    with_absolute_paths,
+    with_tokenizer_of,
+)
 
 __all__ = [
     "columns_of",
@@ -13,4 +18,5 @@ __all__ = [
     "report_json",
     "rules_of",
     "with_absolute_paths",
+    "with_tokenizer_of",
 ]

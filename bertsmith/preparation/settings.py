@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from pathlib import Path
 
 from bertsmith.config import TOKENIZERS, PreparationConfig
 from bertsmith.corpus import Columns, Corpus, Rules, Splitter, absolute_names
@@ -27,6 +28,16 @@ def with_absolute_paths(config: PreparationConfig) -> PreparationConfig:
         validation=absolute_names(config.validation),
         tokenizer=tokenizer,
     )
+
+
+def with_tokenizer_of(config: PreparationConfig, model: Path) -> PreparationConfig:
+    """The same, with a tokenizer that was taken from a folder taken from that of a trained model.
+
+    It is the same one, and is there as long as the model is.
+    """
+    if config.tokenizer in TOKENIZERS:
+        return config
+    return replace(config, tokenizer=str(model.resolve()))
 
 
 def rules_of(config: PreparationConfig) -> Rules:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from bertsmith.config import BUDGETS, PretrainConfig, held, to_toml
-from bertsmith.data.store import log_shares, word_counts
+from bertsmith.data.store import word_counts
 from bertsmith.display import Display
 from bertsmith.durable import whole_folder
 from bertsmith.errors import DivergenceError, RunError, RunStopped
@@ -30,11 +30,12 @@ from bertsmith.model.device import (
 from bertsmith.model.flops import matrix_product_rate, training_flops
 from bertsmith.model.hugging_face import Snapshot
 from bertsmith.model.locate import MODEL_FOLDER
-from bertsmith.preparation import report_json, with_absolute_paths
+from bertsmith.preparation import report_json, with_absolute_paths, with_tokenizer_of
 from bertsmith.report.metrics_file import MetricsFile
 from bertsmith.training.budget import Budget
 from bertsmith.training.checkpoint import STATE_FILE, Checkpoints
 from bertsmith.training.earlier import EarlierRun
+from bertsmith.training.initial import embedding_rows, initialise
 from bertsmith.training.loop import Loop
 from bertsmith.training.phases import PhaseClock, describe, unmeasured
 from bertsmith.training.prepare import Prepared, prepare, refuse_other_text
@@ -151,7 +152,7 @@ class _Job:
 
     def begin(self) -> dict[str, Any]:
         """A run from its beginning; the closing figures."""
-        prepared = self._prepare()
+        prepared = self._prepare(None)
         with self._ending_well():
             self.folder.begin(to_toml(self.config), report_json(prepared.report))
             return self._train(prepared, None)
@@ -174,7 +175,7 @@ class _Job:
         if newest is not None:
             progress = Progress.read(newest / STATE_FILE)
             earlier.refuse_drift(self.config, progress)
-        prepared = self._prepare()
+        prepared = self._prepare(newest)
         refuse_other_text(earlier.report, prepared.report)
         if progress is not None and not same_budget:
             spent = progress.spent
@@ -189,9 +190,10 @@ class _Job:
         with self._ending_well():
             return self._train(prepared, newest, resumes=True)
 
-    def _prepare(self) -> Prepared:
+    def _prepare(self, newest: Path | None) -> Prepared:
+        preparation = self.config.preparation
         return prepare(
-            self.config.preparation,
+            preparation if newest is None else with_tokenizer_of(preparation, newest),
             self.config.data,
             batch_size=self.config.training.batch_size,
             seed=self.config.training.seed,
@@ -223,9 +225,8 @@ class _Job:
         from bertsmith.report.curves import curves_png, save_curves
 
         config, run, display = self.config, self.folder.path, self.display
-        model = Bert(
-            config.model, prepared.tokenizer.vocab_size, judges_pairs=prepared.batches.is_pairs
-        ).to(self.device)
+        rows = embedding_rows(config, prepared.tokenizer, newest)
+        model = Bert(config.model, rows, judges_pairs=prepared.batches.is_pairs).to(self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
         num_parameters = sum(p.numel() for p in model.parameters())
@@ -237,7 +238,7 @@ class _Job:
         with stop.heard(), MetricsFile(run) as metrics:
             loop = Loop(
                 model=model,
-                initialise=lambda model: _initialise(model, config, prepared),
+                initialise=lambda model: initialise(model, config, prepared),
                 batches=prepared.batches,
                 validation=prepared.validation,
                 tokenizer=prepared.tokenizer,
@@ -292,15 +293,6 @@ def _written_to(run: Path) -> Iterator[None]:
         ) from error
 
 
-def _initialise(model: Bert, config: PretrainConfig, prepared: Prepared) -> None:
-    """Draw the first weights."""
-    model.initialize(config.training.seed)
-    if config.training.mlm_bias_init == "frequency":
-        # The head then starts as good as word counts alone can be, and has only context to learn.
-        prior = log_shares(word_counts(prepared.batches.store, prepared.tokenizer))
-        model.mlm_head.bias.data.copy_(torch.from_numpy(prior))
-
-
 def _settled(config: PretrainConfig, device: torch.device) -> PretrainConfig:
     """`config` with what was left open filled in, as it is written down to be repeated.
 
@@ -316,6 +308,8 @@ def _settled(config: PretrainConfig, device: torch.device) -> PretrainConfig:
     if training.precision == "auto":  # a resumed run computes as before, whatever its device
         is_half = compute_dtype(device, "auto") == torch.bfloat16
         training = replace(training, precision="bfloat16" if is_half else "float32")
+    if training.init_from is not None:
+        training = replace(training, init_from=str(Path(training.init_from).resolve()))
     preparation = with_absolute_paths(config.preparation)
     return replace(config, preparation=preparation, training=training)
 

@@ -1,0 +1,117 @@
+"""The first weights of a run: drawn, or those of a BERT that is there already."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bertsmith.config import PRESETS, Given, ModelConfig, PretrainConfig, resolve
+from bertsmith.data.store import log_shares, word_counts
+from bertsmith.errors import DataError
+from bertsmith.model.bert import Bert
+from bertsmith.model.hugging_face import (
+    CONFIG_FILE,
+    missing_parts,
+    read_config,
+    read_json,
+    read_weights,
+)
+from bertsmith.model.locate import find_model, find_run_config
+from bertsmith.tokenizer import Tokenizer
+from bertsmith.training.prepare import Prepared
+
+_FREE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range")
+"""Of a model's shape, what another training may choose."""
+
+_OF_DATA = ("objective", "max_length", "pairing", "masking", "mlm_probability")
+"""Of a run's examples, what its continuation begins with."""
+
+
+def given_by_model(path: str | None) -> list[Given]:
+    """What the model that a run begins from has decided; empty without one.
+
+    Its shape and its tokenizer hold. The preset whose recipe is taken is that of its run, or the
+    one whose width is nearest; its examples are those of its run.
+
+    Raises:
+        ModelError: `path` is not a BERT.
+    """
+    if path is None:
+        return []
+    folder = find_model(Path(path))
+    shape, _ = read_config(folder)
+    tokenizer = Tokenizer.load(folder, default_max_length=shape.max_position_embeddings)
+    settings = {name: value for name, value in vars(shape).items() if name not in _FREE}
+    run_config = find_run_config(Path(path))
+    defaults: dict[str, Any] = {"tokenizer": str(folder.resolve())}
+    if run_config is not None:
+        run = resolve(file=run_config)
+        preset = run.preset
+        defaults |= {name: getattr(run.data, name) for name in _OF_DATA}
+    else:
+        preset = _nearest_preset(shape)
+        longest = min(tokenizer.max_length, int(PRESETS[preset]["max_length"]))
+        defaults["max_length"] = longest
+        if "nsp_head" in missing_parts(folder):
+            defaults["objective"] = "mlm"
+    return [Given(f"The model in {folder} has", settings, defaults, preset)]
+
+
+def _nearest_preset(shape: ModelConfig) -> str:
+    """The published size whose width, and then depth, is nearest."""
+    published = [name for name in PRESETS if name != "textbook"]
+    return min(
+        published,
+        key=lambda name: (
+            abs(PRESETS[name]["hidden_size"] - shape.hidden_size),
+            abs(PRESETS[name]["num_hidden_layers"] - shape.num_hidden_layers),
+        ),
+    )
+
+
+def embedding_rows(config: PretrainConfig, tokenizer: Tokenizer, checkpoint: Path | None) -> int:
+    """Rows of the embedding matrix: those of what the weights are taken from, which may be padded.
+
+    Args:
+        config: of the run.
+        tokenizer: of its text.
+        checkpoint: that the run goes on from, or None.
+    """
+    begins_from = config.training.init_from
+    folder = checkpoint or (find_model(Path(begins_from)) if begins_from else None)
+    if folder is None:
+        return tokenizer.vocab_size
+    rows = read_json(folder / CONFIG_FILE).get("vocab_size")
+    return rows if isinstance(rows, int) else tokenizer.vocab_size
+
+
+def initialise(model: Bert, config: PretrainConfig, prepared: Prepared) -> None:
+    """Set the first weights of `model`.
+
+    Heads that the model to begin from lacks are drawn.
+
+    Raises:
+        DataError: that model has another tokenizer than the text.
+        ModelError: it is damaged, or of another shape.
+    """
+    model.initialize(config.training.seed)
+    begins_from = config.training.init_from
+    missing = frozenset({"mlm_head"})
+    if begins_from is not None:
+        folder = find_model(Path(begins_from))
+        own = Tokenizer.load(folder, default_max_length=prepared.tokenizer.max_length)
+        if own.sha256() != prepared.tokenizer.sha256():
+            raise DataError(
+                f"The text must be in the tokens of the model that is gone on from, {folder}; it "
+                f"has another tokenizer. Name the text itself, or prepare it with --tokenizer "
+                f"{json.dumps(str(folder))}."
+            )
+        state, missing = read_weights(folder, model)
+        model.load_state_dict(state, strict=False)
+    if "mlm_head" in missing and config.training.mlm_bias_init == "frequency":
+        # The head then starts as good as word counts alone can be, and has only context to learn.
+        prior = log_shares(word_counts(prepared.batches.store, prepared.tokenizer))
+        model.mlm_head.bias.data[: len(prior)].copy_(torch.from_numpy(prior))
