@@ -159,6 +159,9 @@ def evaluate(
     corpus: str | Path | Sequence[str | Path] | None = None,
     split: str = "validation",
     num_sentences: int = 0,
+    objective: Literal["mlm+nsp", "mlm"] | None = None,
+    pairing: Literal["adjacent", "filled"] | None = None,
+    max_length: int | None = None,
     device: str = "auto",
 ) -> Evaluation:
     """Losses and accuracies of a trained model on held-out pairs with fixed masks of 15 %.
@@ -168,6 +171,8 @@ def evaluate(
         corpus: as in `pretrain`; default: the one the run was trained on.
         split: train, validation or test.
         num_sentences: whose pseudo-perplexity is taken as well; 0: none.
+        objective, pairing, max_length: of the examples; default: as in the run's training. Models
+            with one tokenizer meet the same masks if these are the same.
         device: auto, cpu, cuda or mps.
 
     Raises:
@@ -178,7 +183,14 @@ def evaluate(
     parts = (corpus,) if isinstance(corpus, str | Path) else corpus
     names = None if parts is None else [str(part) for part in parts]
     return evaluate_folder(
-        Path(path), corpus=names, split=split, num_sentences=num_sentences, device=device
+        Path(path),
+        corpus=names,
+        split=split,
+        num_sentences=num_sentences,
+        objective=objective,
+        pairing=pairing,
+        max_length=max_length,
+        device=device,
     )
 
 

@@ -183,6 +183,31 @@ def test_the_command_prints_a_table_and_json(
                 assert words in out
 
 
+def test_runs_of_other_examples_can_be_judged_on_the_same(
+    finished_run: Run, text_file: Path, tmp_path: Path
+) -> None:
+    other = bertsmith.pretrain(
+        text_file,
+        init_from=str(finished_run.output),
+        pairing="filled",
+        max_length=20,
+        output=tmp_path / "other",
+        steps=1,
+        batch_size=8,
+        device="cpu",
+        quiet=True,
+    )
+    same = {"pairing": "filled", "max_length": 16, "device": "cpu"}
+    one, two = (bertsmith.evaluate(path, **same) for path in (finished_run.output, other.output))  # type: ignore[arg-type]
+    assert one.num_pairs == two.num_pairs
+    assert one.unigram_mlm_loss == two.unigram_mlm_loss
+    assert one.mlm_loss != two.mlm_loss
+    alone = bertsmith.evaluate(finished_run.output, objective="mlm", device="cpu")
+    assert alone.nsp_loss is None
+    with pytest.raises(bertsmith.BertsmithError, match="max_length"):
+        bertsmith.evaluate(finished_run.output, max_length=512, device="cpu")
+
+
 def test_a_negative_number_of_sentences_is_refused(
     finished_run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

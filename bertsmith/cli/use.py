@@ -115,6 +115,12 @@ class Evaluate:
     """Split of the corpus: train, validation or test."""
     sentences: int = 200
     """Whole sentences whose pseudo-perplexity is taken, every token masked in turn; 0: none."""
+    objective: Literal["mlm+nsp", "mlm"] | None = None
+    """What is judged; without it, as in the run's training."""
+    pairing: Literal["adjacent", "filled"] | None = None
+    """How pairs are made; without it, as in the run's training."""
+    max_length: int | None = None
+    """Longest sequence in tokens; without it, as in the run's training."""
     device: Device = "auto"
     """Where to compute."""
     json: Json = False
@@ -230,6 +236,9 @@ def evaluate(command: Evaluate) -> None:
         corpus=command.corpus or None,
         split=command.split,
         num_sentences=command.sentences,
+        objective=command.objective,
+        pairing=command.pairing,
+        max_length=command.max_length,
         device=command.device,
         display=Display(quiet=command.json),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from bertsmith.config import PreparationConfig, PretrainConfig, resolve
 from bertsmith.corpus import absolute_names, open_corpus
@@ -26,6 +27,9 @@ from bertsmith.preparation import (
 )
 from bertsmith.tokenizer import Tokenizer
 
+Objective = Literal["mlm+nsp", "mlm"]
+Pairing = Literal["adjacent", "filled"]
+
 
 def evaluate_folder(
     path: Path,
@@ -33,6 +37,9 @@ def evaluate_folder(
     corpus: Sequence[str] | None = None,
     split: str = "validation",
     num_sentences: int = 0,
+    objective: Objective | None = None,
+    pairing: Pairing | None = None,
+    max_length: int | None = None,
     device: str = "auto",
     display: Display | None = None,
 ) -> Evaluation:
@@ -41,12 +48,16 @@ def evaluate_folder(
     Word frequencies, which give a floor, are those of the run's training text; those of the
     evaluated text itself, which are better still, where it is no run's or another text.
 
+    Two models with one tokenizer meet the same examples and masks if `objective`, `pairing` and
+    `max_length` are the same.
+
     Args:
         path: a run, a checkpoint, or a Hugging Face BERT folder. Of a run, examples are made
             and cut as they were in its training.
         corpus: names or paths, or a prepared store; default: the run's own.
         split: of the corpus; a text without splits that the run was not trained on is taken whole.
         num_sentences: whose pseudo-perplexity is taken as well; 0: none.
+        objective, pairing, max_length: of the examples; default: as in the run's training.
         device: auto, cpu, cuda, mps.
         display: shows what goes on; default: a silent one.
 
@@ -60,6 +71,13 @@ def evaluate_folder(
     data = replace(config.data, max_length=tokenizer.max_length)
     if not run_config and "nsp_head" in missing:
         data = replace(data, objective="mlm")
+    if max_length is not None and max_length > tokenizer.max_length:
+        raise ModelError(
+            f"`max_length` must be at most the {tokenizer.max_length} tokens that the model was "
+            f"trained on; got {max_length}."
+        )
+    asked = {"objective": objective, "pairing": pairing, "max_length": max_length}
+    data = replace(data, **{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
     wanted = {"mlm_head"} if data.objective == "mlm" else set(OPTIONAL_PARTS)
     if missing & wanted:
         raise ModelError(

@@ -1,0 +1,100 @@
+"""A plain `transformers` loop on the batches of a run: BertForPreTraining, AdamW, padded to 64.
+
+    python -m benchmarks.transformers_loop CORPUS PAIRS SEED FOLDER
+
+Its own loss over logits at all positions, its own initialisation and dropout, warm-up and linear
+decay as its examples have them. Prints the closing figures, judged by `bertsmith.evaluate`'s code
+on the same pairs and masks.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from bertsmith.config import resolve
+from bertsmith.data.store import word_counts
+from bertsmith.display import Display
+from bertsmith.evaluation.held_out import evaluate
+from bertsmith.model.device import keep_freed_memory
+from bertsmith.model.hugging_face import load_model
+from bertsmith.model.layout import Layout
+from bertsmith.training.prepare import prepare
+
+BATCH_SIZE = 128
+LEARNING_RATE = 2e-3
+MAX_LENGTH = 64
+
+
+def train(corpus: str, pairs: int, seed: int, folder: Path) -> dict[str, float]:
+    """Train from scratch, save, and judge what was saved."""
+    from transformers import BertConfig, BertForPreTraining, get_linear_schedule_with_warmup
+
+    overrides = {"corpus": (corpus,), "mlm_probability": 0.15, "batch_size": BATCH_SIZE}
+    config = resolve(preset="textbook", overrides=overrides)
+    display = Display(quiet=True)
+    prepared = prepare(
+        config.preparation, config.data, batch_size=BATCH_SIZE, seed=seed, display=display
+    )
+    keep_freed_memory()
+    torch.manual_seed(seed)
+    model = BertForPreTraining(
+        BertConfig(
+            vocab_size=prepared.tokenizer.vocab_size,
+            hidden_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=256,
+            hidden_act="relu",
+        )
+    ).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
+    steps = -(-pairs // BATCH_SIZE)
+    schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
+    filler = torch.zeros(MAX_LENGTH, dtype=torch.long)  # one row more, so that all have 64
+    began = time.perf_counter()
+    for step in range(steps):
+        batch = prepared.batches.batch(step)
+        layout = Layout.of((*batch.lengths, MAX_LENGTH), torch.device("cpu"))
+        labels = torch.full_like(batch.input_ids, -100)
+        labels[batch.masked_positions] = batch.masked_labels
+
+        def pad(packed: torch.Tensor, layout: Layout = layout) -> torch.Tensor:
+            return layout.pad(torch.cat([packed, filler])[:, None]).squeeze(2)[:-1]
+
+        mask = pad(torch.ones_like(batch.input_ids))
+        found = model(
+            input_ids=pad(batch.input_ids),
+            token_type_ids=pad(batch.token_type_ids),
+            attention_mask=mask,
+            labels=pad(labels).masked_fill(mask == 0, -100),
+            next_sentence_label=batch.next_sentence_labels,
+        )
+        found.loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 50 == 0:
+            print(f"step {step} of {steps}: {found.loss.item():.3f}", file=sys.stderr, flush=True)
+    seconds = time.perf_counter() - began
+    model.save_pretrained(folder)
+    prepared.tokenizer.save(folder)
+    assert prepared.validation is not None
+    judged = evaluate(
+        load_model(folder).model,
+        prepared.validation,
+        device=torch.device("cpu"),
+        micro_batch_size=BATCH_SIZE,
+        counts=word_counts(prepared.batches.store, prepared.tokenizer),
+    )
+    return {**judged.metrics(), "seconds": seconds, "pairs": steps * BATCH_SIZE}
+
+
+if __name__ == "__main__":
+    figures = train(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    print(json.dumps({"finished": True, **figures}))

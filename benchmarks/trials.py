@@ -1,0 +1,101 @@
+"""Trainings side by side: each variant with each seed, in a process and a folder of its own.
+
+What is finished is not done again, and what was interrupted goes on, since every trial is a run
+that resumes. One trial at a time has all cores; several share them, which changes how long each
+takes, and results in rounding alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertsmith.report.metrics_file import read_metrics
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training."""
+
+    folder: Path
+    settings: Mapping[str, Any]
+    """Keywords of `bertsmith.pretrain`."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its closing figures are there."""
+        return bool(self.metrics().get("finished"))
+
+    def metrics(self) -> dict[str, Any]:
+        """The last line of its metrics; empty if it was not begun."""
+        try:
+            lines = list(read_metrics(self.folder))
+        except OSError:
+            return {}
+        return dict(lines[-1]) if lines else {}
+
+    def validations(self) -> list[tuple[float, float]]:
+        """Seconds of training and MLM loss at each validation on the way."""
+        found, seconds = [], 0.0
+        for line in read_metrics(self.folder):
+            seconds = line.get("seconds", seconds)
+            if "validation_mlm_loss" in line and not line.get("finished"):
+                found.append((seconds, line["validation_mlm_loss"]))
+        return found
+
+
+def folder_name(name: str) -> str:
+    """A variant's name as part of a path."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+
+
+def run_trials(trials: Sequence[Trial], *, at_once: int = 1) -> None:
+    """Run those that are not finished, `at_once` of them side by side on an even share of cores.
+
+    Raises:
+        SystemExit: one failed; what it said is shown.
+    """
+    threads = max(1, (os.cpu_count() or 1) // at_once)
+    waiting = [trial for trial in trials if not trial.is_finished]
+    print(f"{len(trials)} trials, {len(trials) - len(waiting)} of them done", flush=True)
+    with ThreadPoolExecutor(at_once) as pool:
+        for trial in pool.map(lambda trial: _run(trial, threads), waiting):
+            found = trial.metrics()
+            print(
+                f"{trial.folder}: MLM {found['validation_mlm_loss']:.3f}, "
+                f"{found['validation_mlm_accuracy']:.1%}, {found['seconds']:.0f} s",
+                flush=True,
+            )
+
+
+def _run(trial: Trial, threads: int) -> Trial:
+    settings = json.dumps({**trial.settings, "output": str(trial.folder)})
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.trials", settings],
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{trial.folder} failed:\n{done.stderr}")
+    return trial
+
+
+def _train(settings: dict[str, Any]) -> None:
+    import bertsmith
+
+    corpus = settings.pop("corpus")
+    bertsmith.pretrain(corpus, resume=True, quiet=True, keep_checkpoints=1, **settings)
+
+
+if __name__ == "__main__":
+    _train(json.loads(sys.argv[1]))
