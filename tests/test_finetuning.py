@@ -82,7 +82,8 @@ def test_the_classifier_is_that_of_transformers(
         expected = theirs(**encoded).logits.softmax(-1).numpy()
     lines = (found.output / "predictions-validation.tsv").read_text().splitlines()
     header, *rows = [line.split("\t") for line in lines]
-    assert header == ["index", "prediction", "label", "no", "yes"]
+    assert header == ["line", "prediction", "label", "no", "yes"]
+    assert [row[0] for row in rows] == [str(line) for line in range(2, 42)]
     np.testing.assert_allclose([[float(x) for x in row[3:]] for row in rows], expected, atol=2e-6)
     right = np.mean([row[1] == row[2] for row in rows])
     assert right == pytest.approx(found.results["pretrained"]["accuracy"]["mean"])
@@ -378,6 +379,32 @@ def test_what_does_not_suit_is_said_and_leaves_nothing(
             **settings,
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_test_set_needs_no_labels_and_keeps_its_lines(
+    folder: Path, tables: dict[str, Any], tmp_path: Path
+) -> None:
+    test = tmp_path / "test.tsv"
+    test.write_text("index\tsentence\tlabel\n0\ta bird\t-\n\n1\tthe crane\t?\n")
+    found = bertsmith.finetune(
+        folder,
+        **tables,
+        test=test,
+        output=tmp_path / "out",
+        quiet=True,
+        baseline=False,
+        **{**FAST, "epochs": 1},
+    )
+    lines = (found.output / "predictions-test.tsv").read_text().splitlines()
+    assert lines[0].split("\t") == ["line", "prediction", "no", "yes"]
+    assert [line.split("\t")[0] for line in lines[1:]] == ["2", "4"]
+
+
+def test_a_table_of_bad_rows_alone_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.tsv"
+    path.write_text("text\tlabel\na\t-\n")
+    with pytest.warns(UserWarning), pytest.raises(BertsmithError, match="1 of 1 have not"):
+        read_labelled(path, LabelledConfig(max_bad_rows=1.0))
 
 
 def test_an_unseen_label_is_said_with_its_line(folder: Path, tmp_path: Path) -> None:

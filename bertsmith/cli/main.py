@@ -57,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _leave(0 if asked else 128 + stopped.by, f"bertsmith: {stopped}")
     except KeyboardInterrupt:
         _leave(
-            130, "bertsmith: interrupted; what was finished is whole, and the same command goes on."
+            130,
+            "bertsmith: interrupted; nothing is half-written, and the same command can be given again.",
         )
     except BrokenPipeError:  # the reader of a pipe left, as `head` does
         pass

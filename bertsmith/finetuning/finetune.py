@@ -58,6 +58,8 @@ class _Tables:
     train: tuple[list[Row], Targets]
     validation: tuple[list[Row], Targets]
     test: list[Row] | None
+    lines: dict[str, list[int]]
+    """Where the rows of validation and test stand in their files."""
     task: Task
     sizes: dict[str, int]
     """Counts of rows: of each file, left out, cut."""
@@ -133,11 +135,17 @@ def finetune_folder(
         with whole_folder(output) as part:
             snapshot(best.model, folder.tokenizer, tables.task).write(part)
             _write_predictions(
-                part / "predictions-validation.tsv", best.outputs, tables.task, tables.validation[1]
+                part / "predictions-validation.tsv",
+                best.outputs,
+                tables.task,
+                tables.lines["validation"],
+                tables.validation[1],
             )
             if tables.test is not None:
                 outputs = predict(best.model, tables.test, device)
-                _write_predictions(part / "predictions-test.tsv", outputs, tables.task, None)
+                _write_predictions(
+                    part / "predictions-test.tsv", outputs, tables.task, tables.lines["test"], None
+                )
             (part / SETTINGS_FILE).write_text(tomli_w.dumps(settings), encoding="utf-8")
             (part / RESULTS_FILE).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
@@ -195,16 +203,19 @@ def _read(
         "train_cut": num_cut,
         "validation_cut": num_validation_cut,
     }
+    lines = {"validation": of_validation.lines}
     test_rows = None
     if test is not None:
         of_test = read_labelled(test, labelled, needs_labels=False)
         _refuse_other_kind(of_train, of_test)
         test_rows, sizes["test_cut"] = tokenize(of_test.texts, tokenizer, max_length)
         sizes["test"] = len(of_test)
+        lines["test"] = of_test.lines
     return _Tables(
         train=(rows, targets[0]),
         validation=(validation_rows, targets[1]),
         test=test_rows,
+        lines=lines,
         task=task,
         sizes=sizes,
     )
@@ -265,25 +276,29 @@ def _summary(found: Sequence[Best]) -> dict[str, Any]:
 
 
 def _write_predictions(
-    path: Path, outputs: npt.NDArray[np.float32], task: Task, targets: Targets | None
+    path: Path,
+    outputs: npt.NDArray[np.float32],
+    task: Task,
+    lines: Sequence[int],
+    targets: Targets | None,
 ) -> None:
-    """A row for each row of the table: its number from 0, the prediction, the label if it is known.
+    """A row for each row of the table: where it ends there, the prediction, the label if known.
 
     Of classes, each one's probability follows.
     """
-    header = ["index", "prediction", *([] if targets is None else ["label"]), *task.classes]
+    header = ["line", "prediction", *([] if targets is None else ["label"]), *task.classes]
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
         writer.writerow(header)
-        writer.writerows(_prediction_rows(outputs, task, targets))
+        writer.writerows(_prediction_rows(outputs, task, lines, targets))
 
 
 def _prediction_rows(
-    outputs: npt.NDArray[np.float32], task: Task, targets: Targets | None
+    outputs: npt.NDArray[np.float32], task: Task, lines: Sequence[int], targets: Targets | None
 ) -> Iterable[list[str]]:
     shares = torch.from_numpy(outputs).softmax(-1).numpy()
     for number, prediction in enumerate(predictions_of(outputs, task).tolist()):
-        row = [str(number)]
+        row = [str(lines[number])]
         if task.is_regression:
             row += [f"{prediction:.6g}"]
             row += [] if targets is None else [f"{targets[number]:.6g}"]

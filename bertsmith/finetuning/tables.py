@@ -46,6 +46,7 @@ _USUAL = (
     Columns("sentence", None, "label"),
     Columns("text", None, "label"),
 )
+_NO_LABEL = ("", "-")  # the second is SNLI's, where people disagreed
 _COLA_HEADER = ["source", "label", "mark", "sentence"]  # its file has none
 
 
@@ -57,7 +58,7 @@ class LabelledTexts:
     texts: list[tuple[str, str | None]]
     """Each with its second text, or None."""
     labels: list[Label] | None
-    """None: the table has no label column (a test set)."""
+    """None: they were not read (a test set)."""
     lines: list[int]
     """Where each row ends in the file, from 1."""
     num_left_out: int
@@ -84,7 +85,7 @@ def read_labelled(
         path: `.tsv` (fields as they stand, quotes too: GLUE's way), `.csv` (quoted where need be),
             `.jsonl` or `.ndjson`; also packed (`.gz`, `.bz2`, `.xz`, `.zst`).
         config: which columns, and how much may be bad.
-        needs_labels: whether a table without a label column is refused.
+        needs_labels: whether labels are read; if not, there need be none.
 
     Raises:
         CorpusError: the file cannot be read, is empty, lacks a column, has too many bad rows.
@@ -107,9 +108,10 @@ def read_labelled(
         texts.append((row[columns.text], pair))
         lines.append(line)
         if columns.label is not None:
-            labels.append(row[columns.label])
+            label = row[columns.label]
+            labels.append(label.strip() if isinstance(label, str) else label)
     num_bad = bad.total()
-    if num_bad > config.max_bad_rows * (num_bad + len(texts)):
+    if not texts or num_bad > config.max_bad_rows * (num_bad + len(texts)):
         raise CorpusError(
             f"{path} must have a text and a label in all but {config.max_bad_rows:.1%} of its "
             f"rows; {num_bad} of {num_bad + len(texts)} have not ({'; '.join(list(bad)[:3])}). "
@@ -221,13 +223,13 @@ def _columns_of(
                 "Name it with --text-column (and --text-pair-column)."
             )
         text, pair = usual.text, usual.text_pair
+    if not needs_labels:
+        return Columns(text, pair, None)
     label = config.label_column
     if label is None:
         names = dict.fromkeys(c.label for c in _USUAL)
         label = next((name for name in names if name in header), None)
-    elif label not in header:
-        label = None
-    if label is None and needs_labels:
+    if label is None:
         raise CorpusError(
             f"{path} must have a column of labels; of {_listed(header)} none has a usual name. "
             "Name it with --label-column."
@@ -248,6 +250,6 @@ def _problem(row: _Row, columns: Columns) -> str | None:
             return f"no text in the column {name!r}"
     if columns.label is not None:
         label = row.get(columns.label)
-        if not isinstance(label, str | int | float) or label in ("", "-"):  # "-": SNLI's disputed
+        if not isinstance(label, str | int | float) or str(label).strip() in _NO_LABEL:
             return f"no label in the column {columns.label!r}"
     return None
