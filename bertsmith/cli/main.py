@@ -56,10 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         asked = stopped.by.name in ("SIGINT", "SIGUSR1")
         _leave(0 if asked else 128 + stopped.by, f"bertsmith: {stopped}")
     except KeyboardInterrupt:
-        _leave(
-            130,
-            "bertsmith: interrupted; nothing is half-written, and the same command can be given again.",
-        )
+        _leave(130, "bertsmith: interrupted; nothing is half-written; the same command may go on.")
     except BrokenPipeError:  # the reader of a pipe left, as `head` does
         pass
     _leave(0)
