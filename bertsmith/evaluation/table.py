@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.table import Table
 
 from bertsmith.evaluation.held_out import Evaluation
@@ -14,27 +14,28 @@ from bertsmith.evaluation.tally import Bin
 
 def print_evaluation(found: Evaluation, console: Console) -> None:
     """Print the figures, and those by length and by frequency."""
-    for part in tables(found):
-        console.print(part)
+    for number, (title, table) in enumerate(tables(found).items()):
+        if number:
+            console.print()
+        console.print(title, style="bold")
+        console.print(table)
 
 
-def tables(found: Evaluation) -> list[RenderableType]:
-    """The tables of an evaluation, first the figures over all."""
+def tables(found: Evaluation) -> dict[str, Table]:
+    """The tables of an evaluation by their titles, first the figures over all."""
     unit = "segments" if found.nsp_loss is None else "pairs"
     head = f"{found.num_pairs:,} {unit}, {found.num_masked_tokens:,} masked tokens"
-    made: list[RenderableType] = [
-        _table(head, ("", "model", "floor", "what the floor is"), _overall(found)),
-        _of_bins("masked tokens by the length of their sequence", found.by_length),
-    ]
+    made = {
+        head: _table(("", "model", "floor", "what the floor is"), _overall(found)),
+        "MLM by the length of the sequence, in tokens": _of_bins(found.by_length),
+    }
     if found.by_frequency:
-        made.append(_of_bins("by their count in the training text", found.by_frequency))
+        made["MLM by how often the word stands in the training text"] = _of_bins(found.by_frequency)
     if (pseudo := found.pseudo) is not None:
-        title = (
-            f"{pseudo.num_sentences:,} whole sentences, each of {pseudo.num_tokens:,} tokens masked"
-        )
-        made.append(_of_bins(f"{title}, by length", pseudo.by_length))
+        sentences = f"{pseudo.num_sentences:,} sentences, {pseudo.num_tokens:,} tokens, each masked"
+        made[f"{sentences}: by length"] = _of_bins(pseudo.by_length)
         if pseudo.by_frequency:
-            made.append(_of_bins("by their count in the training text", pseudo.by_frequency))
+            made[f"{sentences}: by frequency"] = _of_bins(pseudo.by_frequency)
     return made
 
 
@@ -68,7 +69,7 @@ def _overall(found: Evaluation) -> list[Sequence[str]]:
     return rows
 
 
-def _of_bins(title: str, bins: Sequence[Bin]) -> Table:
+def _of_bins(bins: Sequence[Bin]) -> Table:
     rows = [
         (
             part.name,
@@ -79,11 +80,11 @@ def _of_bins(title: str, bins: Sequence[Bin]) -> Table:
         )
         for part in bins
     ]
-    return _table(title, ("", "masked", "loss", "floor", "accuracy"), rows)
+    return _table(("", "masked", "loss", "floor", "accuracy"), rows)
 
 
-def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=None, title=title, title_justify="left", title_style="bold", pad_edge=False)
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
     for name in header:
         is_text = not name or name.startswith("what")
         table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
