@@ -51,6 +51,15 @@ class Trial:
                 found.append((seconds, line["validation_mlm_loss"]))
         return found
 
+    def write_settings(self) -> None:
+        """Note down what it is trained with. Raises: `SystemExit` if that was something else."""
+        note = self.folder.with_suffix(".json")
+        text = json.dumps(dict(self.settings), sort_keys=True, indent=1)
+        if note.is_file() and note.read_text(encoding="utf-8") != text:
+            raise SystemExit(f"{self.folder} was trained with other settings; remove it first.")
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(text, encoding="utf-8")
+
 
 def folder_name(name: str) -> str:
     """A variant's name as part of a path."""
@@ -64,6 +73,10 @@ def run_trials(trials: Sequence[Trial], *, at_once: int = 1) -> None:
         SystemExit: one failed; what it said is shown.
     """
     threads = max(1, (os.cpu_count() or 1) // at_once)
+    if len({trial.folder for trial in trials}) < len(trials):
+        raise SystemExit("Trials must have different folders: two names are too much alike.")
+    for trial in trials:
+        trial.write_settings()
     waiting = [trial for trial in trials if not trial.is_finished]
     print(f"{len(trials)} trials, {len(trials) - len(waiting)} of them done", flush=True)
     with ThreadPoolExecutor(at_once) as pool:

@@ -11,10 +11,10 @@ from bertsmith.config import (
     FinetuneConfig,
     LabelledConfig,
     ProbeConfig,
+    begins_from,
     given_by_store,
     near,
     resolve,
-    settings_in,
     settings_of_run,
 )
 from bertsmith.errors import ConfigError, RunError
@@ -78,11 +78,13 @@ def pretrain(
                 f"There is no run in {output} to go on with, and no corpus to begin one."
             )
     given = given_by_store(settings.get("corpus", ()))
+    if settings.get("init_from") is not None:
+        settings["init_from"] = str(settings["init_from"])
     init_from = settings.get("init_from")
     if init_from is None and config is not None:
-        init_from = settings_in(Path(config), "init_from")
+        init_from = begins_from(Path(config))
     if not resumes:
-        given += given_by_model(None if init_from is None else str(init_from))
+        given += given_by_model(init_from)
     return run_pretraining(
         resolve(
             preset=preset,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,35 @@ def test_runs_of_other_examples_can_be_judged_on_the_same(
     assert alone.nsp_loss is None
     with pytest.raises(bertsmith.BertsmithError, match="max_length"):
         bertsmith.evaluate(finished_run.output, max_length=512, device="cpu")
+
+
+def test_word_counts_are_of_the_training_text_or_said_to_be_others(
+    finished_run: Run, text_file: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("the crane lifts. the bird flies.\n" * 9)
+    of_run = bertsmith.evaluate(finished_run.output, corpus=other, device="cpu")
+    assert of_run.counts_of == "training text"
+    alone = tmp_path / "alone"
+    shutil.copytree(finished_run.output / "model", alone)
+    bare = bertsmith.evaluate(alone, corpus=other, device="cpu")
+    assert bare.counts_of == "evaluated text"
+    assert bare.unigram_mlm_loss is not None
+    assert of_run.unigram_mlm_loss is not None
+    assert bare.unigram_mlm_loss < of_run.unigram_mlm_loss
+
+
+def test_without_a_sentence_that_fits_there_is_no_pseudo_perplexity(
+    finished_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "long.txt"
+    text.write_text(("the old crane lifts a beam over river " * 9 + ". ") * 4)
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", str(finished_run.output), "--corpus", str(text), "--objective", "mlm"])
+    assert stop.value.code == 0
+    told = capsys.readouterr()
+    assert "no pseudo-perplexity" in told.err
+    assert "pseudo" not in told.out
 
 
 def test_a_negative_number_of_sentences_is_refused(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import math
 import random
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification, pipeline
 
 import bertsmith
 from bertsmith.cli.main import main
-from bertsmith.config import FinetuneConfig, LabelledConfig
+from bertsmith.config import FinetuneConfig, LabelledConfig, ModelConfig
 from bertsmith.errors import BertsmithError
 from bertsmith.finetuning.classifier import SequenceClassifier
 from bertsmith.finetuning.labels import Task, task_of
@@ -29,6 +31,7 @@ from bertsmith.finetuning.tables import read_labelled
 from bertsmith.finetuning.train import class_weights, default_learning_rate, predict, tokenize
 from bertsmith.inference.texts import pack
 from bertsmith.model.bert import Bert
+from bertsmith.model.hugging_face import Snapshot
 from bertsmith.tokenizer import Tokenizer
 from tests.conftest import WORDS
 
@@ -94,8 +97,10 @@ def test_the_classifier_is_that_of_transformers(
 def test_outputs_do_not_depend_on_the_batch(tiny_model: Bert, tokenizer: Tokenizer) -> None:
     model = SequenceClassifier(tiny_model, 3)
     model.initialize_head(0)
+    short = copy.copy(tokenizer)
+    short.max_length = 12
     rows, num_cut = tokenize(
-        [("the crane lifts", None), ("a bird", "flies north"), ("old " * 50, None)], tokenizer, 12
+        [("the crane lifts", None), ("a bird", "flies north"), ("old " * 50, None)], short
     )
     assert (num_cut, max(len(row.ids) for row in rows)) == (1, 12)
     together = predict(model, rows, torch.device("cpu"))
@@ -307,6 +312,9 @@ def test_named_columns(tmp_path: Path) -> None:
         ([1.0, 2.0], "auto", ()),
         (["1", "3"], "scores", ()),
         (["1.5", "2"], "classes", ("1.5", "2")),
+        (["²", "³"], "auto", ("²", "³")),
+        (["01", "1", "001"], "auto", ("001", "01", "1")),
+        ([10**400, 1], "auto", ("1", str(10**400))),
     ],
 )
 def test_what_labels_are(
@@ -354,7 +362,12 @@ def test_rows_that_lack_something_are_left_out_and_said(tmp_path: Path) -> None:
         ("body\tlabel\na\t1\nb\t0\n", {}, "a column of texts"),
         ("text\tlabel\na\t1\nb\t0\n", {"label_column": "lable"}, "did you mean label"),
         ("text\tlabel\na\t1\nb\t0\n", {"text_column": "txt"}, "must have a column 'txt'"),
-        ("text\tlabel\na\t1.5\nb\tx\n", {"task": "scores"}, "line 3: the label must be a finite"),
+        ("text\tlabel\na\t1.5\nb\tx\n", {"task": "scores"}, "line 3: the label must be a number"),
+        ("text\tlabel\n" + "a\t1.5\n" * 20 + "b\tN/A\n", {}, "line 22: .* got 'N/A'"),
+        ("text\tlabel\na\t1.5\nb\t1e39\n", {"task": "scores"}, "line 3: .* at most 1e.15"),
+        ("text\tlabel\na\t1.5\n", {}, "must have 2 rows or more"),
+        ("text\ttext\tlabel\na\tb\t1\n", {}, "'text' is there twice"),
+        ("text\tlabel\n \t1\nb\t0\nc\t1\n", {}, "no text in the column 'text'"),
         ("text\tlabel\na\t1.5\nb\t1.5\n", {}, "must have different scores"),
         ("text\tlabel\na\t1\nb\t0\n", {"metric": "spearman"}, "accuracy or f1 or matthews"),
         ("text\tlabel\na\t1\nb\t0\n", {"label_names": ("x",)}, "needs labels from 0 to 0"),
@@ -369,6 +382,7 @@ def test_what_does_not_suit_is_said_and_leaves_nothing(
     path = tmp_path / "train.tsv"
     path.write_text(train)
     validation = write(tmp_path / "dev.tsv", [("a", 1), ("b", 0)])
+    warnings.simplefilter("ignore", UserWarning)  # of rows that are left out
     with pytest.raises(BertsmithError, match=message):
         bertsmith.finetune(
             folder,
@@ -422,6 +436,17 @@ def test_an_unseen_label_is_said_with_its_line(folder: Path, tmp_path: Path) -> 
 def test_other_formats_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(BertsmithError, match=r"\.tsv, \.csv or \.jsonl"):
         read_labelled(write(tmp_path / name, rows_of(4)), LabelledConfig())
+
+
+def test_json_rows_have_the_columns_of_all_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(
+        '{"text": "a", "label": 1}\n{"text": "b", "text_pair": "c", "label": 0}\n'
+        '{"text": "\\ud800", "text_pair": "c", "label": 0}\n'
+    )
+    with pytest.warns(UserWarning, match="no text in the column 'text_pair'|half of a surrogate"):
+        found = read_labelled(path, LabelledConfig(max_bad_rows=0.9))
+    assert (found.texts, found.num_left_out) == ([("b", "c")], 2)
 
 
 def test_json_that_is_none_is_said_with_its_line(tmp_path: Path) -> None:
@@ -531,6 +556,54 @@ def test_a_probe_of_scores(folder: Path, tmp_path: Path) -> None:
     )
     assert set(found["pretrained"]) == {"spearman", "pearson"}
     assert math.isfinite(found["pretrained"]["spearman"]["mean"])
+
+
+def test_a_probe_says_what_was_cut_and_refuses_other_kinds(folder: Path, tmp_path: Path) -> None:
+    rows = [("a bird " * 40, "x"), ("crane", "y")] * 5
+    train = write(tmp_path / "t.tsv", rows)
+    validation = write(tmp_path / "v.tsv", [("a", "x")])
+    found = bertsmith.probe(folder, train=train, validation=validation, quiet=True, baseline=False)
+    assert (found["rows"]["train_cut"], found["rows"]["validation_cut"]) == (5, 0)
+    assert (found["majority_accuracy"], found["validation_majority_accuracy"]) == (0.5, 1.0)
+    pairs = write(tmp_path / "p.tsv", [("a", "b", "x")], "text\ttext_pair\tlabel")
+    with pytest.raises(BertsmithError, match="must hold single texts"):
+        bertsmith.probe(folder, train=train, validation=pairs, quiet=True)
+
+
+def test_what_cannot_be_written_is_said_before_the_work(
+    folder: Path, tables: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bertsmith.finetuning.finetune._train", None)  # would be called
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(BertsmithError, match="Cannot write to"):
+        bertsmith.finetune(folder, **tables, output=tmp_path / "file" / "x", quiet=True)
+
+
+def test_an_output_that_is_a_link_keeps_it(
+    folder: Path, tables: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    options = {**FAST, "epochs": 1, "baseline": False, "quiet": True}
+    bertsmith.finetune(folder, **tables, output=tmp_path / "link", max_length=9, **options)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "results.json").is_file()
+    settings = json.loads((tmp_path / "real" / "tokenizer_config.json").read_text())
+    assert settings["model_max_length"] == 9
+
+
+def test_pairs_need_a_model_of_two_segments(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    shape = ModelConfig(hidden_size=16, type_vocab_size=1, max_position_embeddings=40)
+    bert = Bert(shape, tokenizer.vocab_size)
+    bert.initialize(0)
+    (tmp_path / "m").mkdir()
+    Snapshot.of(bert, tokenizer).write(tmp_path / "m")
+    rows = [("a", "b", "x"), ("a", "b", "y")]
+    table = write(tmp_path / "p.tsv", rows, "text\ttext_pair\tlabel")
+    with pytest.raises(BertsmithError, match="one segment"):
+        bertsmith.finetune(
+            tmp_path / "m", train=table, validation=table, output=tmp_path / "o", quiet=True
+        )
 
 
 def test_a_class_with_fewer_rows_than_folds_is_said(folder: Path, tmp_path: Path) -> None:

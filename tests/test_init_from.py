@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, BertModel
 
 import bertsmith
+from bertsmith.cli.main import main
 from bertsmith.cli.pretrain import defaults, parse_base, settings
 from bertsmith.config import PretrainConfig, resolve
 from bertsmith.errors import BertsmithError
@@ -175,3 +177,98 @@ def test_the_nearest_preset_gives_the_recipe(masked_lm: Path) -> None:
     (given,) = given_by_model(str(masked_lm))
     assert given.preset == "tiny"
     assert given.defaults["max_length"] <= 40
+
+
+def test_what_cannot_begin_leaves_the_output_as_it_was(
+    finished_run: Run, text_file: Path, tmp_path: Path
+) -> None:
+    good = tmp_path / "good"
+    shutil.copytree(finished_run.output, good)
+    before = sorted(path.relative_to(good) for path in good.rglob("*"))
+    with pytest.raises(BertsmithError, match="another folder than the model"):
+        bertsmith.pretrain(text_file, init_from=good, output=good, overwrite=True, steps=1, **FAST)
+    options = {"tokenizer": "wordpiece", "vocab_size": 60, "steps": 1, **FAST}
+    with pytest.raises(BertsmithError, match="another tokenizer"):
+        bertsmith.pretrain(
+            text_file, init_from=finished_run.output, output=good, overwrite=True, **options
+        )
+    assert sorted(path.relative_to(good) for path in good.rglob("*")) == before
+    with pytest.raises(BertsmithError, match="another tokenizer"):
+        bertsmith.pretrain(
+            text_file, init_from=finished_run.output, output=tmp_path / "n", **options
+        )
+    assert not (tmp_path / "n").exists()
+
+
+def test_resume_where_no_run_is_checks_the_shape(
+    finished_run: Run, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["pretrain", "--corpus", str(text_file), "--init_from", str(finished_run.output)]
+    output = tmp_path / "new"
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--resume", "--output", str(output), "--hidden-size", "64"])
+    assert stop.value.code == 1
+    assert "has `hidden_size` = 16, and 64 was asked for" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_vocabulary_beyond_the_embeddings_is_refused(masked_lm: Path, tmp_path: Path) -> None:
+    config = json.loads((masked_lm / "config.json").read_text())
+    (masked_lm / "config.json").write_text(json.dumps({**config, "vocab_size": 20}))
+    with pytest.raises(BertsmithError, match="must fit the model's 20 embeddings"):
+        bertsmith.pretrain("x.txt", init_from=masked_lm, output=tmp_path / "r", **FAST)
+
+
+def test_rows_that_only_pad_are_never_likely(
+    tokenizer: Tokenizer, text_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bare"
+    config = BertConfig(
+        vocab_size=500,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save(folder)
+    run = bertsmith.pretrain(
+        text_file,
+        init_from=folder,
+        output=tmp_path / "r",
+        steps=1,
+        learning_rate=1e-9,
+        muon_learning_rate=1e-9,
+        **FAST,
+    )
+    floor = run.metrics["validation_unigram_mlm_loss"]
+    assert run.metrics["validation_mlm_loss"] < floor + 0.5  # with rows at 0 it would be 2.7 above
+
+
+def test_a_file_that_names_no_path_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[training]\ninit_from = 5\n")
+    with pytest.raises(BertsmithError, match="`init_from` must be a path; got 5"):
+        bertsmith.pretrain("x.txt", config=file, output=tmp_path / "r")
+
+
+def test_a_finetuned_folder_is_a_bert_to_go_on_from(
+    finished_run: Run, text_file: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "t.tsv"
+    table.write_text("text\tlabel\n" + "the crane\t1\na bird\t0\n" * 4)
+    tuned = bertsmith.finetune(
+        finished_run.output,
+        train=table,
+        validation=table,
+        output=tmp_path / "tuned",
+        epochs=1,
+        baseline=False,
+        quiet=True,
+        device="cpu",
+    ).output
+    run = bertsmith.pretrain(text_file, init_from=tuned, output=tmp_path / "r", steps=1, **FAST)
+    assert run.metrics["steps"] == 1
+    with pytest.raises(BertsmithError, match="mlm_head"):
+        bertsmith.evaluate(tuned, corpus=text_file)

@@ -88,12 +88,23 @@ def test_pieces_of_a_word_are_taken_together(tiny_model: Bert, tmp_path: Path) -
     assert [place.line for place, _ in found.others] == [2]  # upper case counts here
 
 
+def test_a_word_longer_than_the_model_takes_is_read_as_far_as_it_goes(
+    model: PretrainedModel,
+) -> None:
+    phrase = "crane " + "old river " * 30 + "bird"
+    found = similar_places(model, phrase, [phrase], to=f"the {phrase}")
+    assert len(found.others) == 1
+    row = model.encode_one("crane " + "old river " * 14 + "old")
+    np.testing.assert_allclose(found.others[0][0].vector, row.tokens[1:31].mean(0), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("word", "options", "message"),
     [
         ("zeppelin", {}, "must hold the word 'zeppelin' at least 2 times"),
         ("craneous", {}, "vocabulary; 'craneous' is not"),
         ("crane", {"place": 9}, "at least 9 times"),
+        ("crane", {"place": 0}, "`place` must be at least 1"),
         ("crane", {"to": "a bird"}, "--to must hold the word"),
         (" ", {}, "must not be empty"),
     ],

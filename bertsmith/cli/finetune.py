@@ -87,10 +87,7 @@ def finetune(command: Finetune) -> None:
         print(json.dumps(results))
         return
     seeds = results["seeds"]
-    num_cut = results["rows"]["train_cut"] + results["rows"]["validation_cut"]
     print("\n".join(_lines(results, f"{len(seeds)} seed{'s' * (len(seeds) > 1)}")))
-    if num_cut:
-        print(f"{num_cut:,} texts were cut to the longest length (--max-length)")
     print(f"model: {found.output} (seed {results['best_seed']}, best by {results['metric']})")
 
 
@@ -135,9 +132,20 @@ def _lines(results: Mapping[str, Any], over: str) -> Iterator[str]:
     for row in rows:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         yield "  ".join([row[0].ljust(widths[0]), *cells]).rstrip()
-    if "majority_accuracy" in results:
-        share = results["majority_accuracy"]
-        yield f"the most frequent class alone: accuracy {share:.1%}"
+    for name, where in (
+        ("majority_accuracy", ""),
+        ("validation_majority_accuracy", "validation: "),
+    ):
+        if name in results:
+            yield f"{where}the most frequent class alone: accuracy {results[name]:.1%}"
+    for what, about in (("left_out", "rows left out"), ("cut", "texts cut to the longest length")):
+        counts = {
+            table: results["rows"].get(f"{table}_{what}", 0)
+            for table in ("train", "validation", "test")
+        }
+        if any(counts.values()):
+            parts = (f"{count:,} ({table})" for table, count in counts.items() if count)
+            yield f"{about}: {', '.join(parts)}"
 
 
 def _metrics(summary: Mapping[str, Any]) -> Sequence[str]:

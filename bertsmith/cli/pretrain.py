@@ -19,10 +19,10 @@ from bertsmith.config import (
     PreparationConfig,
     PretrainConfig,
     TrainingConfig,
+    begins_from,
     given_by_store,
     refuse_contradiction,
     resolve,
-    settings_in,
     settings_of_run,
 )
 from bertsmith.errors import RunError
@@ -69,7 +69,7 @@ def parse_base(arguments: Sequence[str]) -> PretrainConfig:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--corpus", nargs="+", default=[])
     try:
-        named, _ = parser.parse_known_args(list(arguments))
+        named, _ = parser.parse_known_args([_with_hyphens(argument) for argument in arguments])
     except argparse.ArgumentError:  # a flag without its value: the full parser says so better
         return resolve()
     file, resumes = named.config, False
@@ -85,13 +85,19 @@ def parse_base(arguments: Sequence[str]) -> PretrainConfig:
             )
     init_from = named.init_from
     if init_from is None and file is not None:
-        init_from = settings_in(Path(file), "init_from")
+        init_from = begins_from(Path(file))
     return resolve(
         preset=named.preset,
         recipe=named.recipe,
         file=file,
         given=[*given_by_store(named.corpus), *([] if resumes else _given_by_model(init_from))],
     )
+
+
+def _with_hyphens(argument: str) -> str:
+    """A flag as it is listed: `--init_from=a_b` is `--init-from=a_b`."""
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else argument
 
 
 def _given_by_model(init_from: str | None) -> list[Given]:
@@ -122,7 +128,7 @@ def settings(command: Pretrain, base: PretrainConfig) -> PretrainConfig:
         ConfigError: they contradict those with which the text was prepared.
     """
     given = given_by_store(command.preparation.corpus)
-    if not command.resume:
+    if not (command.resume and command.output and settings_of_run(command.output)):
         given += _given_by_model(command.training.init_from)
     asked = {**asdict(command.preparation), **asdict(command.model)}
     refuse_contradiction(given, asked)

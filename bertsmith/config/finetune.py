@@ -102,5 +102,5 @@ class ProbeConfig:
         check_types(self)
         if self.folds < 2:
             raise ConfigError(f"`folds` must be at least 2; got {self.folds}.")
-        if self.seed < 0:
-            raise ConfigError(f"`seed` must not be negative; got {self.seed}.")
+        if not 0 <= self.seed < 2**32:  # scikit-learn's bound
+            raise ConfigError(f"`seed` must be from 0 to 2**32 - 1; got {self.seed}.")

@@ -155,9 +155,12 @@ def _choose(
 _PREPARED = "The text was prepared with"
 
 
-def settings_in(file: Path, name: str) -> Any:
-    """The value of a setting in a TOML file; None if it is not there. Raises: `ConfigError`."""
-    return _read(file).get(name)
+def begins_from(file: Path) -> str | None:
+    """The setting `init_from` of a TOML file; None if it is not there. Raises: `ConfigError`."""
+    found = _read(file).get("init_from")
+    if found is not None and not isinstance(found, str):
+        raise ConfigError(f"{file}: `init_from` must be a path; got {found!r}.")
+    return found
 
 
 def given_by_store(corpus: Sequence[str]) -> list[Given]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ EVALUATION_MLM_PROBABILITY = 0.15
 _PAIRS_AT_ONCE = 512  # sorted by length together; micro-batches are cut from them
 
 
+CountsOf = Literal["training text", "evaluated text"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Figures over a validation set; losses are true means in nats."""
@@ -44,7 +47,7 @@ class Evaluation:
     nsp_majority_accuracy: float | None
     """What the more frequent answer, given to all pairs, would reach; None of segments."""
     unigram_mlm_loss: float | None
-    """What word frequencies of the training text alone would give; None if they are not known."""
+    """What word frequencies alone would give; None if they are not known."""
     unigram_mlm_accuracy: float | None
     """What the most frequent word, given for all masks, would reach."""
     num_pairs: int
@@ -55,6 +58,8 @@ class Evaluation:
     by_frequency: tuple[Bin, ...]
     """Masked tokens by their count in the training text; empty if that is not known."""
 
+    counts_of: CountsOf = "training text"
+    """Where words were counted for the unigram figures and for `by_frequency`."""
     pseudo: PseudoPerplexity | None = None
     """Of whole sentences, if that was asked for."""
 
@@ -70,6 +75,7 @@ class Evaluation:
     def to_json(self, split: str = "validation") -> dict[str, Any]:
         """All figures: those of `metrics`, the bins, and the pseudo-perplexity if there is one."""
         found: dict[str, Any] = dict(self.metrics(split))
+        found[f"{split}_counts_of"] = self.counts_of
         found[f"{split}_by_length"] = [asdict(part) for part in self.by_length]
         found[f"{split}_by_frequency"] = [asdict(part) for part in self.by_frequency]
         if self.pseudo is not None:

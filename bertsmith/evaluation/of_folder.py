@@ -12,14 +12,15 @@ from bertsmith.corpus import absolute_names, open_corpus
 from bertsmith.data.random_bits import Int64
 from bertsmith.data.store import TokenStore, build_store, word_counts
 from bertsmith.display import Display
-from bertsmith.errors import CorpusError, DataError, ModelError
-from bertsmith.evaluation.held_out import Evaluation, evaluate, evaluation_batches
+from bertsmith.errors import BertsmithError, CorpusError, DataError, ModelError
+from bertsmith.evaluation.held_out import CountsOf, Evaluation, evaluate, evaluation_batches
 from bertsmith.evaluation.pseudo import pseudo_perplexity
 from bertsmith.model.device import choose_device, default_micro_batch_size
 from bertsmith.model.hugging_face import OPTIONAL_PARTS, load_model
 from bertsmith.model.locate import find_model, find_run_config
 from bertsmith.preparation import (
     columns_of,
+    find_store,
     finished_store,
     prepare_store,
     rules_of,
@@ -45,8 +46,8 @@ def evaluate_folder(
 ) -> Evaluation:
     """Losses and accuracies of the model in `path`, at fixed masks of 15 %.
 
-    Word frequencies, which give a floor, are those of the run's training text; those of the
-    evaluated text itself, which are better still, where it is no run's or another text.
+    Word frequencies, which give a floor, are those of the run's training text, if that is still at
+    hand; else those of the evaluated text itself, a floor that has read the answers.
 
     Two models with one tokenizer meet the same examples and masks if `objective`, `pairing` and
     `max_length` are the same.
@@ -88,7 +89,11 @@ def evaluate_folder(
         raise CorpusError(f"{path} is not a run, so the corpus must be named: --corpus NAME|PATH.")
     display = display or Display(quiet=True)
     preparation = with_tokenizer_of(config.preparation, folder)
-    store, counts = _open_text(preparation, tokenizer, corpus, split, display)
+    store = _open_text(preparation, tokenizer, corpus, split, display)
+    counts = _training_counts(preparation, tokenizer) if run_config else None
+    counts_of: CountsOf = "training text"
+    if counts is None:
+        counts, counts_of = word_counts(store, tokenizer), "evaluated text"
     batches = evaluation_batches(store, tokenizer, data)
     if batches is None:
         raise DataError(f"The split {split} must have a sentence pair to evaluate on; it has none.")
@@ -104,6 +109,7 @@ def evaluate_folder(
             counts=counts,
             progress=progress,
         )
+    found = replace(found, counts_of=counts_of)
     if num_sentences < 1:
         return found
     with display.stage("Masking every token of some sentences") as progress:
@@ -117,6 +123,9 @@ def evaluate_folder(
             counts=counts,
             progress=progress,
         )
+    if not pseudo.num_tokens:
+        display.warn("No sentence has a known word and fits in the model: no pseudo-perplexity.")
+        return found
     return replace(found, pseudo=pseudo)
 
 
@@ -126,8 +135,8 @@ def _open_text(
     corpus: Sequence[str] | None,
     split: str,
     display: Display,
-) -> tuple[TokenStore, Int64]:
-    """What to evaluate on, in the tokens of the model; how often each stands where it learnt."""
+) -> TokenStore:
+    """What to evaluate on, in the tokens of the model."""
     if (prepared := finished_store(config.corpus if corpus is None else corpus)) is not None:
         if prepared.tokenizer(tokenizer.max_length).sha256() != tokenizer.sha256():
             raise DataError(
@@ -135,14 +144,14 @@ def _open_text(
                 "Name the text itself."
             )
         _refuse_unknown(str(prepared.path), split, prepared.manifest.splits)
-        return prepared.split(split), word_counts(prepared.split("train"), tokenizer)
+        return prepared.split(split)
     # Of the run's own corpus the part that was held out; of any other text all of it.
     own = corpus is None or absolute_names(corpus) == absolute_names(config.corpus)
     if own:
         prepared = prepare_store(config, display=display)  # as a rule it is still in the cache
         same = prepared.tokenizer(tokenizer.max_length).sha256() == tokenizer.sha256()
         if same and split in prepared.manifest.splits:
-            return prepared.split(split), word_counts(prepared.split("train"), tokenizer)
+            return prepared.split(split)
     text = open_corpus(
         config.corpus if corpus is None else corpus,
         validation=config.validation if own else (),
@@ -153,8 +162,18 @@ def _open_text(
     if not own and split == "validation" and text.splits == ("train",):
         split = "train"
     _refuse_unknown(text.name, split, text.splits)
-    store = build_store(text.read(split), tokenizer)[0]
-    return store, word_counts(store, tokenizer)
+    return build_store(text.read(split), tokenizer)[0]
+
+
+def _training_counts(config: PreparationConfig, tokenizer: Tokenizer) -> Int64 | None:
+    """How often each entry stands in the training text of a run, if that is still at hand."""
+    try:
+        prepared = find_store(config)
+    except BertsmithError:  # moved, or changed since
+        return None
+    if prepared is None or prepared.tokenizer(tokenizer.max_length).sha256() != tokenizer.sha256():
+        return None
+    return word_counts(prepared.split("train"), tokenizer)
 
 
 def _refuse_unknown(name: str, split: str, known: Iterable[str]) -> None:

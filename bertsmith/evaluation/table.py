@@ -19,6 +19,8 @@ def print_evaluation(found: Evaluation, console: Console) -> None:
             console.print()
         console.print(title, style="bold")
         console.print(table)
+    for note in notes(found):
+        console.print(note)
 
 
 def tables(found: Evaluation) -> dict[str, Table]:
@@ -30,7 +32,9 @@ def tables(found: Evaluation) -> dict[str, Table]:
         "MLM by the length of the sequence, in tokens": _of_bins(found.by_length),
     }
     if found.by_frequency:
-        made["MLM by how often the word stands in the training text"] = _of_bins(found.by_frequency)
+        made[f"MLM by how often the word stands in the {found.counts_of}"] = _of_bins(
+            found.by_frequency
+        )
     if (pseudo := found.pseudo) is not None:
         sentences = f"{pseudo.num_sentences:,} sentences, {pseudo.num_tokens:,} tokens, each masked"
         made[f"{sentences}: by length"] = _of_bins(pseudo.by_length)
@@ -39,9 +43,23 @@ def tables(found: Evaluation) -> dict[str, Table]:
     return made
 
 
+def notes(found: Evaluation) -> list[str]:
+    """What was left out of the figures."""
+    if (pseudo := found.pseudo) is None:
+        return []
+    said = []
+    if pseudo.num_unknown_tokens:
+        said.append(f"{pseudo.num_unknown_tokens:,} unknown tokens of these sentences not scored")
+    if pseudo.num_long_sentences:
+        said.append(f"{pseudo.num_long_sentences:,} sentences left out, too long for the model")
+    return said
+
+
 def _overall(found: Evaluation) -> list[Sequence[str]]:
     floor = found.unigram_mlm_loss
     words = "word frequencies alone"
+    if found.counts_of == "evaluated text":
+        words += ", of this very text"
     rows: list[Sequence[str]] = [
         ("MLM loss (nats)", _number(found.mlm_loss), _number(floor), words),
         ("MLM perplexity", f"{found.mlm_perplexity:,.1f}", _perplexity(floor), words),

@@ -3,13 +3,14 @@
 The folder is a Hugging Face `BertForSequenceClassification` (the best seed's), and with it:
 
 results.json                  all figures
-config.toml                   the settings
+finetune.toml                 the settings
 predictions-validation.tsv    of the best seed
 predictions-test.tsv          the same, if there is a test file
 """
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 from collections.abc import Iterable, Sequence
@@ -28,8 +29,13 @@ from bertsmith.durable import whole_folder
 from bertsmith.errors import InputError, RunError
 from bertsmith.finetuning.classifier import SequenceClassifier, snapshot, with_dropout
 from bertsmith.finetuning.labels import Targets, Task, task_of
-from bertsmith.finetuning.metrics import main_metric, majority_accuracy, predictions_of
-from bertsmith.finetuning.tables import LabelledTexts, read_labelled
+from bertsmith.finetuning.metrics import (
+    main_metric,
+    majority_accuracy,
+    predictions_of,
+    spread_of,
+)
+from bertsmith.finetuning.tables import read_labelled, refuse_other_kind
 from bertsmith.finetuning.train import Best, Row, predict, tokenize, train_classifier
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import choose_device, keep_freed_memory
@@ -38,7 +44,7 @@ from bertsmith.model.locate import find_model
 from bertsmith.tokenizer import Tokenizer
 
 RESULTS_FILE = "results.json"
-SETTINGS_FILE = "config.toml"
+SETTINGS_FILE = "finetune.toml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +65,11 @@ class _Tables:
     validation: tuple[list[Row], Targets]
     test: list[Row] | None
     lines: dict[str, list[int]]
-    """Where the rows of validation and test stand in their files."""
+    """Where the rows of each table stand in its file."""
     task: Task
+    has_pairs: bool
     sizes: dict[str, int]
-    """Counts of rows: of each file, left out, cut."""
+    """Counts of rows of each table: used, left out, cut."""
 
 
 def finetune_folder(
@@ -99,58 +106,79 @@ def finetune_folder(
     device = choose_device(config.device)
     _check_output(output, overwrite=overwrite)
     folder = load_model(find_model(path))
-    max_length = _max_length(config, folder)
+    tokenizer = _of_length(folder, config)
     with display.stage("Reading the tables"):
-        tables = _read(train, validation, test, labelled, folder.tokenizer, max_length)
-    wanted = main_metric(config.metric, tables.task)
+        tables = _read(train, validation, test, labelled, tokenizer)
+    if tables.has_pairs and folder.model.config.type_vocab_size < 2:
+        raise InputError("The model has one segment; it cannot take pairs of texts.")
+    main_metric(config.metric, tables.task)
     if device.type == "cpu":
         keep_freed_memory()
-    kinds = ("pretrained", "random") if baseline else ("pretrained",)
-    trained = {
-        kind: [
-            _train(kind, folder.model, tables, config, seed, device, display)
-            for seed in config.seeds
-        ]
-        for kind in kinds
-    }
-    figures = [best.metrics[wanted] for best in trained["pretrained"]]
-    best_place = int(np.argmax(figures))
-    best = trained["pretrained"][best_place]
-    results: dict[str, Any] = {
-        "task": "scores" if tables.task.is_regression else "classes",
-        "classes": list(tables.task.classes),
-        "metric": wanted,
-        "seeds": list(config.seeds),
-        "best_seed": config.seeds[best_place],
-        **{kind: _summary(found) for kind, found in trained.items()},
-        "rows": tables.sizes,
-    }
-    if not tables.task.is_regression:
-        results["majority_accuracy"] = majority_accuracy(tables.validation[1])
-    settings = {
-        "labels": _without_none(asdict(labelled)),
-        "finetuning": _without_none(asdict(config)),
-    }
     try:
-        with whole_folder(output) as part:
-            snapshot(best.model, folder.tokenizer, tables.task).write(part)
+        # Made before the work begins: what cannot be written is said at once.
+        with whole_folder(output.resolve()) as part:
+            best, results = _train_all(folder.model, tables, config, device, baseline, display)
+            snapshot(best.model, tokenizer, tables.task).write(part)
+            lines = tables.lines
             _write_predictions(
                 part / "predictions-validation.tsv",
                 best.outputs,
                 tables.task,
-                tables.lines["validation"],
+                lines["validation"],
                 tables.validation[1],
             )
             if tables.test is not None:
                 outputs = predict(best.model, tables.test, device)
                 _write_predictions(
-                    part / "predictions-test.tsv", outputs, tables.task, tables.lines["test"], None
+                    part / "predictions-test.tsv", outputs, tables.task, lines["test"], None
                 )
+            settings = {
+                "labels": _without_none(asdict(labelled)),
+                "finetuning": _without_none(asdict(config)),
+            }
             (part / SETTINGS_FILE).write_text(tomli_w.dumps(settings), encoding="utf-8")
             (part / RESULTS_FILE).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise RunError(f"Cannot write to {output}: {error.strerror or error}.") from error
     return Finetuned(output=output, results={**results, "output": str(output)})
+
+
+def _train_all(
+    pretrained: Bert,
+    tables: _Tables,
+    config: FinetuneConfig,
+    device: torch.device,
+    baseline: bool,
+    display: Display,
+) -> tuple[Best, dict[str, Any]]:
+    """Every seed, from both kinds of weights; the best one of the pretrained, and all figures."""
+    wanted = main_metric(config.metric, tables.task)
+    kinds = ("pretrained", "random") if baseline else ("pretrained",)
+    best: Best | None = None
+    best_seed = config.seeds[0]
+    summaries = {}
+    for kind in kinds:
+        summary = _Summary()
+        for seed in config.seeds:
+            found = _train(kind, pretrained, tables, config, seed, device, display)
+            summary.add(found)
+            is_better = best is None or found.metrics[wanted] > best.metrics[wanted]
+            if kind == "pretrained" and is_better:
+                best, best_seed = found, seed
+        summaries[kind] = summary.to_json()
+    assert best is not None
+    results: dict[str, Any] = {
+        "task": "scores" if tables.task.is_regression else "classes",
+        "classes": list(tables.task.classes),
+        "metric": wanted,
+        "seeds": list(config.seeds),
+        "best_seed": best_seed,
+        **summaries,
+        "rows": tables.sizes,
+    }
+    if not tables.task.is_regression:
+        results["majority_accuracy"] = majority_accuracy(tables.validation[1])
+    return best, results
 
 
 def _train(
@@ -187,58 +215,42 @@ def _read(
     test: Path | None,
     labelled: LabelledConfig,
     tokenizer: Tokenizer,
-    max_length: int,
 ) -> _Tables:
-    of_train, of_validation = read_labelled(train, labelled), read_labelled(validation, labelled)
-    _refuse_other_kind(of_train, of_validation)
-    task = task_of(of_train, labelled)
-    targets = task.targets(of_train), task.targets(of_validation)
-    rows, num_cut = tokenize(of_train.texts, tokenizer, max_length)
-    validation_rows, num_validation_cut = tokenize(of_validation.texts, tokenizer, max_length)
-    sizes = {
-        "train": len(of_train),
-        "validation": len(of_validation),
-        "train_left_out": of_train.num_left_out,
-        "validation_left_out": of_validation.num_left_out,
-        "train_cut": num_cut,
-        "validation_cut": num_validation_cut,
+    tables = {
+        "train": read_labelled(train, labelled),
+        "validation": read_labelled(validation, labelled),
     }
-    lines = {"validation": of_validation.lines}
-    test_rows = None
     if test is not None:
-        of_test = read_labelled(test, labelled, needs_labels=False)
-        _refuse_other_kind(of_train, of_test)
-        test_rows, sizes["test_cut"] = tokenize(of_test.texts, tokenizer, max_length)
-        sizes["test"] = len(of_test)
-        lines["test"] = of_test.lines
+        tables["test"] = read_labelled(test, labelled, needs_labels=False)
+    task = task_of(tables["train"], labelled)
+    rows: dict[str, list[Row]] = {}
+    sizes: dict[str, int] = {}
+    for name, table in tables.items():
+        refuse_other_kind(tables["train"], table)
+        rows[name], num_cut = tokenize(table.texts, tokenizer)
+        sizes |= {name: len(table), f"{name}_left_out": table.num_left_out, f"{name}_cut": num_cut}
     return _Tables(
-        train=(rows, targets[0]),
-        validation=(validation_rows, targets[1]),
-        test=test_rows,
-        lines=lines,
+        train=(rows["train"], task.targets(tables["train"])),
+        validation=(rows["validation"], task.targets(tables["validation"])),
+        test=rows.get("test"),
+        lines={name: table.lines for name, table in tables.items()},
         task=task,
+        has_pairs=tables["train"].has_pairs,
         sizes=sizes,
     )
 
 
-def _refuse_other_kind(train: LabelledTexts, other: LabelledTexts) -> None:
-    if train.has_pairs != other.has_pairs:
-        kinds = ("pairs of texts", "single texts")
-        mine, theirs = kinds if train.has_pairs else kinds[::-1]
-        raise InputError(
-            f"{other.path} must hold {mine}, as {train.path} does; it holds {theirs}. "
-            "Name the columns with --text-column and --text-pair-column."
-        )
-
-
-def _max_length(config: FinetuneConfig, folder: ModelFolder) -> int:
+def _of_length(folder: ModelFolder, config: FinetuneConfig) -> Tokenizer:
+    """The tokenizer with the longest length that is trained on, which is saved with the model."""
     most = folder.model.config.max_position_embeddings
     asked = config.max_length or min(folder.tokenizer.max_length, most)
     if not 3 < asked <= most:
         raise InputError(
             f"`max_length` must be from 4 to the model's {most} positions; got {asked}."
         )
-    return asked
+    tokenizer = copy.copy(folder.tokenizer)
+    tokenizer.max_length = asked
+    return tokenizer
 
 
 def _check_output(output: Path, *, overwrite: bool) -> None:
@@ -260,19 +272,27 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
         )
 
 
-def _summary(found: Sequence[Best]) -> dict[str, Any]:
-    """Each metric's mean and deviation over the seeds, and its values; when the best ones were."""
-    summary: dict[str, Any] = {}
-    for name in found[0].metrics:
-        values = [best.metrics[name] for best in found]
-        summary[name] = {
-            "mean": float(np.mean(values)),
-            "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-            "values": values,
+class _Summary:
+    """Figures of several trainings."""
+
+    def __init__(self) -> None:
+        self._metrics: list[dict[str, float]] = []
+        self._epochs: list[tuple[float, float]] = []
+
+    def add(self, found: Best) -> None:
+        """Count one; its weights are let go."""
+        self._metrics.append(found.metrics)
+        self._epochs.append((found.epoch, found.epochs))
+
+    def to_json(self) -> dict[str, Any]:
+        """Each metric's mean, deviation and values; when the best moments were, and the ends."""
+        summary: dict[str, Any] = {
+            name: spread_of([metrics[name] for metrics in self._metrics])
+            for name in self._metrics[0]
         }
-    summary["best_epochs"] = [best.epoch for best in found]
-    summary["epochs"] = [best.epochs for best in found]
-    return summary
+        summary["best_epochs"] = [best for best, _ in self._epochs]
+        summary["epochs"] = [end for _, end in self._epochs]
+        return summary
 
 
 def _write_predictions(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,9 @@ Targets = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 """[N]; numbers of classes, or scores."""
 
 _MOST_CLASSES = 1000
+_FEW = 0.1  # share of labels that are no numbers, among those that are
+_LARGEST_SCORE = 1e15
+_FEWEST_SCORES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,11 @@ class Task:
         """
         assert table.labels is not None
         if self.is_regression:
+            if len(table) < _FEWEST_SCORES:
+                raise DataError(
+                    f"{table.path} must have {_FEWEST_SCORES} rows or more to correlate their "
+                    f"scores; it has {len(table)}."
+                )
             return np.array(
                 [_score(label, table, i) for i, label in enumerate(table.labels)], dtype=np.float32
             )
@@ -65,7 +72,7 @@ def task_of(table: LabelledTexts, config: LabelledConfig) -> Task:
         DataError: they are all the same, or too many to be classes.
     """
     assert table.labels is not None
-    if config.task == "scores" or (config.task == "auto" and _are_scores(table.labels)):
+    if config.task == "scores" or (config.task == "auto" and _are_scores(table)):
         if config.label_names:
             raise DataError("`label_names` are for classes; the labels are scores.")
         task = Task(classes=())
@@ -93,36 +100,60 @@ def task_of(table: LabelledTexts, config: LabelledConfig) -> Task:
     return Task(classes=config.label_names, spellings=spellings)
 
 
-def _are_scores(labels: list[Label]) -> bool:
-    """Whether all labels are numbers, and one of them is written with a decimal point."""
-    return all(_number(label) is not None for label in labels) and any(
-        isinstance(label, float) or not str(label).strip().lstrip("+-").isdigit()
-        for label in labels
-    )
+def _are_scores(table: LabelledTexts) -> bool:
+    """Whether all labels are numbers, and one of them is written with a decimal point.
+
+    Raises:
+        DataError: nearly all are; which is not is said, since one bad label must not turn scores
+            into classes.
+    """
+    labels = table.labels or []
+    others = [row for row, label in enumerate(labels) if _number(label) is None]
+    have_point = any(_number(label) is not None and not _is_whole(label) for label in labels)
+    if have_point and others and len(others) <= _FEW * len(labels):
+        row = others[0]
+        raise DataError(
+            f"{table.path}, line {table.lines[row]}: the label must be a number, as nearly all "
+            f"others are; got {labels[row]!r}. Mend it, or say --task classes."
+        )
+    return have_point and not others
+
+
+def _is_whole(label: Label) -> bool:
+    return isinstance(label, int) or (isinstance(label, str) and _whole(label) is not None)
+
+
+def _whole(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None
 
 
 def _number(label: Label) -> float | None:
+    """A label as a number that arithmetic can bear; None: it is none."""
     if isinstance(label, bool):
         return None
     try:
         value = float(label)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) <= _LARGEST_SCORE else None  # NaN is not
 
 
 def _score(label: Label, table: LabelledTexts, row: int) -> float:
     value = _number(label)
     if value is None:
+        shown = repr(label) if len(str(label)) < 40 else f"{str(label)[:40]}…"
         raise DataError(
-            f"{table.path}, line {table.lines[row]}: the label must be a finite number, as scores "
-            f"are; got {label!r}."
+            f"{table.path}, line {table.lines[row]}: the label must be a number of at most "
+            f"{_LARGEST_SCORE:g}, as scores are; got {shown}."
         )
     return value
 
 
 def _sorted(names: set[str]) -> tuple[str, ...]:
     """By number if all are whole numbers, else by letter."""
-    if all(name.lstrip("-").isdigit() for name in names):
-        return tuple(sorted(names, key=int))
+    if all(_whole(name) is not None for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,11 +53,19 @@ def metrics_of(predictions: Targets, targets: Targets, task: Task) -> dict[str, 
     labels: dict[str, Any] = {"labels": list(range(len(task.classes))), "average": "macro"}
     if len(task.classes) == 2:
         labels = {"pos_label": 1, "average": "binary"}
-    return {
-        "accuracy": float(metrics.accuracy_score(targets, predictions)),
-        "f1": float(metrics.f1_score(targets, predictions, zero_division=0.0, **labels)),
-        "matthews": float(metrics.matthews_corrcoef(targets, predictions)),
-    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # rows of one class alone are no mistake here
+        return {
+            "accuracy": float(metrics.accuracy_score(targets, predictions)),
+            "f1": float(metrics.f1_score(targets, predictions, zero_division=0.0, **labels)),
+            "matthews": float(metrics.matthews_corrcoef(targets, predictions)),
+        }
+
+
+def spread_of(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, standard deviation (None of one value) and the values themselves."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "std": deviation, "values": list(values)}
 
 
 def majority_accuracy(targets: Targets) -> float:

@@ -13,8 +13,8 @@ from bertsmith.config import LabelledConfig, ProbeConfig
 from bertsmith.display import Display
 from bertsmith.errors import DataError
 from bertsmith.finetuning.labels import Targets, Task, task_of
-from bertsmith.finetuning.metrics import majority_accuracy, metrics_of
-from bertsmith.finetuning.tables import LabelledTexts, read_labelled
+from bertsmith.finetuning.metrics import majority_accuracy, metrics_of, spread_of
+from bertsmith.finetuning.tables import LabelledTexts, read_labelled, refuse_other_kind
 from bertsmith.inference.model import Float32, PretrainedModel, load
 
 _PENALTIES = np.logspace(-3, 2, 6)
@@ -68,23 +68,30 @@ def probe_folder(
         "classes": list(task.classes),
         "pooling": config.pooling,
         "folds": config.folds,
-        "rows": {
-            "train": len(of_train),
-            "validation": 0 if of_validation is None else len(of_validation),
-        },
+        "rows": {"train": len(of_train), "train_left_out": of_train.num_left_out},
     }
     if not task.is_regression:
-        results["majority_accuracy"] = majority_accuracy(
-            targets if judged_on is None else judged_on
-        )
+        results["majority_accuracy"] = majority_accuracy(targets)
+    if of_validation is not None and judged_on is not None:
+        refuse_other_kind(of_train, of_validation)
+        results["rows"] |= {
+            "validation": len(of_validation),
+            "validation_left_out": of_validation.num_left_out,
+        }
+        if not task.is_regression:
+            results["validation_majority_accuracy"] = majority_accuracy(judged_on)
     for kind in ("pretrained", "random") if baseline else ("pretrained",):
         if kind == "random":
             model.bert.initialize(config.seed)
-        vectors = _encode(model, of_train.texts, config.pooling, kind, display)
+        vectors, results["rows"]["train_cut"] = _encode(
+            model, of_train.texts, config.pooling, kind, display
+        )
         with display.stage(f"Fitting to {kind} vectors"):
             fitted, results[kind] = _cross_validate(vectors, targets, task, config)
         if of_validation is not None and judged_on is not None:
-            vectors = _encode(model, of_validation.texts, config.pooling, kind, display)
+            vectors, results["rows"]["validation_cut"] = _encode(
+                model, of_validation.texts, config.pooling, kind, display
+            )
             results[kind]["validation"] = metrics_of(
                 fitted.predict(vectors).astype(targets.dtype), judged_on, task
             )
@@ -97,17 +104,19 @@ def _encode(
     pooling: str,
     kind: str,
     display: Display,
-) -> Float32:
-    """A vector of each text: [N, H]."""
+) -> tuple[Float32, int]:
+    """A vector of each text, [N, H]; and how many texts were longer than the model takes."""
     entries = [a if b is None else (a, b) for a, b in texts]
     rows = []
+    num_cut = 0
     with warnings.catch_warnings(), display.stage(f"Encoding, {kind} weights") as progress:
-        warnings.simplefilter("ignore")  # texts that are cut are so in training, too
+        warnings.simplefilter("ignore")  # counted
         for start in range(0, len(entries), _TEXTS_AT_ONCE):
             for one in model.encode_many(entries[start : start + _TEXTS_AT_ONCE]):
                 rows.append(one.pooled(pooling).copy())
+                num_cut += one.num_cut_tokens > 0
             progress(len(rows), len(entries))
-    return np.stack(rows)
+    return np.stack(rows), num_cut
 
 
 def _cross_validate(
@@ -143,18 +152,11 @@ def _cross_validate(
     assert best is not None
     _, model, found = best
     model.fit(vectors, targets)
-    return model, {
-        metric: {
-            "mean": float(np.mean([one[metric] for one in found])),
-            "std": float(np.std([one[metric] for one in found], ddof=1)),
-            "values": [one[metric] for one in found],
-        }
-        for metric in found[0]
-    }
+    return model, {metric: spread_of([one[metric] for one in found]) for metric in found[0]}
 
 
 def _check_folds(table: LabelledTexts, targets: Targets, task: Task, folds: int) -> None:
-    least, what = len(table), "rows"
+    least, what = len(table) // 2, "pairs of rows"  # a correlation needs two
     if not task.is_regression:
         counts = np.bincount(targets.astype(np.int64))
         least, what = int(counts.min()), f"rows of the class {task.classes[int(counts.argmin())]!r}"

@@ -6,7 +6,6 @@ What is read is strings and numbers as they stand; `labels.py` says what they me
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import warnings
 from collections import Counter
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 from bertsmith.config import LabelledConfig, near
 from bertsmith.corpus.lines import LONGEST_LINE, read_lines
 from bertsmith.corpus.opened import format_of
-from bertsmith.errors import CorpusError
+from bertsmith.errors import CorpusError, InputError
 
 Label = str | int | float
 
@@ -130,13 +129,23 @@ _Row = dict[str, Any] | None
 """By column; None: more fields than the header has."""
 
 
+def refuse_other_kind(train: LabelledTexts, other: LabelledTexts) -> None:
+    """Raise `InputError` if one table has pairs of texts and the other single ones."""
+    if train.has_pairs != other.has_pairs:
+        kinds = ("pairs of texts", "single texts")
+        mine, theirs = kinds if train.has_pairs else kinds[::-1]
+        raise InputError(
+            f"{other.path} must hold {mine}, as {train.path} does; it holds {theirs}. "
+            "Name the columns with --text-column and --text-pair-column."
+        )
+
+
 def _table(path: Path) -> tuple[list[str], Iterator[tuple[int, _Row]]]:
     """The names of the columns; and the rows, each with the line on which it ends."""
     kind = format_of(path)
     if kind in (".jsonl", ".ndjson"):
-        rows = _json_rows(path)
-        first = next(rows)  # an empty file has been refused
-        return list(first[1] or {}), itertools.chain([first], rows)
+        rows = list(_json_rows(path))
+        return list(dict.fromkeys(name for _, row in rows for name in row or {})), iter(rows)
     if kind not in (".tsv", ".csv"):
         raise CorpusError(
             f"{path} must be a table of labelled texts: .tsv, .csv or .jsonl (or packed: .tsv.gz); "
@@ -153,6 +162,9 @@ def _table(path: Path) -> tuple[list[str], Iterator[tuple[int, _Row]]]:
         row = header if _is_cola(header) else next(reader, None)
     if row is None:
         raise CorpusError(f"{path} must have rows under its header; it has none.")
+    if len(set(header)) < len(header) and row is not header:
+        twice = next(name for name in header if header.count(name) > 1)
+        raise CorpusError(f"{path} must have columns of different names; {twice!r} is there twice.")
     header = _COLA_HEADER if row is header else header
     return header, _separated_rows(path, reader, header, row)
 
@@ -246,10 +258,20 @@ def _problem(row: _Row, columns: Columns) -> str | None:
     if row is None:
         return "more fields than the header has"
     for name in filter(None, (columns.text, columns.text_pair)):
-        if not isinstance(row.get(name), str):
+        text = row.get(name)
+        if not isinstance(text, str) or not text.strip():
             return f"no text in the column {name!r}"
+        if not _is_unicode(text):
+            return f"half of a surrogate pair in the column {name!r}"
     if columns.label is not None:
         label = row.get(columns.label)
         if not isinstance(label, str | int | float) or str(label).strip() in _NO_LABEL:
             return f"no label in the column {columns.label!r}"
+        if not _is_unicode(str(label)):
+            return f"half of a surrogate pair in the column {columns.label!r}"
     return None
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether text is made of whole characters; JSON's escapes may write halves."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)

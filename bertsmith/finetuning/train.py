@@ -54,13 +54,13 @@ class Best:
 
 
 def tokenize(
-    texts: Sequence[tuple[str, str | None]], tokenizer: Tokenizer, max_length: int
+    texts: Sequence[tuple[str, str | None]], tokenizer: Tokenizer
 ) -> tuple[list[Row], int]:
-    """Rows of at most `max_length` tokens, and how many were longer."""
+    """Rows of at most the tokenizer's `max_length` tokens, and how many were longer."""
     rows = []
     num_cut = 0
     for ids, segments in tokenizer.encode_many(texts):
-        kept = kept_places(segments, max_length)
+        kept = kept_places(segments, tokenizer.max_length)
         num_cut += len(kept) < len(ids)
         rows.append(Row([ids[i] for i in kept], [segments[i] for i in kept]))
     return rows, num_cut
@@ -100,6 +100,7 @@ def train_classifier(
     wanted = main_metric(config.metric, task)
     scale = _Scale.of(targets, task)
     weights = class_weights(targets, task, config)
+    weights = weights if weights is None else weights.to(device)
     training = _as_training(config, model.bert.config.hidden_size)
     optimizers = make_optimizers(model, training)
     steps_per_epoch = math.ceil(len(rows) / config.batch_size)
@@ -172,7 +173,8 @@ class _Scale:
     def of(cls, targets: Targets, task: Task) -> _Scale:
         if not task.is_regression:
             return cls()
-        return cls(float(targets.mean()), float(targets.std()) or 1.0)
+        values = targets.astype(np.float64)
+        return cls(float(values.mean()), float(values.std()) or 1.0)
 
     def scaled(self, targets: Targets) -> Targets:
         if self == _Scale():

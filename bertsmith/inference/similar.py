@@ -76,12 +76,14 @@ def similar_places(
     """
     if not word.strip():
         raise InputError("The word must not be empty.")
+    if place < 1:
+        raise InputError(f"`place` must be at least 1; got {place}.")
     found = _places(model, word, lines, progress)
     if to is not None:
         reference = next(iter(_places(model, word, [to])), None)
         if reference is None:
             raise InputError(f"The text given with --to must hold the word {word!r}; got {to!r}.")
-    elif not 1 <= place <= len(found):
+    elif place > len(found):
         raise InputError(
             f"The text must hold the word {word!r} at least {max(place, 2)} times to compare its "
             f"places; it stands there {len(found)} times."
@@ -148,8 +150,8 @@ def _places(
 def _window(model: PretrainedModel, ids: list[int], pieces: np.ndarray) -> tuple[_Row, slice]:
     """[CLS] … [SEP] around a word, as much as the model takes; and where the word is in it."""
     tokenizer = model.tokenizer
-    first, last = int(pieces[0]), int(pieces[-1]) + 1
     room = tokenizer.max_length - 2
+    first, last = int(pieces[0]), min(int(pieces[-1]) + 1, int(pieces[0]) + room)
     begin = max(0, min((first + last - room) // 2, len(ids) - room))
     part = ids[begin : begin + room]
     row = [tokenizer.cls_id, *part, tokenizer.sep_id]

@@ -144,11 +144,7 @@ def load_model(folder: Path) -> ModelFolder:
     """
     config, vocab_size = read_config(folder)
     tokenizer = Tokenizer.load(folder, default_max_length=config.max_position_embeddings)
-    if tokenizer.vocab_size > vocab_size:
-        raise ModelError(
-            f"{folder}: the tokenizer must fit the model's {vocab_size} embeddings; "
-            f"it has {tokenizer.vocab_size} entries."
-        )
+    refuse_large_vocabulary(folder, tokenizer, vocab_size)
     # On the meta device no memory is taken before the file has been held against the config.
     with torch.device("meta"):
         model = Bert(config, vocab_size)
@@ -158,6 +154,15 @@ def load_model(folder: Path) -> ModelFolder:
         model.initialize(seed=0)
     model.load_state_dict(state, strict=False)
     return ModelFolder(model.eval(), tokenizer, missing)
+
+
+def refuse_large_vocabulary(folder: Path, tokenizer: Tokenizer, rows: int) -> None:
+    """Raise `ModelError` if a folder's tokenizer has entries beyond its embeddings."""
+    if tokenizer.vocab_size > rows:
+        raise ModelError(
+            f"{folder}: the tokenizer must fit the model's {rows} embeddings; "
+            f"it has {tokenizer.vocab_size} entries."
+        )
 
 
 def load_weights(folder: Path, model: Bert) -> None:

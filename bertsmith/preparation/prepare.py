@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,20 @@ def finished_store(corpus: Sequence[str]) -> StoreFolder | None:
     return open_store(Path(corpus[0]))
 
 
+def find_store(config: PreparationConfig) -> StoreFolder | None:
+    """The store of a corpus if it is whole in the cache, or is what the corpus names.
+
+    Raises:
+        BertsmithError: the text cannot be read.
+    """
+    config = with_absolute_paths(config)
+    if (store := finished_store(config.corpus)) is not None:
+        return store
+    key = key_of(config, _open(config), given_tokenizer(config))
+    folder = _cached(key)
+    return open_store(folder) if is_store(folder) else None
+
+
 def prepare_store(
     config: PreparationConfig,
     output: Path | None = None,
@@ -93,17 +107,10 @@ def prepare_store(
             raise DataError(f"{store.path} is a token store already; name the text it is to hold.")
         return store
     with display.stage("Opening the corpus") as progress:
-        corpus = open_corpus(
-            config.corpus,
-            validation=config.validation,
-            validation_fraction=config.validation_fraction,
-            rules=rules_of(config),
-            columns=columns_of(config),
-            progress=lambda name, done, total: progress(done, total),
-        )
+        corpus = _open(config, progress)
         tokenizer = given_tokenizer(config)
         key = key_of(config, corpus, tokenizer)
-    folder = output or cache_folder() / "stores" / key[:32]
+    folder = output or _cached(key)
     with written_to(folder), taken(folder, waits=output is None, say=display.say) as target:
         in_user_folder = output is not None
         if target.is_done(key, checks=in_user_folder, overwrite=overwrite, warn=display.warn):
@@ -112,6 +119,24 @@ def prepare_store(
             preparation = _Preparation(config, corpus, tokenizer, key, target, display)
             preparation.make(engine, processes)
         return open_store(folder)
+
+
+def _open(
+    config: PreparationConfig, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Corpus:
+    return open_corpus(
+        config.corpus,
+        validation=config.validation,
+        validation_fraction=config.validation_fraction,
+        rules=rules_of(config),
+        columns=columns_of(config),
+        progress=lambda name, done, total: progress(done, total),
+    )
+
+
+def _cached(key: str) -> Path:
+    """Where the store with this key lies in the cache, if it does."""
+    return cache_folder() / "stores" / key[:32]
 
 
 class _Preparation:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from bertsmith.config import PRESETS, Given, ModelConfig, PretrainConfig, resolve
 from bertsmith.data.store import log_shares, word_counts
@@ -18,6 +22,7 @@ from bertsmith.model.hugging_face import (
     read_config,
     read_json,
     read_weights,
+    refuse_large_vocabulary,
 )
 from bertsmith.model.locate import find_model, find_run_config
 from bertsmith.tokenizer import Tokenizer
@@ -38,12 +43,14 @@ def given_by_model(path: str | None) -> list[Given]:
 
     Raises:
         ModelError: `path` is not a BERT.
+        TokenizerError: it has no tokenizer.
     """
     if path is None:
         return []
     folder = find_model(Path(path))
-    shape, _ = read_config(folder)
+    shape, rows = read_config(folder)
     tokenizer = Tokenizer.load(folder, default_max_length=shape.max_position_embeddings)
+    refuse_large_vocabulary(folder, tokenizer, rows)
     settings = {name: value for name, value in vars(shape).items() if name not in _FREE}
     run_config = find_run_config(Path(path))
     defaults: dict[str, Any] = {"tokenizer": str(folder.resolve())}
@@ -88,30 +95,53 @@ def embedding_rows(config: PretrainConfig, tokenizer: Tokenizer, checkpoint: Pat
     return rows if isinstance(rows, int) else tokenizer.vocab_size
 
 
-def initialise(model: Bert, config: PretrainConfig, prepared: Prepared) -> None:
-    """Set the first weights of `model`.
+@dataclass(frozen=True)
+class FirstWeights:
+    """What a run begins with.
 
-    Heads that the model to begin from lacks are drawn.
-
-    Raises:
-        DataError: that model has another tokenizer than the text.
-        ModelError: it is damaged, or of another shape.
+    Args:
+        seed: of what is drawn.
+        state: weights of the model that is gone on from; empty without one.
+        mlm_bias: float32 [V], log shares of the words, where the MLM head begins; None: at 0, or
+            where `state` says.
     """
-    model.initialize(config.training.seed)
-    begins_from = config.training.init_from
-    missing = frozenset({"mlm_head"})
-    if begins_from is not None:
-        folder = find_model(Path(begins_from))
-        own = Tokenizer.load(folder, default_max_length=prepared.tokenizer.max_length)
-        if own.sha256() != prepared.tokenizer.sha256():
-            raise DataError(
-                f"The text must be in the tokens of the model that is gone on from, {folder}; it "
-                f"has another tokenizer. Name the text itself, or prepare it with --tokenizer "
-                f"{json.dumps(str(folder))}."
-            )
-        state, missing = read_weights(folder, model)
-        model.load_state_dict(state, strict=False)
-    if "mlm_head" in missing and config.training.mlm_bias_init == "frequency":
-        # The head then starts as good as word counts alone can be, and has only context to learn.
-        prior = log_shares(word_counts(prepared.batches.store, prepared.tokenizer))
-        model.mlm_head.bias.data[: len(prior)].copy_(torch.from_numpy(prior))
+
+    seed: int
+    state: dict[str, Tensor]
+    mlm_bias: npt.NDArray[np.float32] | None
+
+    @classmethod
+    def read(cls, model: Bert, config: PretrainConfig, prepared: Prepared) -> FirstWeights:
+        """All that is needed to begin, held against the run, before anything is written.
+
+        Raises:
+            DataError: the model to begin from has another tokenizer than the text.
+            ModelError: it is damaged, or of another shape.
+        """
+        state: dict[str, Tensor] = {}
+        missing = frozenset({"mlm_head"})
+        begins_from = config.training.init_from
+        if begins_from is not None:
+            folder = find_model(Path(begins_from))
+            own = Tokenizer.load(folder, default_max_length=prepared.tokenizer.max_length)
+            if own.sha256() != prepared.tokenizer.sha256():
+                raise DataError(
+                    f"The text must be in the tokens of the model that is gone on from, {folder}; "
+                    "it has another tokenizer. Name the text itself, or prepare it with "
+                    f"--tokenizer {json.dumps(str(folder))}."
+                )
+            state, missing = read_weights(folder, model)
+        bias = None
+        if "mlm_head" in missing and config.training.mlm_bias_init == "frequency":
+            # The head then starts as good as word counts alone can be, and has context to learn.
+            bias = log_shares(word_counts(prepared.batches.store, prepared.tokenizer))
+        return cls(config.training.seed, state, bias)
+
+    def into(self, model: Bert) -> None:
+        """Set all weights of `model`; what the model gone on from lacks is drawn."""
+        model.initialize(self.seed)
+        model.load_state_dict(self.state, strict=False)
+        if self.mlm_bias is not None:
+            bias = model.mlm_head.bias.data
+            bias.fill_(float(self.mlm_bias.min()))  # of rows that only pad the matrix
+            bias[: len(self.mlm_bias)].copy_(torch.from_numpy(self.mlm_bias))

@@ -21,7 +21,7 @@ from bertsmith.data.ahead import BatchesAhead
 from bertsmith.data.batches import Batch, Batches
 from bertsmith.data.random_bits import Stream, random_bits
 from bertsmith.display import Display
-from bertsmith.errors import DeviceError, DivergenceError
+from bertsmith.errors import DeviceError, DivergenceError, RunError
 from bertsmith.evaluation.held_out import evaluate
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import autocast
@@ -29,6 +29,7 @@ from bertsmith.report.metrics_file import MetricsFile
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.budget import Budget, is_due
 from bertsmith.training.checkpoint import Checkpoints, restore
+from bertsmith.training.initial import FirstWeights
 from bertsmith.training.optimizer import make_optimizers, rate_share
 from bertsmith.training.phases import Phase, unmeasured
 from bertsmith.training.progress import Progress
@@ -71,7 +72,7 @@ class Loop:
 
     Args:
         model: on `device`.
-        initialise: draws its first weights.
+        first_weights: where the run begins; None: at a checkpoint.
         batches: of the training split.
         validation: the fixed held-out pairs, or None.
         tokenizer: saved with every checkpoint.
@@ -89,7 +90,7 @@ class Loop:
     """
 
     model: Bert
-    initialise: Callable[[Bert], None]
+    first_weights: FirstWeights | None
     batches: Batches
     validation: Batches | None
     tokenizer: Tokenizer
@@ -131,7 +132,11 @@ class Loop:
             ModelError: the checkpoint is not of this model.
         """
         if checkpoint is None:
-            self.initialise(self.model)
+            if self.first_weights is None:
+                raise RunError(
+                    "The run must have a checkpoint to go on from; it has none any more."
+                )
+            self.first_weights.into(self.model)
             self._optimizers.forget()
             self.progress = Progress()
         else:

@@ -35,7 +35,7 @@ from bertsmith.report.metrics_file import MetricsFile
 from bertsmith.training.budget import Budget
 from bertsmith.training.checkpoint import STATE_FILE, Checkpoints
 from bertsmith.training.earlier import EarlierRun
-from bertsmith.training.initial import embedding_rows, initialise
+from bertsmith.training.initial import FirstWeights, embedding_rows
 from bertsmith.training.loop import Loop
 from bertsmith.training.phases import PhaseClock, describe, unmeasured
 from bertsmith.training.prepare import Prepared, prepare, refuse_other_text
@@ -117,6 +117,7 @@ def run_pretraining(
     device = choose_device(config.training.device)
     config = _settled(config, device)
     path = output or default_output(config.preparation.corpus, config.preset)
+    _refuse_own_beginning(config, path)
     folder = RunFolder(path, overwrite=overwrite, resume=resume)
     checkpoints = Checkpoints(
         path, keep=config.training.keep_checkpoints, keep_every=config.training.keep_every
@@ -153,9 +154,10 @@ class _Job:
     def begin(self) -> dict[str, Any]:
         """A run from its beginning; the closing figures."""
         prepared = self._prepare(None)
+        model, first = self._model(prepared, None)
         with self._ending_well():
             self.folder.begin(to_toml(self.config), report_json(prepared.report))
-            return self._train(prepared, None)
+            return self._train(model, first, prepared, None)
 
     def resume(self, earlier: EarlierRun) -> dict[str, Any]:
         """The rest of a run; nothing is changed before all that can be refused has been."""
@@ -187,8 +189,9 @@ class _Job:
                 )
         if not same_budget:
             self.display.say("The budget is another now: the learning rate is laid out over it.")
+        model, first = self._model(prepared, newest)
         with self._ending_well():
-            return self._train(prepared, newest, resumes=True)
+            return self._train(model, first, prepared, newest, resumes=True)
 
     def _prepare(self, newest: Path | None) -> Prepared:
         preparation = self.config.preparation
@@ -199,6 +202,14 @@ class _Job:
             seed=self.config.training.seed,
             display=self.display,
         )
+
+    def _model(self, prepared: Prepared, newest: Path | None) -> tuple[Bert, FirstWeights | None]:
+        """The network, and what it begins with; None if it goes on from a checkpoint."""
+        rows = embedding_rows(self.config, prepared.tokenizer, newest)
+        model = Bert(self.config.model, rows, judges_pairs=prepared.batches.is_pairs)
+        if newest is not None:
+            return model, None
+        return model, FirstWeights.read(model, self.config, prepared)
 
     @contextmanager
     def _ending_well(self) -> Iterator[None]:
@@ -217,7 +228,13 @@ class _Job:
             ) from None
 
     def _train(
-        self, prepared: Prepared, newest: Path | None, *, resumes: bool = False
+        self,
+        model: Bert,
+        first: FirstWeights | None,
+        prepared: Prepared,
+        newest: Path | None,
+        *,
+        resumes: bool = False,
     ) -> dict[str, Any]:
         """Train from a checkpoint on, or from the beginning; validate, save, draw."""
         # Imported here: matplotlib takes most of a second to load, which no one should wait for
@@ -225,8 +242,7 @@ class _Job:
         from bertsmith.report.curves import curves_png, save_curves
 
         config, run, display = self.config, self.folder.path, self.display
-        rows = embedding_rows(config, prepared.tokenizer, newest)
-        model = Bert(config.model, rows, judges_pairs=prepared.batches.is_pairs).to(self.device)
+        model = model.to(self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
         num_parameters = sum(p.numel() for p in model.parameters())
@@ -238,7 +254,7 @@ class _Job:
         with stop.heard(), MetricsFile(run) as metrics:
             loop = Loop(
                 model=model,
-                initialise=lambda model: initialise(model, config, prepared),
+                first_weights=first,
                 batches=prepared.batches,
                 validation=prepared.validation,
                 tokenizer=prepared.tokenizer,
@@ -291,6 +307,16 @@ def _written_to(run: Path) -> Iterator[None]:
             f"Cannot write to {run}: {error.strerror or error}. "
             "Checkpoints that are there are whole; --resume goes on from the last one."
         ) from error
+
+
+def _refuse_own_beginning(config: PretrainConfig, output: Path) -> None:
+    """Raise `RunError` if the model to begin from lies where the run is written."""
+    begins_from = config.training.init_from
+    if begins_from is not None and Path(begins_from).is_relative_to(output.resolve()):
+        raise RunError(
+            f"The output {output} must be another folder than the model that is gone on from, "
+            f"{begins_from}; name another with --output."
+        )
 
 
 def _settled(config: PretrainConfig, device: torch.device) -> PretrainConfig:
