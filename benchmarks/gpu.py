@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from benchmarks.report import column, figures_of, times, versions
+from benchmarks.sides import SAME_WORK
 from bertsmith.config import PretrainConfig, resolve
 from bertsmith.data.ahead import BatchesAhead
 from bertsmith.data.batches import Batch
@@ -182,6 +183,7 @@ def measure(side: str, case: str, options: argparse.Namespace) -> dict[str, Any]
             "corpus": (options.corpus,),
             "max_length": CASES[case]["max_length"],
             "batch_size": batch_size,
+            **SAME_WORK,
         },
     )
     prepared = prepare(

@@ -131,7 +131,8 @@ def test_the_model_learns_what_context_tells(tmp_path: Path) -> None:
         " ".join([sentence.format(word.capitalize(), word)] * 3) for word in sorted(set(WORDS))
     )
     corpus.write_text("\n".join([*paragraphs] * 2))
-    run = pretrain(tmp_path / "r", corpus, steps=200, learning_rate=0.01, hidden_size=32)
+    options: dict[str, Any] = {"learning_rate": 0.01, "hidden_size": 32}
+    run = pretrain(tmp_path / "r", corpus, steps=300, **options)
     training = [line for line in read_metrics(run.output) if "learning_rate" in line]
     assert training[0]["mlm_loss"] > 2.5
     assert run.metrics["mlm_loss"] < 1.0
@@ -153,7 +154,9 @@ def test_presets_and_recipes_run(preset: str, recipe: str, text_file: Path, tmp_
     assert math.isfinite(run.metrics["validation_mlm_loss"])
 
 
-@pytest.mark.parametrize("settings", [{"optimizer": "adam"}, {"precision": "bfloat16"}])
+@pytest.mark.parametrize(
+    "settings", [{"optimizer": "adam"}, {"optimizer": "adamw"}, {"precision": "bfloat16"}]
+)
 def test_other_ways_to_train(settings: dict[str, Any], text_file: Path, tmp_path: Path) -> None:
     assert math.isfinite(pretrain(tmp_path / "r", text_file, **settings).metrics["mlm_loss"])
 
