@@ -71,7 +71,7 @@ not dropped: the flash attention of a GPU has no dropout."""
 
 
 def default_recipe(preset: str) -> dict[str, Any]:
-    """The best that is known for the preset: with Muon for the small ones, with AdamW for others."""
+    """The best that is known for the preset: Muon in the small ones, AdamW in the others."""
     rates = {"medium": 5e-4, "base": 1e-4, "large": 1e-4}
     return {**_LARGE, "learning_rate": rates[preset]} if preset in rates else dict(_SMALL)
 
