@@ -112,12 +112,7 @@ def _sst2(data: Path, model: Path, output: Path, seeds: Sequence[int]) -> None:
     """Fine-tune and probe on 10,000 training phrases, drawn with seed 0."""
     import bertsmith
 
-    output.mkdir(parents=True, exist_ok=True)
-    header, *lines = (data / "train.tsv").read_text(encoding="utf-8").splitlines()
-    drawn = random.Random(0).sample(lines, SST2_ROWS)
-    train = output / "train.tsv"
-    train.write_text("\n".join([header, *drawn]) + "\n", encoding="utf-8")
-    tables: dict[str, Any] = {"train": train, "validation": data / "dev.tsv"}
+    tables = sst2_tables(data, output)
     found: dict[str, Any] = {
         "finetune": bertsmith.finetune(
             model, **tables, output=output / "model", seeds=tuple(seeds), overwrite=True, quiet=True
@@ -126,6 +121,16 @@ def _sst2(data: Path, model: Path, output: Path, seeds: Sequence[int]) -> None:
         "pretraining": Trial(model, {}).metrics(),
     }
     (output / "figures.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
+
+
+def sst2_tables(data: Path, work: Path) -> dict[str, Any]:
+    """10,000 of the training phrases, drawn with seed 0, written to `work`; all of dev.tsv."""
+    work.mkdir(parents=True, exist_ok=True)
+    header, *lines = (data / "train.tsv").read_text(encoding="utf-8").splitlines()
+    drawn = random.Random(0).sample(lines, SST2_ROWS)
+    train = work / "train.tsv"
+    train.write_text("\n".join([header, *drawn]) + "\n", encoding="utf-8")
+    return {"train": train, "validation": data / "dev.tsv"}
 
 
 def report(
