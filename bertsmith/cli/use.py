@@ -191,7 +191,7 @@ def similar(command: Similar) -> None:
     from bertsmith.corpus.lines import read_lines
     from bertsmith.display import Display
     from bertsmith.inference.model import load
-    from bertsmith.inference.similar import Place, similar_places
+    from bertsmith.inference.similar import SHOWN, Place, similar_places
 
     if command.top_k < 1:
         raise InputError(f"`top_k` must be at least 1; got {command.top_k}.")
@@ -218,7 +218,9 @@ def similar(command: Similar) -> None:
     print(f"to:     {reference.left}[{reference.word}]{reference.right}  ({where})")
     print(f"{len(others):,} other places; the nearest by the cosine of the word's vectors:")
     for place, cosine in shown:
-        print(f"{cosine:.4f}  …{place.left:>40}[{place.word}]{place.right}  (line {place.line})")
+        left = f"…{place.left}" if len(place.left) == SHOWN else place.left
+        right = f"{place.right}…" if len(place.right) == SHOWN else place.right
+        print(f"{cosine:.4f}  {left:>{SHOWN + 1}}[{place.word}]{right}  (line {place.line})")
 
 
 def evaluate(command: Evaluate) -> None:

@@ -19,7 +19,8 @@ from bertsmith.inference.model import Float32, PretrainedModel, cosine_similarit
 
 _LINES_AT_ONCE = 1024
 _SPACELESS = re.compile("CJK|HIRAGANA|KATAKANA|THAI|LAO|KHMER|MYANMAR")
-_SHOWN = 40  # characters on either side
+SHOWN = 40
+"""Characters on either side of a word."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +114,9 @@ def _places(
             found.append(
                 Place(
                     line=number,
-                    left=text[max(0, match.start() - _SHOWN) : match.start()],
+                    left=text[max(0, match.start() - SHOWN) : match.start()],
                     word=match[0],
-                    right=text[match.end() : match.end() + _SHOWN],
+                    right=text[match.end() : match.end() + SHOWN],
                     vector=rows[pieces].mean(axis=0),
                 )
             )
