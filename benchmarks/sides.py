@@ -198,25 +198,14 @@ def textbook(corpus: str) -> Step:
 
 def transformers(corpus: str) -> Step:
     """`BertForPreTraining` of the same size, padded to 64, its own loss, fused AdamW."""
-    from transformers import BertConfig, BertForPreTraining
-
+    from benchmarks.transformers_loop import padded, textbook_model
     from bertsmith.config import resolve
-    from bertsmith.model.layout import Layout
 
     config = resolve(overrides={"corpus": (corpus,), "batch_size": BATCH_SIZE, **SAME_WORK})
     prepared = prepare_anew(config)
-    model = BertForPreTraining(
-        BertConfig(
-            vocab_size=prepared.tokenizer.vocab_size,
-            hidden_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=256,
-            hidden_act="relu",
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
-    ).train()
+    model = textbook_model(
+        prepared.tokenizer.vocab_size, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     number = 0
 
@@ -224,23 +213,7 @@ def transformers(corpus: str) -> Step:
         nonlocal number
         batch = prepared.batches.batch(number)
         number += 1
-        layout = Layout.of((*batch.lengths, MAX_LENGTH), torch.device("cpu"))
-        labels = torch.full_like(batch.input_ids, -100)
-        labels[batch.masked_positions] = batch.masked_labels
-        filler = torch.zeros(MAX_LENGTH, dtype=torch.long)  # one row more, so that all have 64
-
-        def pad(packed: torch.Tensor) -> torch.Tensor:
-            return layout.pad(torch.cat([packed, filler])[:, None]).squeeze(2)[:-1]
-
-        ids = pad(batch.input_ids)
-        mask = pad(torch.ones_like(batch.input_ids))
-        found = model(
-            input_ids=ids,
-            token_type_ids=pad(batch.token_type_ids),
-            attention_mask=mask,
-            labels=pad(labels).masked_fill(mask == 0, -100),
-            next_sentence_label=batch.next_sentence_labels,
-        )
+        found = model(**padded(batch))
         found.loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -13,10 +13,12 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from bertsmith.config import resolve
+from bertsmith.data.batches import Batch
 from bertsmith.data.store import word_counts
 from bertsmith.display import Display
 from bertsmith.evaluation.held_out import evaluate
@@ -30,9 +32,45 @@ LEARNING_RATE = 2e-3
 MAX_LENGTH = 64
 
 
+def textbook_model(vocab_size: int, **settings: Any) -> Any:
+    """A new `BertForPreTraining` of the textbook's size, in training mode."""
+    from transformers import BertConfig, BertForPreTraining
+
+    shape = BertConfig(
+        vocab_size=vocab_size,
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=256,
+        hidden_act="relu",
+        **settings,
+    )
+    return BertForPreTraining(shape).train()
+
+
+def padded(batch: Batch) -> dict[str, torch.Tensor]:
+    """A batch as `BertForPreTraining` takes it: int64 [B, 64], −100 where nothing is predicted."""
+    layout = Layout.of((*batch.lengths, MAX_LENGTH), torch.device("cpu"))
+    filler = torch.zeros(MAX_LENGTH, dtype=torch.long)  # one row more, so that all have 64
+
+    def pad(packed: torch.Tensor) -> torch.Tensor:
+        return layout.pad(torch.cat([packed, filler])[:, None]).squeeze(2)[:-1]
+
+    labels = torch.full_like(batch.input_ids, -100)
+    labels[batch.masked_positions] = batch.masked_labels
+    mask = pad(torch.ones_like(batch.input_ids))
+    return {
+        "input_ids": pad(batch.input_ids),
+        "token_type_ids": pad(batch.token_type_ids),
+        "attention_mask": mask,
+        "labels": pad(labels).masked_fill(mask == 0, -100),
+        "next_sentence_label": batch.next_sentence_labels,
+    }
+
+
 def train(corpus: str, pairs: int, seed: int, folder: Path) -> dict[str, float]:
     """Train from scratch, save, and judge what was saved."""
-    from transformers import BertConfig, BertForPreTraining, get_linear_schedule_with_warmup
+    from transformers import get_linear_schedule_with_warmup
 
     overrides = {"corpus": (corpus,), "mlm_probability": 0.15, "batch_size": BATCH_SIZE}
     config = resolve(preset="textbook", overrides=overrides)
@@ -42,38 +80,13 @@ def train(corpus: str, pairs: int, seed: int, folder: Path) -> dict[str, float]:
     )
     keep_freed_memory()
     torch.manual_seed(seed)
-    model = BertForPreTraining(
-        BertConfig(
-            vocab_size=prepared.tokenizer.vocab_size,
-            hidden_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=256,
-            hidden_act="relu",
-        )
-    ).train()
+    model = textbook_model(prepared.tokenizer.vocab_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
     steps = -(-pairs // BATCH_SIZE)
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
-    filler = torch.zeros(MAX_LENGTH, dtype=torch.long)  # one row more, so that all have 64
     began = time.perf_counter()
     for step in range(steps):
-        batch = prepared.batches.batch(step)
-        layout = Layout.of((*batch.lengths, MAX_LENGTH), torch.device("cpu"))
-        labels = torch.full_like(batch.input_ids, -100)
-        labels[batch.masked_positions] = batch.masked_labels
-
-        def pad(packed: torch.Tensor, layout: Layout = layout) -> torch.Tensor:
-            return layout.pad(torch.cat([packed, filler])[:, None]).squeeze(2)[:-1]
-
-        mask = pad(torch.ones_like(batch.input_ids))
-        found = model(
-            input_ids=pad(batch.input_ids),
-            token_type_ids=pad(batch.token_type_ids),
-            attention_mask=mask,
-            labels=pad(labels).masked_fill(mask == 0, -100),
-            next_sentence_label=batch.next_sentence_labels,
-        )
+        found = model(**padded(prepared.batches.batch(step)))
         found.loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -5,9 +5,15 @@ from __future__ import annotations
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
+
+RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+"""A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
+
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+"""Off unless it is given."""
 
 _PLAIN = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 

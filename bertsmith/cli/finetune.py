@@ -8,21 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
+from bertsmith.cli.arguments import Flag, RunPath
 from bertsmith.config import FinetuneConfig, LabelledConfig, ProbeConfig
-
-_RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-_Flag = tyro.conf.FlagCreatePairsOff[bool]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune:
     """Train a classifier or regressor on a pretrained encoder, from tables of labelled texts."""
 
-    run: _RunPath
+    run: RunPath
     """A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
     train: Path
     """Labelled texts to train on: .tsv, .csv or .jsonl."""
@@ -34,11 +32,11 @@ class Finetune:
     """The folder to make: a Hugging Face model, results.json, predictions."""
     baseline: bool = True
     """Do the same from random weights, to see what pretraining gave."""
-    overwrite: _Flag = False
+    overwrite: Flag = False
     """Replace an earlier fine-tuning in the output folder."""
-    quiet: _Flag = False
+    quiet: Flag = False
     """Show no progress."""
-    json: _Flag = False
+    json: Flag = False
     """Print the results as one JSON object."""
     labels: tyro.conf.OmitArgPrefixes[LabelledConfig] = field(default_factory=LabelledConfig)
     training: tyro.conf.OmitArgPrefixes[FinetuneConfig] = field(default_factory=FinetuneConfig)
@@ -48,7 +46,7 @@ class Finetune:
 class Probe:
     """Fit a linear model to the frozen vectors of a pretrained encoder, cross-validated."""
 
-    run: _RunPath
+    run: RunPath
     """A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
     train: Path
     """Labelled texts to cross-validate on: .tsv, .csv or .jsonl."""
@@ -56,9 +54,9 @@ class Probe:
     """Labelled texts to judge the model of all training rows by."""
     baseline: bool = True
     """Do the same with a random encoder, to see what pretraining gave."""
-    quiet: _Flag = False
+    quiet: Flag = False
     """Show no progress."""
-    json: _Flag = False
+    json: Flag = False
     """Print the results as one JSON object."""
     labels: tyro.conf.OmitArgPrefixes[LabelledConfig] = field(default_factory=LabelledConfig)
     probing: tyro.conf.OmitArgPrefixes[ProbeConfig] = field(default_factory=ProbeConfig)

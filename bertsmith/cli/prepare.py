@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from bertsmith.cli.arguments import Flag
 from bertsmith.cli.pretrain import parse_base
 from bertsmith.config import PreparationConfig
 from bertsmith.errors import ConfigError
@@ -29,11 +30,11 @@ class Prepare:
     """Processes of this machine; without it, one a processor. The store is the same."""
     engine: Literal["local", "ray"] = "local"
     """Where the work is done: by processes of this machine, or on a Ray cluster."""
-    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    overwrite: Flag = False
     """Replace the store that is in the output folder."""
-    quiet: tyro.conf.FlagCreatePairsOff[bool] = False
+    quiet: Flag = False
     """Show no progress."""
-    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    json: Flag = False
     """Print the report as one JSON object."""
     preparation: tyro.conf.OmitArgPrefixes[PreparationConfig] = field(
         default_factory=PreparationConfig

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from bertsmith.cli.arguments import Flag
 from bertsmith.config import (
     BUDGETS,
     DataConfig,
@@ -40,15 +41,15 @@ class Pretrain:
     """A TOML file of settings, such as another run's config.toml; flags go over it."""
     output: Path | None = None
     """The run's folder; without it, a fresh one under runs/."""
-    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    overwrite: Flag = False
     """Replace the run that is in the output folder."""
-    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    resume: Flag = False
     """Go on with the run in the output folder; where there is none, begin it with --corpus."""
-    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    json: Flag = False
     """Print the closing figures as one JSON object in the last line of standard output."""
-    quiet: tyro.conf.FlagCreatePairsOff[bool] = False
+    quiet: Flag = False
     """Show no progress."""
-    profile: tyro.conf.FlagCreatePairsOff[bool] = False
+    profile: Flag = False
     """Show at the end where the time of a step went."""
     preparation: tyro.conf.OmitArgPrefixes[PreparationConfig] = field(
         default_factory=PreparationConfig

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from bertsmith.cli.arguments import Flag, RunPath
 from bertsmith.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
 _TEXTS_AT_ONCE = 4096  # of a file; sorted by length together
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Json = tyro.conf.FlagCreatePairsOff[bool]
 
-_RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 _Text = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
 _OptionalText = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
 
@@ -29,7 +28,7 @@ _OptionalText = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metava
 class Encode:
     """Represent a text, a pair of texts, or a file of texts as vectors."""
 
-    run: _RunPath
+    run: RunPath
     """A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
     text: _OptionalText = None
     """The text."""
@@ -45,7 +44,7 @@ class Encode:
     """Where the vectors of --input go: a NumPy .npz file."""
     device: Device = "auto"
     """Where to compute."""
-    json: Json = False
+    json: Flag = False
     """Print one JSON object, the vectors in it."""
 
 
@@ -53,7 +52,7 @@ class Encode:
 class Fill:
     """Propose words for each [MASK] in a text."""
 
-    run: _RunPath
+    run: RunPath
     """A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
     text: _Text
     """A text with [MASK] in it."""
@@ -61,7 +60,7 @@ class Fill:
     """Words to propose."""
     device: Device = "auto"
     """Where to compute."""
-    json: Json = False
+    json: Flag = False
     """Print one JSON object."""
 
 
@@ -69,7 +68,7 @@ class Fill:
 class Next:
     """Judge whether a sentence follows another."""
 
-    run: _RunPath
+    run: RunPath
     """A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
     sentence_a: _Text
     """The first sentence."""
@@ -77,7 +76,7 @@ class Next:
     """The one that may follow it."""
     device: Device = "auto"
     """Where to compute."""
-    json: Json = False
+    json: Flag = False
     """Print one JSON object."""
 
 
@@ -85,7 +84,7 @@ class Next:
 class Similar:
     """Rank the places where a word stands in a text by the nearness of its vectors."""
 
-    run: _RunPath
+    run: RunPath
     """A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
     word: str
     """The word."""
@@ -99,7 +98,7 @@ class Similar:
     """Nearest places to show."""
     device: Device = "auto"
     """Where to compute."""
-    json: Json = False
+    json: Flag = False
     """Print one JSON object."""
 
 
@@ -107,7 +106,7 @@ class Similar:
 class Evaluate:
     """Measure losses and accuracies on held-out text, with masks that never change."""
 
-    run: _RunPath
+    run: RunPath
     """A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
     corpus: tuple[str, ...] = ()
     """Corpus names or paths; without it, the corpus of the run."""
@@ -123,7 +122,7 @@ class Evaluate:
     """Longest sequence in tokens; without it, as in the run's training."""
     device: Device = "auto"
     """Where to compute."""
-    json: Json = False
+    json: Flag = False
     """Print one JSON object."""
 
 
@@ -131,7 +130,7 @@ class Evaluate:
 class Corpora:
     """List the corpora known by name, and what of them is on disk."""
 
-    json: Json = False
+    json: Flag = False
     """Print one JSON object."""
 
 
