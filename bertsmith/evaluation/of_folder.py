@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from bertsmith.config import PreparationConfig, PretrainConfig, resolve
+from bertsmith.config import DataConfig, PreparationConfig, PretrainConfig, resolve
 from bertsmith.corpus import absolute_names, open_corpus
 from bertsmith.data.random_bits import Int64
 from bertsmith.data.store import TokenStore, build_store, word_counts
@@ -65,6 +65,7 @@ def evaluate_folder(
     Raises:
         BertsmithError: no such model, corpus or split; no pair to evaluate on; no NSP or MLM head.
     """
+    display = display or Display(quiet=True)
     folder = find_model(path)
     model, tokenizer, missing = load_model(folder)
     run_config = find_run_config(path)
@@ -72,22 +73,10 @@ def evaluate_folder(
     data = replace(config.data, max_length=tokenizer.max_length)
     if not run_config and "nsp_head" in missing:
         data = replace(data, objective="mlm")
-    if max_length is not None and max_length > tokenizer.max_length:
-        raise ModelError(
-            f"`max_length` must be at most the {tokenizer.max_length} tokens that the model was "
-            f"trained on; got {max_length}."
-        )
-    asked = {"objective": objective, "pairing": pairing, "max_length": max_length}
-    data = replace(data, **{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
-    wanted = {"mlm_head"} if data.objective == "mlm" else set(OPTIONAL_PARTS)
-    if missing & wanted:
-        raise ModelError(
-            f"{folder} must have its pretraining heads to be evaluated; it lacks "
-            f"{' and '.join(sorted(missing & wanted))}."
-        )
+    data = _with_wishes(data, objective, pairing, max_length)
+    _refuse_missing(folder, data, missing)
     if corpus is None and run_config is None:
         raise CorpusError(f"{path} is not a run, so the corpus must be named: --corpus NAME|PATH.")
-    display = display or Display(quiet=True)
     preparation = with_tokenizer_of(config.preparation, folder)
     store = _open_text(preparation, tokenizer, corpus, split, display)
     counts = _training_counts(preparation, tokenizer) if run_config else None
@@ -127,6 +116,33 @@ def evaluate_folder(
         display.warn("No sentence has a known word and fits in the model: no pseudo-perplexity.")
         return found
     return replace(found, pseudo=pseudo)
+
+
+def _with_wishes(
+    data: DataConfig, objective: Objective | None, pairing: Pairing | None, max_length: int | None
+) -> DataConfig:
+    """`data` with what is asked for. Raises: `ModelError` for what the model cannot take."""
+    if max_length is not None and max_length > data.max_length:
+        raise ModelError(
+            f"`max_length` must be at most the {data.max_length} tokens that the model was trained "
+            f"on; got {max_length}."
+        )
+    return replace(
+        data,
+        objective=objective or data.objective,
+        pairing=pairing or data.pairing,
+        max_length=max_length or data.max_length,
+    )
+
+
+def _refuse_missing(folder: Path, data: DataConfig, missing: frozenset[str]) -> None:
+    """Raise `ModelError` if a head that is to be judged has no weights."""
+    wanted = {"mlm_head"} if data.objective == "mlm" else set(OPTIONAL_PARTS)
+    if missing & wanted:
+        raise ModelError(
+            f"{folder} must have its pretraining heads to be evaluated; it lacks "
+            f"{' and '.join(sorted(missing & wanted))}."
+        )
 
 
 def _open_text(
