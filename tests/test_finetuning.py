@@ -164,7 +164,8 @@ def test_pairs_and_scores(folder: Path, tmp_path: Path) -> None:
         rows = []
         for _ in range(number):
             a, b = (draw.choices(WORDS, k=5) for _ in range(2))
-            score = a.count("the") - b.count("the") + 100.5
+            score = 100.5 + draw.choice([-1, 1]) * 3
+            a[0] = "bird" if score > 100.5 else "crane"  # learnt surely, whatever the rounding
             rows.append({"sentence1": " ".join(a), "sentence2": " ".join(b), "score": score})
         path = tmp_path / name
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -185,9 +186,9 @@ def test_pairs_and_scores(folder: Path, tmp_path: Path) -> None:
     assert results["pretrained"]["spearman"]["mean"] > 0.5
     lines = (found.output / "predictions-validation.tsv").read_text().splitlines()[1:]
     predicted, true = zip(*[map(float, line.split("\t")[1:]) for line in lines], strict=True)
-    assert np.mean(predicted) == pytest.approx(100.5, abs=1)  # in the unit of the scores
+    assert np.mean(predicted) == pytest.approx(100.5, abs=2)  # in the unit of the scores
     spearman = stats.spearmanr(predicted, true).statistic
-    assert spearman == pytest.approx(results["pretrained"]["spearman"]["mean"], abs=1e-3)
+    assert spearman == pytest.approx(results["pretrained"]["spearman"]["mean"], abs=1e-6)
     assert len((found.output / "predictions-test.tsv").read_text().splitlines()) == 8
     theirs = BertForSequenceClassification.from_pretrained(found.output)
     assert (theirs.num_labels, theirs.config.problem_type) == (1, "regression")

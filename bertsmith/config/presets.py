@@ -54,9 +54,9 @@ _SMALL = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
-"""What learnt most of a small text with the textbook preset, by docs/experiments.md; the rates of the
-other small ones are not tuned yet. Dropout is off: a run sees a text a few
-times, and a network this small does not learn it by heart, so dropout only slows it down."""
+"""What learnt most of a small text with the textbook preset, by docs/experiments.md; the rates of
+the other small ones are not tuned yet. Dropout is off: a run sees a text a few times, and a network
+this small does not learn it by heart, so dropout only slows it down."""
 
 _LARGE = {
     "optimizer": "adamw",

@@ -320,8 +320,8 @@ def _prediction_rows(
     for number, prediction in enumerate(predictions_of(outputs, task).tolist()):
         row = [str(lines[number])]
         if task.is_regression:
-            row += [f"{prediction:.6g}"]
-            row += [] if targets is None else [f"{targets[number]:.6g}"]
+            row += [f"{prediction:.9g}"]
+            row += [] if targets is None else [f"{targets[number]:.9g}"]
         else:
             row += [task.classes[prediction]]
             row += [] if targets is None else [task.classes[targets[number]]]
