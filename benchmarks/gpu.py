@@ -36,13 +36,15 @@ from bertsmith.model.bert import Bert
 from bertsmith.model.device import (
     autocast,
     compute_dtype,
-    default_micro_batch_size,
     describe_device,
+    usual_micro_batch,
     wait_for,
 )
 from bertsmith.model.flops import matrix_product_rate, training_flops
 from bertsmith.model.layout import Layout
+from bertsmith.ranks import ALONE
 from bertsmith.training.optimizer import make_optimizers
+from bertsmith.training.parallel import Parallel
 from bertsmith.training.prepare import Prepared, prepare
 from bertsmith.training.step import train_step
 
@@ -68,20 +70,21 @@ def bertsmith(config: PretrainConfig, prepared: Prepared, device: torch.device, 
     model.initialize(0)
     model.to(device).train()
     optimizers = make_optimizers(model, config.training)
-    size = default_micro_batch_size(device, config.model, config.data.max_length)
+    parallel = Parallel(model, ALONE, "ddp", device)
+    size = usual_micro_batch(device, config.model)
     source = BatchesAhead(prepared.batches, pin_memory=device.type == "cuda")
 
     def step(number: int) -> Batch:
         batch = source.batch(number)
         train_step(
-            model,
+            parallel,
             optimizers,
             batch,
-            micro_batch_size=size,
+            micro_batch=size,
             max_grad_norm=config.training.max_grad_norm,
             dropout_key=number,
             device=device,
-            autocast=autocast(device, "auto"),
+            autocast=lambda: autocast(device, "auto"),
         )
         return batch
 
@@ -130,7 +133,7 @@ def _padded(
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     forward = torch.compile(model) if device.type == "cuda" else model
-    size = default_micro_batch_size(device, config.model, config.data.max_length)
+    size = usual_micro_batch(device, config.model)
     batches = [prepared.batches.batch(number) for number in range(steps)]
     inputs = [
         [_pad(part, config.data.max_length, pairs) for part in batch.split(size)]

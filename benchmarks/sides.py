@@ -96,11 +96,13 @@ def bertsmith(corpus: str, recipe: str = "default") -> Step:
     from bertsmith.model.device import (
         autocast,
         choose_device,
-        default_micro_batch_size,
         keep_freed_memory,
+        usual_micro_batch,
     )
     from bertsmith.model.flops import skipped_flops, training_flops
+    from bertsmith.ranks import ALONE
     from bertsmith.training.optimizer import make_optimizers
+    from bertsmith.training.parallel import Parallel
     from bertsmith.training.step import train_step
 
     same_work = SAME_WORK if recipe == "default" else {}
@@ -116,6 +118,7 @@ def bertsmith(corpus: str, recipe: str = "default") -> Step:
     model.train()
     device = choose_device("cpu")
     keep_freed_memory()
+    parallel = Parallel(model, ALONE, "ddp", device)
     optimizers = make_optimizers(model, config.training)
     number = 0
 
@@ -126,14 +129,14 @@ def bertsmith(corpus: str, recipe: str = "default") -> Step:
         tally.batch_seconds += time.perf_counter() - began
         number += 1
         train_step(
-            model,
+            parallel,
             optimizers,
             batch,
-            micro_batch_size=default_micro_batch_size(device, config.model, MAX_LENGTH),
+            micro_batch=usual_micro_batch(device, config.model),
             max_grad_norm=config.training.max_grad_norm,
             dropout_key=number,
             device=device,
-            autocast=autocast(device, "float32"),
+            autocast=lambda: autocast(device, "float32"),
         )
         tally.flops += training_flops(config.model, model.vocab_size, batch)
         tally.skipped_flops += skipped_flops(config.model, batch)

@@ -102,7 +102,7 @@ def train(corpus: str, pairs: int, seed: int, folder: Path) -> dict[str, float]:
         load_model(folder).model,
         prepared.validation,
         device=torch.device("cpu"),
-        micro_batch_size=BATCH_SIZE,
+        micro_batch=2**13,
         counts=word_counts(prepared.batches.store, prepared.tokenizer),
     )
     return {**judged.metrics(), "seconds": seconds, "pairs": steps * BATCH_SIZE}

@@ -53,6 +53,10 @@ class DeviceError(BertsmithError):
     """The device that was asked for is not on this machine."""
 
 
+class SaidElsewhere(BertsmithError):  # noqa: N818
+    """Another process of the job met the error, or the launcher did, and says what it was."""
+
+
 class DivergenceError(BertsmithError):
     """A loss or a gradient is no longer a finite number."""
 

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from bertsmith.config import DataConfig
 from bertsmith.corpus import Document
 from bertsmith.data.batches import Batch, Batches
+from bertsmith.data.deal import deal
 from bertsmith.data.examples import lay_out
 from bertsmith.data.masking import (
     choose_positions,
@@ -41,7 +42,8 @@ def letters() -> Tokenizer:
 
 
 def make_batches(store: TokenStore, tokenizer: Tokenizer, **options: object) -> Batches:
-    seed, batch_size = (int(str(options.pop(n, d))) for n, d in (("seed", 0), ("batch_size", 16)))
+    usual = {"seed": 0, "batch_size": 16, "rank": 0, "num_ranks": 1}
+    seed, batch_size, rank, num_ranks = (int(str(options.pop(n, d))) for n, d in usual.items())
     data = DataConfig(**{"max_length": 32, **options})  # type: ignore[arg-type]
     return Batches(
         store,
@@ -52,6 +54,8 @@ def make_batches(store: TokenStore, tokenizer: Tokenizer, **options: object) -> 
         mlm_probability=0.15,
         masking=data.masking,
         seed=seed,
+        rank=rank,
+        num_ranks=num_ranks,
     )
 
 
@@ -371,16 +375,53 @@ def test_what_is_cut_is_counted(store: TokenStore, tokenizer: Tokenizer) -> None
     assert cut.num_cut_pairs == sum(length > 12 for length in whole.lengths)
 
 
-@pytest.mark.parametrize("size", [1, 3, 16, 99])
-def test_micro_batches_are_the_batch(size: int, store: TokenStore, tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("most_tokens", [1, 50, 200, 10_000])
+def test_micro_batches_are_the_batch(
+    most_tokens: int, store: TokenStore, tokenizer: Tokenizer
+) -> None:
     batch = make_batches(store, tokenizer).batch(0)
-    parts = list(batch.split(size))
+    parts = batch.split(most_tokens)
     assert [row for part in parts for row in sequences(part)] == sequences(batch)
     assert sum(part.num_masked for part in parts) == batch.num_masked
     assert torch.equal(
         torch.cat([part.next_sentence_labels for part in parts]), batch.next_sentence_labels
     )
-    assert all(part.num_sequences <= size for part in parts)
+    assert all(part.num_tokens <= most_tokens or part.num_sequences == 1 for part in parts)
+    assert sum((part.starts for part in parts), ()) == batch.starts
+    assert batch.starts == tuple(batch.cu_seqlens[:-1].tolist())
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3, 8])
+def test_the_parts_of_ranks_are_the_batch(
+    num_ranks: int, store: TokenStore, tokenizer: Tokenizer
+) -> None:
+    whole = make_batches(store, tokenizer, batch_size=20)
+    parts = [
+        make_batches(store, tokenizer, batch_size=20, rank=rank, num_ranks=num_ranks)
+        for rank in range(num_ranks)
+    ]
+    for step in (0, 5):
+        batch, shares = whole.batch(step), [part.batch(step) for part in parts]
+        found = [
+            (start, row)
+            for share in shares
+            for start, row in zip(share.starts, sequences(share), strict=True)
+        ]
+        assert [row for _, row in sorted(found, key=lambda pair: pair[0])] == sequences(batch)
+        totals = [sum(numbers) for numbers in zip(*(s.sizes for s in shares), strict=True)]
+        assert totals == list(batch.sizes)
+        assert all(share.num_sequences for share in shares)
+
+
+@given(
+    lengths=st.lists(st.integers(5, 512), min_size=256, max_size=300),
+    num_ranks=st.integers(1, 8),
+)
+def test_ranks_get_equally_many_tokens(lengths: list[int], num_ranks: int) -> None:
+    lengths = sorted(lengths, reverse=True)
+    tokens = np.bincount(deal(lengths, num_ranks), lengths, num_ranks)
+    assert tokens.max() <= 1.03 * tokens.mean()
+    assert tokens.min() >= 0.97 * tokens.mean()
 
 
 def in_shards(documents: list[Document], tokenizer: Tokenizer, size: int) -> TokenStore:

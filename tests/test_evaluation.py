@@ -42,7 +42,7 @@ def found(
 ) -> Evaluation:
     batches = evaluation_batches(store, tokenizer, DataConfig(max_length=24))
     assert batches is not None
-    return evaluate(tiny_model, batches, device=CPU, micro_batch_size=7, counts=counts)
+    return evaluate(tiny_model, batches, device=CPU, micro_batch=7, counts=counts)
 
 
 def mean(bins: tuple[Bin, ...], name: str) -> float:
@@ -97,7 +97,7 @@ def test_without_word_counts_there_is_no_floor(
 ) -> None:
     batches = evaluation_batches(store, tokenizer, DataConfig(max_length=24))
     assert batches is not None
-    found = evaluate(tiny_model, batches, device=CPU, micro_batch_size=64)
+    found = evaluate(tiny_model, batches, device=CPU, micro_batch=64)
     assert (found.unigram_mlm_loss, found.unigram_mlm_accuracy) == (None, None)
     assert found.by_frequency == ()
     assert found.by_length[0].unigram_loss is None

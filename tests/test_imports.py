@@ -12,7 +12,7 @@ import bertsmith
 PACKAGE = Path(bertsmith.__file__).parent
 
 ROWS = (
-    "errors durable display config corpus tokenizer data preparation model evaluation report "
+    "errors durable display ranks config corpus tokenizer data preparation model evaluation report "
     "training inference finetuning api cli"
 ).split()
 """From the lowest to the highest: a module imports only from rows above it in this list."""

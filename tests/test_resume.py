@@ -142,9 +142,9 @@ def test_every_setting_is_either_held_or_free() -> None:
 def test_how_a_run_runs_may_change(run: Path) -> None:
     unfinish(run)
     shutil.rmtree(run / "checkpoints" / "step-00000008")
-    pretrain(run, resume=True, micro_batch_size=5, log_every=2, keep_checkpoints=1)
+    pretrain(run, resume=True, micro_batch=5, log_every=2, keep_checkpoints=1)
     assert len(list_checkpoints(run)) == 1
-    assert "micro_batch_size = 5" in (run / "config.toml").read_text()
+    assert "micro_batch = 5" in (run / "config.toml").read_text()
 
 
 def test_another_text_under_the_same_name_is_refused(
@@ -353,6 +353,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
 
     def spoil(numbers: set[int], factor: float) -> list[int]:
         asked: list[int] = []
+        wanted = [[number] for number in numbers]
         make, losses = Batches.batch, Bert.losses
 
         def batch(self: Batches, number: int) -> Batch:
@@ -361,7 +362,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
 
         def spoiled(model: Bert, batch: Batch, key: int) -> Losses:
             found = losses(model, batch, key)
-            return Losses(found.mlm * factor, found.nsp) if asked[-1] in numbers else found
+            return Losses(found.mlm * factor, found.nsp) if asked[-1:] in wanted else found
 
         monkeypatch.setattr(Batches, "batch", batch)
         monkeypatch.setattr(Bert, "losses", spoiled)

@@ -64,7 +64,7 @@ def test_a_batch_that_cannot_be_made_says_so_when_it_is_asked_for() -> None:
 
 def without_times(run: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    timed = ("second", "share_of_peak", "output")
+    timed = ("second", "share_of_peak", "output", "memory")
     return [{k: v for k, v in row.items() if not any(t in k for t in timed)} for row in rows]
 
 

@@ -14,31 +14,33 @@ from bertsmith.data.batches import Batch
 from bertsmith.data.store import TokenStore
 from bertsmith.evaluation.held_out import evaluate, evaluation_batches
 from bertsmith.model.bert import Bert
+from bertsmith.ranks import ALONE
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.budget import Budget, Spent, is_due
 from bertsmith.training.optimizer import Optimizers, make_optimizers, rate_share
+from bertsmith.training.parallel import Parallel
 from bertsmith.training.step import StepResult, train_step
 from tests.test_data import make_batches
 
 CPU = torch.device("cpu")
 
 
-def step(model: Bert, batch: Batch, micro_batch_size: int, **options: float) -> StepResult:
+def step(model: Bert, batch: Batch, micro_batch: int, **options: float) -> StepResult:
     optimizers = make_optimizers(model, TrainingConfig(learning_rate=0.01, **options))  # type: ignore[arg-type]
     return train_step(
-        model,
+        Parallel(model, ALONE, "ddp", CPU),
         optimizers,
         batch,
-        micro_batch_size=micro_batch_size,
+        micro_batch=micro_batch,
         max_grad_norm=options.get("max_grad_norm", 1.0),
         dropout_key=0,
         device=CPU,
-        autocast=nullcontext(),
+        autocast=nullcontext,
     )
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("size", [1, 5, 16])
+@pytest.mark.parametrize("size", [1, 100, 10_000])
 def test_micro_batches_change_nothing_but_rounding(
     size: int, dropout: float, tiny_config: ModelConfig, store: TokenStore, tokenizer: Tokenizer
 ) -> None:
@@ -47,7 +49,7 @@ def test_micro_batches_change_nothing_but_rounding(
     one, other = (Bert(config, tokenizer.vocab_size).double() for _ in range(2))
     one.initialize(3)
     other.load_state_dict(one.state_dict())
-    whole, parts = step(one, batch, 16), step(other, batch, size)
+    whole, parts = step(one, batch, 10_000), step(other, batch, size)
     torch.testing.assert_close(whole.losses, parts.losses, rtol=1e-6, atol=1e-6)
     # Adam's first step is the sign of a gradient: those that are nothing but rounding have none.
     for (name, mine), theirs in zip(one.named_parameters(), other.parameters(), strict=True):
@@ -73,14 +75,14 @@ def test_clipping_bounds_the_gradient(
     )
     found = [
         train_step(
-            tiny_model,
+            Parallel(tiny_model, ALONE, "ddp", CPU),
             Optimizers(optimizer),
             batch,
-            micro_batch_size=8,
+            micro_batch=8,
             max_grad_norm=bound,
             dropout_key=0,
             device=CPU,
-            autocast=nullcontext(),
+            autocast=nullcontext,
         )
         for bound in (0.0, 0.01)
     ]
@@ -155,14 +157,12 @@ def test_evaluation_is_fixed_and_counts_rightly(
     batches = evaluation_batches(store, tokenizer, DataConfig(max_length=24))
     assert batches is not None
     tiny_model.train()
-    first, again = (
-        evaluate(tiny_model, batches, device=CPU, micro_batch_size=size) for size in (3, 50)
-    )
+    first, again = (evaluate(tiny_model, batches, device=CPU, micro_batch=size) for size in (3, 50))
     assert tiny_model.training
     assert first.num_pairs == batches.num_examples
     assert first.mlm_accuracy == again.mlm_accuracy
     assert first.mlm_loss == pytest.approx(again.mlm_loss, rel=1e-5)
-    one = evaluate(tiny_model, batches, device=CPU, micro_batch_size=8, most_pairs=5)
+    one = evaluate(tiny_model, batches, device=CPU, micro_batch=8, most_pairs=5)
     assert one.num_pairs == 5
     assert first.nsp_accuracy is not None
     assert 0 <= first.nsp_accuracy <= 1

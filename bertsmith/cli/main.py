@@ -20,7 +20,8 @@ import tyro
 from bertsmith.cli import finetune, prepare, pretrain, use
 from bertsmith.cli.arguments import registry
 from bertsmith.config import BUDGETS
-from bertsmith.errors import BertsmithError, RunStopped
+from bertsmith.errors import BertsmithError, RunStopped, SaidElsewhere
+from bertsmith.ranks import rank
 
 _ABOUT = "Pretrain BERT encoders from scratch on your own text, and use them."
 
@@ -48,13 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
+    except SaidElsewhere:
+        _leave(1)
     except BertsmithError as error:
-        _leave(1, f"bertsmith: error: {error}")
+        of_rank = f"rank {rank()}: " if rank() else ""
+        _leave(1, f"bertsmith: error: {of_rank}{error}")
     except RunStopped as stopped:
         for number in ("SIGTERM", "SIGUSR1", "SIGHUP"):  # the status is settled
             signal.signal(getattr(signal, number, signal.SIGTERM), signal.SIG_IGN)
         asked = stopped.by.name in ("SIGINT", "SIGUSR1")
-        _leave(0 if asked else 128 + stopped.by, f"bertsmith: {stopped}")
+        _leave(0 if asked else 128 + stopped.by, "" if rank() else f"bertsmith: {stopped}")
     except KeyboardInterrupt:
         _leave(130, "bertsmith: interrupted; nothing is half-written; the same command may go on.")
     except BrokenPipeError:  # the reader of a pipe left, as `head` does

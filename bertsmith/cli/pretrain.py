@@ -27,6 +27,7 @@ from bertsmith.config import (
     settings_of_run,
 )
 from bertsmith.errors import RunError
+from bertsmith.ranks import rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ def defaults(base: PretrainConfig) -> Pretrain:
         recipe=base.recipe,
         preparation=base.preparation,
         data=base.data,
-        training=_with_budget(base.training, {}),
+        training=with_budget(base.training, {}),
         model=base.model,
     )
 
@@ -135,7 +136,7 @@ def settings(command: Pretrain, base: PretrainConfig) -> PretrainConfig:
     refuse_contradiction(given, asked)
     training = command.training
     if all(getattr(training, name) is None for name in BUDGETS):
-        training = _with_budget(training, vars(base.training))
+        training = with_budget(training, vars(base.training))
     return PretrainConfig(
         preset=base.preset,
         recipe=base.recipe,
@@ -146,7 +147,7 @@ def settings(command: Pretrain, base: PretrainConfig) -> PretrainConfig:
     )
 
 
-def _with_budget(training: TrainingConfig, budgets: Mapping[str, Any]) -> TrainingConfig:
+def with_budget(training: TrainingConfig, budgets: Mapping[str, Any]) -> TrainingConfig:
     """`training` with the budget that `budgets` holds, and no other."""
     budget: dict[str, Any] = {name: budgets.get(name) for name in BUDGETS}
     return replace(training, **budget)
@@ -164,6 +165,8 @@ def run(command: Pretrain, base: PretrainConfig) -> None:
         quiet=command.quiet,
         profile=command.profile,
     )
+    if rank():
+        return  # the first one says it for all
     print("\n".join(finished.closing_lines()))
     print(f"model:   {finished.output / 'model'}")
     print(f"curves:  {finished.output / 'curves.png'}")

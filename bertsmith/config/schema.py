@@ -31,7 +31,7 @@ MAY_CHANGE = frozenset(
         *BUDGETS,
         *("log_every", "validate_every", "validation_pairs"),
         *("checkpoint_every", "keep_checkpoints", "keep_every"),
-        *("device", "micro_batch_size", "max_rollbacks", "spike_factor"),
+        *("device", "micro_batch", "recompute", "parallel", "max_rollbacks", "spike_factor"),
     }
 )
 """Fields that a resumed run may have otherwise than before; the others say what is computed."""
@@ -210,8 +210,12 @@ class TrainingConfig:
     """A BERT to begin from, with its tokenizer: a run, a checkpoint, or a Hugging Face folder."""
     batch_size: int = 128
     """Sentence pairs an optimizer step."""
-    micro_batch_size: int | None = None
-    """Sentence pairs in memory at once; changes memory, speed and how sums round."""
+    micro_batch: int | Literal["auto"] = "auto"
+    """Tokens in memory at once; changes memory, speed and how sums round. auto: what fits."""
+    recompute: bool = False
+    """Do each layer's forward pass twice, to keep a small part of it in memory."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """On several ranks: each has the whole model, or a part of all weights and moments."""
     optimizer: Literal["muon", "adamw", "adam"] = "adamw"
     """Muon for the matrices inside the layers and AdamW for the rest; AdamW; the chapter's Adam."""
     learning_rate: float = 2e-3
@@ -267,7 +271,9 @@ class TrainingConfig:
         positive(self, *given, "batch_size", "adam_epsilon")
         positive(self, "learning_rate", "muon_learning_rate")
         positive(self, "log_every", "validation_pairs", "keep_checkpoints")
-        for name in ("micro_batch_size", "validate_every", "checkpoint_every", "keep_every"):
+        if self.micro_batch != "auto":
+            positive(self, "micro_batch")
+        for name in ("validate_every", "checkpoint_every", "keep_every"):
             if getattr(self, name) is not None:
                 positive(self, name)
         fraction(self, "warmup_ratio")
@@ -352,6 +358,9 @@ def check_types(config: Any) -> None:
             object.__setattr__(config, name, tuple(texts))
             continue
         if value is None and type(None) in options:
+            continue
+        words = [word for option in options for word in typing.get_args(option)]
+        if value in words:
             continue
         kind = next((option for option in options if option is not type(None)), expected)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):

@@ -5,15 +5,15 @@ Legend: B = sequences; T = tokens of all of them; M = tokens to predict.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bertsmith.data.deal import deal
 from bertsmith.data.masking import (
     choose_positions,
     choose_spans,
@@ -26,6 +26,25 @@ from bertsmith.data.random_bits import Int64, Stream, extend, permute, random_bi
 from bertsmith.data.store import TokenStore
 from bertsmith.errors import DataError
 from bertsmith.tokenizer import Tokenizer
+
+
+class Sizes(NamedTuple):
+    """How much is in a batch; those of a step's parts, added up, are those of the step."""
+
+    num_sequences: int
+    """B."""
+    num_pairs: int
+    """B, or 0 of segments."""
+    num_tokens: int
+    """T."""
+    num_masked: int
+    """M."""
+    num_squared: int
+    """The sum of the squared lengths, which attention's cost goes by."""
+    num_cut_pairs: int
+    """Pairs that were longer than the length allows."""
+    num_cut_tokens: int
+    """Tokens that were cut off them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +73,9 @@ class Batch:
     """Pairs that were longer than the length allows."""
     num_cut_tokens: int = 0
     """Tokens that were cut off them."""
-    first_token: int = 0
-    """Of a micro-batch: the place of its first token in the global batch."""
+    starts: tuple[int, ...] = ()
+    """B places of the first tokens in the global batch, of which this may be a part; training
+    alone asks for them."""
 
     @property
     def num_sequences(self) -> int:
@@ -82,6 +102,11 @@ class Batch:
         """The sum of the squared lengths, which attention's cost goes by."""
         return sum(length * length for length in self.lengths)
 
+    @property
+    def sizes(self) -> Sizes:
+        """How much is in it."""
+        return Sizes(*(getattr(self, name) for name in Sizes._fields))
+
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on `device`."""
         # Elsewhere a copy that is still under way could read memory that was given back.
@@ -100,26 +125,34 @@ class Batch:
         }
         return replace(self, **changed)
 
-    def split(self, size: int) -> Iterator[Batch]:
-        """Micro-batches of at most `size` sequences each, as views; neighbours in length."""
-        starts = self.cu_seqlens.tolist()
-        masked = [0, *accumulate(self.num_masked_each)]
-        for first in range(0, self.num_sequences, size):
-            last = min(first + size, self.num_sequences)
-            tokens = slice(starts[first], starts[last])
-            targets = slice(masked[first], masked[last])
-            yield Batch(
-                input_ids=self.input_ids[tokens],
-                token_type_ids=self.token_type_ids[tokens],
-                position_ids=self.position_ids[tokens],
-                cu_seqlens=self.cu_seqlens[first : last + 1] - starts[first],
-                masked_positions=self.masked_positions[targets] - starts[first],
-                masked_labels=self.masked_labels[targets],
-                next_sentence_labels=self.next_sentence_labels[first:last],
-                lengths=self.lengths[first:last],
-                num_masked_each=self.num_masked_each[first:last],
-                first_token=self.first_token + starts[first],
-            )
+    def split(self, most_tokens: int) -> list[Batch]:
+        """Micro-batches of at most so many tokens, or one sequence; views, neighbours in length."""
+        ends = np.cumsum(self.lengths)
+        parts, first = [], 0
+        while first < self.num_sequences:
+            before = ends[first] - self.lengths[first]
+            last = int(np.searchsorted(ends, before + most_tokens, side="right"))
+            last = max(last, first + 1)
+            parts.append(self._part(first, last))
+            first = last
+        return parts
+
+    def _part(self, first: int, last: int) -> Batch:
+        """Some sequences as views."""
+        start, end = (int(self.cu_seqlens[place]) for place in (first, last))
+        begin, stop = (sum(self.num_masked_each[:place]) for place in (first, last))
+        return Batch(
+            input_ids=self.input_ids[start:end],
+            token_type_ids=self.token_type_ids[start:end],
+            position_ids=self.position_ids[start:end],
+            cu_seqlens=self.cu_seqlens[first : last + 1] - start,
+            masked_positions=self.masked_positions[begin:stop] - start,
+            masked_labels=self.masked_labels[begin:stop],
+            next_sentence_labels=self.next_sentence_labels[first:last],
+            lengths=self.lengths[first:last],
+            num_masked_each=self.num_masked_each[first:last],
+            starts=self.starts[first:last],
+        )
 
 
 class Batches:
@@ -128,6 +161,9 @@ class Batches:
     Example number `step * batch_size + i` of the run belongs to epoch `// num_examples`; each epoch
     has its own order, its own random second sentences and its own masks, and no example is left
     over at an epoch's end: a batch may reach into the next one.
+
+    Of a run on several ranks each makes its own part of a batch; the parts make up the batch that
+    one alone would have.
 
     Args:
         store: the split.
@@ -138,6 +174,7 @@ class Batches:
         mlm_probability: share of the tokens to predict.
         masking: what is chosen at once.
         seed: all follows from it.
+        rank, num_ranks: whose part of each batch is made, and of how many.
     """
 
     def __init__(
@@ -151,6 +188,8 @@ class Batches:
         mlm_probability: float,
         seed: int,
         masking: Literal["token", "whole-word", "span"] = "token",
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> None:
         self.num_examples = drawing.num_examples
         self.is_pairs = drawing.is_pairs
@@ -164,6 +203,7 @@ class Batches:
         self._mlm_probability = mlm_probability
         self._masking = masking
         self._seed = seed
+        self._rank, self._num_ranks = rank, num_ranks
         self._is_special = np.zeros(tokenizer.vocab_size, dtype=bool)
         self._is_special[tokenizer.special_ids] = True
         self._continues = None if masking == "token" else tokenizer.continues_word()
@@ -174,7 +214,10 @@ class Batches:
         return self.examples(np.arange(first, first + self.batch_size, dtype=np.int64))
 
     def examples(self, places: Int64) -> Batch:
-        """The batch of the examples at `places` (int64 [B]) of the run's endless sequence."""
+        """The batch of the examples at `places` (int64 [B]) of the run's endless sequence.
+
+        Of several ranks, the part of this one.
+        """
         epoch = places // self.num_examples
         numbers = permute(places % self.num_examples, self.num_examples, self._seed, epoch)
         spans = self._drawing.draw(numbers, epoch)
@@ -185,6 +228,10 @@ class Batches:
         num_cut = (a - cut_a) + (b - cut_b)
         lengths = cut_a + cut_b + self._num_special
         order = np.argsort(-lengths, kind="stable")
+        starts = np.cumsum(lengths[order]) - lengths[order]
+        if self._num_ranks > 1:
+            is_own = deal(lengths[order].tolist(), self._num_ranks) == self._rank
+            order, starts = order[is_own], starts[is_own]
         ids, segments, positions, sequence = self._lay_out(spans, cut_a[order], cut_b[order], order)
         lengths, epoch, numbers = lengths[order], epoch[order], numbers[order]
         masked, labels = self._mask(ids, positions, sequence, epoch, numbers)
@@ -199,9 +246,10 @@ class Batches:
                 spans.is_random[order if self._drawing.is_pairs else order[:0]].astype(np.int64)
             ),
             lengths=tuple(lengths.tolist()),
+            starts=tuple(starts.tolist()),
             num_masked_each=tuple(np.bincount(sequence[masked], minlength=len(lengths)).tolist()),
-            num_cut_pairs=int(np.count_nonzero(num_cut)),
-            num_cut_tokens=int(num_cut.sum()),
+            num_cut_pairs=int(np.count_nonzero(num_cut[order])),
+            num_cut_tokens=int(num_cut[order].sum()),
         )
 
     def _lay_out(

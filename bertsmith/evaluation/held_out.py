@@ -17,6 +17,7 @@ from bertsmith.data.store import TokenStore
 from bertsmith.evaluation.pseudo import PseudoPerplexity
 from bertsmith.evaluation.tally import Bin, MaskedTally
 from bertsmith.model.bert import Bert
+from bertsmith.ranks import ALONE, Ranks
 from bertsmith.tokenizer import Tokenizer
 
 EVALUATION_SEED = 15_8_10
@@ -102,16 +103,17 @@ def evaluation_batches(store: TokenStore, tokenizer: Tokenizer, data: DataConfig
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate(
     model: Bert,
     batches: Batches,
     *,
     device: torch.device,
-    micro_batch_size: int,
+    micro_batch: int,
     most_pairs: int | None = None,
     counts: Int64 | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Losses and accuracies of `model`, without dropout.
 
@@ -119,28 +121,37 @@ def evaluate(
         model: on `device`; its mode (train or eval) is put back afterwards.
         batches: of `evaluation_batches`.
         device: where the model is.
-        micro_batch_size: pairs at once.
+        micro_batch: tokens at once.
         most_pairs: stop after so many, always the same ones; None: each pair once.
         counts: int64 [V]; how often each entry stands in the training text, special tokens 0. Gives
             the figures of word frequencies, and those by frequency.
         progress: told the pairs done and in all.
+        ranks: who share the work; all get the figures.
     """
     was_training = model.training
     model.eval()
     total = min(batches.num_examples, most_pairs or batches.num_examples)
     tally = MaskedTally(counts)
-    nsp_loss = nsp_right = num_random = 0.0
-    for start in range(0, total, batches.batch_size):
-        places = np.arange(start, min(start + batches.batch_size, total), dtype=np.int64)
-        batch = batches.examples(places)
-        for part in batch.split(micro_batch_size):
+    places_of_none = np.zeros(1, dtype=np.int64)
+    pairs = np.zeros(3)  # NSP loss, right answers, random second sentences
+    for start in range(0, total, batches.batch_size * ranks.size):
+        first = start + ranks.rank * batches.batch_size
+        places = np.arange(first, min(first + batches.batch_size, total), dtype=np.int64)
+        parts = batches.examples(places if len(places) else places_of_none).split(micro_batch)
+        # Ranks that hold parts of one model must go through it equally often.
+        for number in range(int(ranks.gather([len(parts)]).max())):
+            part = parts[min(number, len(parts) - 1)]
             judged = model.judge(part.to(device))
+            if number >= len(parts) or not len(places):
+                continue
             tally.add(part, judged.mlm_losses, judged.mlm_right)
-            nsp_loss += float(judged.nsp_losses.double().sum())
-            nsp_right += float(judged.nsp_right.sum())
-        num_random += float(batch.next_sentence_labels.sum())
-        progress(int(places[-1]) + 1, total)
+            labels = part.next_sentence_labels
+            found = (judged.nsp_losses.double(), judged.nsp_right, labels)
+            pairs += [float(values.sum()) for values in found]
+        progress(min(start + batches.batch_size * ranks.size, total), total)
     model.train(was_training)
+    tally.add_up(ranks.sum)
+    nsp_loss, nsp_right, num_random = ranks.sum(pairs).tolist()
     has_pairs = batches.is_pairs and total > 0
     share_random = num_random / max(total, 1)
     return Evaluation(

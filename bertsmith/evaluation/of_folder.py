@@ -15,7 +15,7 @@ from bertsmith.display import Display
 from bertsmith.errors import BertsmithError, CorpusError, DataError, ModelError
 from bertsmith.evaluation.held_out import CountsOf, Evaluation, evaluate, evaluation_batches
 from bertsmith.evaluation.pseudo import pseudo_perplexity
-from bertsmith.model.device import choose_device, default_micro_batch_size
+from bertsmith.model.device import choose_device, usual_micro_batch
 from bertsmith.model.hugging_face import OPTIONAL_PARTS, load_model
 from bertsmith.model.locate import find_model, find_run_config
 from bertsmith.preparation import (
@@ -88,13 +88,13 @@ def evaluate_folder(
         raise DataError(f"The split {split} must have a sentence pair to evaluate on; it has none.")
     where = choose_device(device)
     model = model.to(where)
-    at_once = default_micro_batch_size(where, model.config, data.max_length)
+    at_once = usual_micro_batch(where, model.config)
     with display.stage(f"Evaluating on {split}") as progress:
         found = evaluate(
             model,
             batches,
             device=where,
-            micro_batch_size=at_once,
+            micro_batch=at_once,
             counts=counts,
             progress=progress,
         )
@@ -108,7 +108,7 @@ def evaluate_folder(
             tokenizer,
             num_sentences=num_sentences,
             device=where,
-            tokens_at_once=at_once * data.max_length,
+            tokens_at_once=at_once,
             counts=counts,
             progress=progress,
         )

@@ -92,7 +92,7 @@ def pseudo_perplexity(
             continue
         num_unknown += len(ids) - len(scored)
         batch = _masked_in_turn(ids, scored, tokenizer)
-        for part in batch.split(max(1, tokens_at_once // (len(ids) + _NUM_SPECIAL))):
+        for part in batch.split(tokens_at_once):
             judged = model.judge(part.to(device))
             tally.add(part, judged.mlm_losses, judged.mlm_right)
         done += 1

@@ -6,6 +6,7 @@ Legend: M = masked tokens; N = bins; V = vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +78,10 @@ class Breakdown:
         for row, weights in enumerate((np.ones(len(values)), losses, right, unigram)):
             self._sums[row] += np.bincount(place, weights, len(self._starts))
 
+    def add_up(self, sum_up: Callable[[Float64], Float64]) -> None:
+        """Take the sums of all ranks."""
+        self._sums = sum_up(self._sums)
+
     def bins(self) -> tuple[Bin, ...]:
         """Those that are not empty, lowest first."""
         found = []
@@ -127,6 +132,17 @@ class MaskedTally:
         self.by_length.add(lengths, nats, is_right, unigram)
         self.num_tokens += len(labels)
         self._sums += [nats.sum(), is_right.sum(), unigram.sum(), is_commonest.sum()]
+
+    def add_up(self, sum_up: Callable[[Float64], Float64]) -> None:
+        """Take what all ranks counted.
+
+        Args:
+            sum_up: gives the sum of the ranks' arrays.
+        """
+        self.by_length.add_up(sum_up)
+        self.by_frequency.add_up(sum_up)
+        *sums, num_tokens = sum_up(np.array([*self._sums, self.num_tokens])).tolist()
+        self._sums, self.num_tokens = np.array(sums), int(num_tokens)
 
     @property
     def frequency_bins(self) -> tuple[Bin, ...]:

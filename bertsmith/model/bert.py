@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bertsmith.config import ModelConfig
 from bertsmith.data.batches import Batch
@@ -24,6 +25,7 @@ from bertsmith.model.attention import attend
 from bertsmith.model.dropout import Noise, dropout
 from bertsmith.model.layout import Choice, Layout
 from bertsmith.model.loss import judge_labels, masked_lm_loss
+from bertsmith.model.shards import put
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
@@ -152,7 +154,13 @@ class Bert(nn.Module):
         config: the network's shape.
         vocab_size: rows of the embedding matrix.
         judges_pairs: whether it has the pooler and the NSP head.
+
+    Attributes:
+        recomputes: whether a layer keeps for the backward pass nothing but what goes in, and does
+            its forward pass again then: a third more work, and a small part of the memory.
     """
+
+    recomputes = False
 
     def __init__(self, config: ModelConfig, vocab_size: int, *, judges_pairs: bool = True) -> None:
         super().__init__()
@@ -175,7 +183,7 @@ class Bert(nn.Module):
                 # Drawn on the host: the same weights whatever the device.
                 weight = torch.empty(module.weight.shape)
                 weight.normal_(0.0, self.config.initializer_range, generator=generator)
-                module.weight.data.copy_(weight)
+                put(module.weight, weight)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
             if isinstance(module, nn.LayerNorm):
@@ -201,11 +209,16 @@ class Bert(nn.Module):
             [R, H]; the vector of each of these tokens in its context.
         """
         hidden: Tensor = self.embeddings(input_ids, token_type_ids, position_ids, layout.noise)
-        *layers, last = self.layers
-        for layer in layers:
-            hidden = layer(hidden, layout)
-        wanted: Tensor = last(hidden, layout, choice)
-        return wanted
+        for number, layer in enumerate(self.layers, start=1):
+            chosen = choice if number == len(self.layers) else None
+            if self.recomputes and torch.is_grad_enabled():
+                # Dropout follows from counters: there is no generator's state to put back.
+                hidden = checkpoint(
+                    layer, hidden, layout, chosen, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                hidden = layer(hidden, layout, chosen)
+        return hidden
 
     def pool(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
         """Tanh of a dense layer on each sequence's [CLS] vector: [T, H] → [B, H]."""
@@ -227,10 +240,11 @@ class Bert(nn.Module):
             batch: a batch or a micro-batch.
             dropout_key: random bits of the step, for the dropout; None: no dropout.
         """
-        noise = None
-        if dropout_key is not None:
-            tokens = torch.arange(batch.num_tokens, device=batch.input_ids.device)
-            noise = Noise(dropout_key, tokens + batch.first_token)
+        config, noise = self.config, None
+        if dropout_key is not None and (
+            config.hidden_dropout_prob or config.attention_probs_dropout_prob
+        ):
+            noise = Noise(dropout_key, _places(batch))
         masked, nsp_logits = self._heads(batch, noise)
         mlm = masked_lm_loss(
             masked, self.embeddings.word.weight, self.mlm_head.bias, batch.masked_labels
@@ -257,12 +271,21 @@ class Bert(nn.Module):
         """MLM head's output [M, H]; NSP logits of pairs, [B, 2], in at least float32."""
         layout = Layout(batch.lengths, batch.cu_seqlens, noise)
         choice, masked_rows = _what_heads_read(batch, layout)
-        hidden = self(batch.input_ids, batch.token_type_ids, batch.position_ids, layout, choice)
+        # Not by a call of the module: one that is spread over ranks would give its weights back
+        # after it, before the heads have had them.
+        ids = (batch.input_ids, batch.token_type_ids, batch.position_ids)
+        hidden = self.forward(*ids, layout, choice)
         masked = self.mlm_head(hidden.index_select(0, masked_rows))
         if not batch.num_pairs:
             return masked, None
         logits = self.nsp_logits(self.pool(hidden, choice.layout.cu_seqlens))
         return masked, logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _places(batch: Batch) -> Tensor:
+    """Of each token in the global batch: int64 [T]."""
+    starts = torch.tensor(batch.starts).repeat_interleave(torch.tensor(batch.lengths))
+    return starts.to(batch.position_ids.device) + batch.position_ids
 
 
 def _what_heads_read(batch: Batch, layout: Layout) -> tuple[Choice, Tensor]:

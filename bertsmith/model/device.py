@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ import torch
 from bertsmith.config import ModelConfig
 from bertsmith.errors import DeviceError
 
-_TOKENS_AT_ONCE = {"cpu": 2**13, "cuda": 2**17, "mps": 2**15}
+TOKENS_AT_ONCE = {"cpu": 2**13, "cuda": 2**17, "mps": 2**15}
 """Most tokens of a micro-batch: on a CPU what its caches serve well."""
 
 _ACTIVATIONS_AT_ONCE = 2**27
@@ -35,6 +37,23 @@ def choose_device(name: str) -> torch.device:
         usable = " or ".join(kind for kind, is_there in there.items() if is_there)
         raise DeviceError(f"The device must be on this machine; {name} is not. Use {usable}.")
     return torch.device(name)
+
+
+def device_of_rank(device: torch.device, number: int) -> torch.device:
+    """The device of the process `number` of this machine: each has a GPU, and all share a CPU.
+
+    Raises:
+        DeviceError: there are fewer GPUs.
+    """
+    if device.type != "cuda":
+        return device
+    if number >= torch.cuda.device_count():
+        raise DeviceError(
+            f"Each rank must have a GPU; there are {torch.cuda.device_count()} for more processes. "
+            "Lower --nproc-per-node."
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def describe_device(device: torch.device) -> str:
@@ -79,8 +98,28 @@ def keep_freed_memory() -> None:
         mallopt(_M_MMAP_THRESHOLD, 2**30)
 
 
-def default_micro_batch_size(device: torch.device, config: ModelConfig, max_length: int) -> int:
-    """Sequences at once when the user does not say: fewer, the larger the network."""
+def resident_bytes() -> int:
+    """Memory of this process as it is now; the most it ever was where that is not told."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return peak_bytes(torch.device("cpu"))
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory that this process had: of a GPU, or of the host."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
+
+
+def usual_micro_batch(device: torch.device, config: ModelConfig) -> int:
+    """Tokens at once that suit the device where nothing is measured: fewer of a large network."""
     activations = config.num_hidden_layers * config.hidden_size
-    tokens = min(_TOKENS_AT_ONCE[device.type], _ACTIVATIONS_AT_ONCE // activations)
-    return max(1, tokens // max_length)
+    return max(1, min(TOKENS_AT_ONCE[device.type], _ACTIVATIONS_AT_ONCE // activations))

@@ -24,6 +24,7 @@ from torch import Tensor
 from bertsmith.config import ModelConfig
 from bertsmith.errors import ConfigError, ModelError
 from bertsmith.model.bert import ACTIVATIONS, Bert
+from bertsmith.model.shards import put, whole
 from bertsmith.tokenizer import Tokenizer
 
 WEIGHTS_FILE = "model.safetensors"
@@ -83,11 +84,14 @@ def hugging_face_names(name: str) -> list[str]:
 
 
 def to_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict under the names of `BertForPreTraining`, on the host, contiguous."""
+    """Our state dict under the names of `BertForPreTraining`, on the host, contiguous.
+
+    Of weights that are spread over ranks one at a time is gathered on its device.
+    """
     out = {}
     for name, value in state.items():
         names = hugging_face_names(name)
-        for target, part in zip(names, value.detach().cpu().chunk(len(names)), strict=True):
+        for target, part in zip(names, whole(value.detach()).cpu().chunk(len(names)), strict=True):
             out[target] = part.contiguous().clone()
     return out
 
@@ -171,7 +175,14 @@ def load_weights(folder: Path, model: Bert) -> None:
     missing = {part for part in lacking if hasattr(model, part)}
     if missing:
         raise ModelError(f"{folder} must hold {' and '.join(sorted(missing))}; it does not.")
-    model.load_state_dict(state)
+    put_weights(model, state)
+
+
+def put_weights(model: Bert, state: Mapping[str, Tensor]) -> None:
+    """Set weights of `model`, by our names; it may be spread over ranks."""
+    own = model.state_dict()
+    for name, value in state.items():
+        put(own[name], value)
 
 
 def read_json(path: Path) -> dict[str, Any]:

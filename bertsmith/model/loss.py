@@ -37,7 +37,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=dtype)
         grad_bias = torch.zeros_like(bias, dtype=dtype)
-        rows = _rows_of_chunk(len(hidden), len(weight))
+        rows = rows_of_chunk(len(hidden), len(weight))
         buffer = hidden.new_empty(rows, len(weight))
         for start in range(0, len(hidden), rows):
             chunk = hidden[start : start + rows]
@@ -98,7 +98,7 @@ def judge_labels(
     Returns:
         float32 [M], in nats, and bool [M].
     """
-    rows = _rows_of_chunk(len(hidden), len(weight))
+    rows = rows_of_chunk(len(hidden), len(weight))
     losses = hidden.new_empty(len(hidden), dtype=torch.float32)
     is_first = torch.empty_like(labels, dtype=torch.bool)
     for start in range(0, len(hidden), rows):
@@ -109,7 +109,7 @@ def judge_labels(
     return losses, is_first
 
 
-def _rows_of_chunk(num_rows: int, vocab_size: int) -> int:
+def rows_of_chunk(num_rows: int, vocab_size: int) -> int:
     """R: as few chunks as `_LOGITS_AT_ONCE` allows, all of about the same size."""
     most = max(1, _LOGITS_AT_ONCE // vocab_size)
     num_chunks = max(1, math.ceil(num_rows / most))

@@ -58,23 +58,15 @@ def last_metrics(run: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-class MetricsFile:
-    """Writes the lines; each is handed to the system as a whole."""
-
-    def __init__(self, run: Path) -> None:
-        self._run = run
-        self._stream = (run / METRICS_FILE).open("ab", buffering=0)
+class Metrics:
+    """Where a run's lines go; these are not kept, as those of a rank that does not write."""
 
     def write(self, step: int, figures: dict[str, Any]) -> None:
         """Add a line."""
-        line = (json.dumps({"step": step, **figures}, allow_nan=False) + "\n").encode("utf-8")
-        while line:  # a disk that is nearly full takes a part, and refuses the rest
-            line = line[self._stream.write(line) :]
 
     def flush(self) -> int:
         """Wait until all lines are on the disk; how many bytes they are."""
-        os.fsync(self._stream.fileno())
-        return self._stream.seek(0, os.SEEK_END)
+        return 0
 
     def cut(self, length: int, step: int) -> bool:
         """Remove what was written after a checkpoint.
@@ -86,6 +78,37 @@ class MetricsFile:
         Returns:
             Whether these bytes are there. If not, all whole lines up to the step stay.
         """
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+
+class MetricsFile(Metrics):
+    """Writes the lines; each is handed to the system as a whole."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._stream = (run / METRICS_FILE).open("ab", buffering=0)
+
+    def write(self, step: int, figures: dict[str, Any]) -> None:
+        line = (json.dumps({"step": step, **figures}, allow_nan=False) + "\n").encode("utf-8")
+        while line:  # a disk that is nearly full takes a part, and refuses the rest
+            line = line[self._stream.write(line) :]
+
+    def flush(self) -> int:
+        os.fsync(self._stream.fileno())
+        return self._stream.seek(0, os.SEEK_END)
+
+    def cut(self, length: int, step: int) -> bool:
         present = self._stream.seek(0, os.SEEK_END)
         if present >= length:
             self._stream.truncate(length)
@@ -96,9 +119,6 @@ class MetricsFile:
         for line in kept:
             self.write(line.pop("step"), line)
         return False
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(
         self,

@@ -33,6 +33,8 @@ from bertsmith.model.locate import (
     list_checkpoints,
     step_of,
 )
+from bertsmith.model.shards import put, whole
+from bertsmith.ranks import ALONE, Ranks
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.optimizer import Optimizers
 from bertsmith.training.progress import Progress
@@ -51,10 +53,14 @@ class Checkpoints:
         run: the run's folder.
         keep: how many of the newest are kept.
         keep_every: those after a multiple of so many steps are kept, too.
+        ranks: who trains; they gather what is spread over them, and the first one writes.
     """
 
-    def __init__(self, run: Path, *, keep: int, keep_every: int | None) -> None:
+    def __init__(
+        self, run: Path, *, keep: int, keep_every: int | None, ranks: Ranks = ALONE
+    ) -> None:
         self._run = run
+        self._ranks = ranks
         self._folder = run / CHECKPOINTS_FOLDER
         self._keep = keep
         self._keep_every = keep_every
@@ -77,6 +83,8 @@ class Checkpoints:
         target = checkpoint_folder(self._run, progress.spent.step)
         snapshot = Snapshot.of(model, tokenizer)
         moments = _moments(model, optimizers)
+        if not self._ranks.is_first:
+            return
         state = json.dumps(progress.to_json(), indent=2, allow_nan=False) + "\n"
 
         def write() -> None:
@@ -124,7 +132,7 @@ class Checkpoints:
         return next(reversed(list_checkpoints(self._run)), None)
 
     def newest_whole(self, say: Callable[[str], None]) -> Path | None:
-        """The newest one of which every byte is as it was written.
+        """The newest one of which every byte is as it was written; the first rank looks for all.
 
         Damaged ones that are newer are renamed to `….damaged` and said; what killed processes left
         half-written is removed.
@@ -134,6 +142,17 @@ class Checkpoints:
             OSError: one cannot be read.
         """
         self.wait()
+        found, error = None, None
+        if self._ranks.is_first:
+            try:
+                found = self._look_for_whole(say)
+            except RunError as refused:
+                error = refused
+        self._ranks.agree(error)
+        name = self._ranks.from_first(found and found.name)
+        return None if name is None else self._folder / name
+
+    def _look_for_whole(self, say: Callable[[str], None]) -> Path | None:
         remove_leftovers(self._folder, _is_own)
         found = None
         damaged = []
@@ -192,8 +211,11 @@ def restore(folder: Path, model: Bert, optimizers: Optimizers) -> Progress:
             if key not in moments or moments[key].shape != shape:
                 raise ModelError(f"{path} must hold {key} of shape {list(shape)}; it does not.")
             # Memory of PyTorch's own: how products and sums round can depend on where it begins.
-            state[kind] = torch.empty(shape, dtype=torch.float32, device=parameter.device)
-            state[kind].copy_(moments[key])
+            if kind == "step":
+                state[kind] = torch.empty((), dtype=torch.float32, device=parameter.device)
+            else:
+                state[kind] = torch.empty_like(parameter, requires_grad=False)
+            put(state[kind], moments[key])
         optimizers.set_state(parameter, state)
     return progress
 
@@ -205,7 +227,7 @@ def _is_own(name: str) -> bool:
 def _moments(model: Bert, optimizers: Optimizers) -> dict[str, Tensor]:
     """What is kept of each parameter, by `<kind>.<parameter>`, copied to the host."""
     return {
-        f"{kind}.{name}": value.detach().cpu().clone()
+        f"{kind}.{name}": whole(value.detach()).cpu().clone()
         for name, parameter in model.named_parameters()
         for kind, value in optimizers.state_of(parameter).items()
     }

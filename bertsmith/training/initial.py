@@ -19,12 +19,14 @@ from bertsmith.model.bert import Bert
 from bertsmith.model.hugging_face import (
     CONFIG_FILE,
     missing_parts,
+    put_weights,
     read_config,
     read_json,
     read_weights,
     refuse_large_vocabulary,
 )
 from bertsmith.model.locate import find_model, find_run_config
+from bertsmith.model.shards import put
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.prepare import Prepared
 
@@ -140,8 +142,9 @@ class FirstWeights:
     def into(self, model: Bert) -> None:
         """Set all weights of `model`; what the model gone on from lacks is drawn."""
         model.initialize(self.seed)
-        model.load_state_dict(self.state, strict=False)
+        put_weights(model, self.state)
         if self.mlm_bias is not None:
-            bias = model.mlm_head.bias.data
-            bias.fill_(float(self.mlm_bias.min()))  # of rows that only pad the matrix
+            # The rest is of rows that only pad the matrix.
+            bias = torch.full((model.vocab_size,), float(self.mlm_bias.min()))
             bias[: len(self.mlm_bias)].copy_(torch.from_numpy(self.mlm_bias))
+            put(model.mlm_head.bias, bias)

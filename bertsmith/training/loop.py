@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -18,19 +19,20 @@ import torch
 
 from bertsmith.config import TrainingConfig
 from bertsmith.data.ahead import BatchesAhead
-from bertsmith.data.batches import Batch, Batches
+from bertsmith.data.batches import Batches
 from bertsmith.data.random_bits import Stream, random_bits
 from bertsmith.display import Display
-from bertsmith.errors import DeviceError, DivergenceError, RunError
+from bertsmith.errors import DivergenceError, RunError, RunStopped
 from bertsmith.evaluation.held_out import evaluate
-from bertsmith.model.bert import Bert
 from bertsmith.model.device import autocast
-from bertsmith.report.metrics_file import MetricsFile
+from bertsmith.model.shards import own_part
+from bertsmith.report.metrics_file import Metrics
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.budget import Budget, is_due
 from bertsmith.training.checkpoint import Checkpoints, restore
 from bertsmith.training.initial import FirstWeights
 from bertsmith.training.optimizer import make_optimizers, rate_share
+from bertsmith.training.parallel import Parallel
 from bertsmith.training.phases import Phase, unmeasured
 from bertsmith.training.progress import Progress
 from bertsmith.training.step import Losses, StepResult, train_step
@@ -52,7 +54,6 @@ class _Taken:
     step: int
     number: int
     """Of its batch."""
-    batch: Batch
     result: StepResult
     progress: float = 0.0
     """The share of the budget spent after it."""
@@ -71,16 +72,16 @@ class Loop:
     """A training run in progress.
 
     Args:
-        model: on `device`.
+        parallel: the model, on `device`, and the ranks that train it.
         first_weights: where the run begins; None: at a checkpoint.
-        batches: of the training split.
+        batches: of the training split; this rank's part of them.
         validation: the fixed held-out pairs, or None.
         tokenizer: saved with every checkpoint.
         config: the training section.
-        metrics, checkpoints: of the run's folder.
+        metrics, checkpoints: of the run's folder; the first rank's are written.
         stop: asked after each step whether to end here.
         display: shows what goes on.
-        device, micro_batch_size: where, and how much at once.
+        device, micro_batch: where, and how many tokens at once.
         draw_curves: called now and then; it decides whether to draw.
         held: the settings that a resumed run must have, too.
         phase: measures the parts of a step.
@@ -89,18 +90,18 @@ class Loop:
         seconds: of this process's steps.
     """
 
-    model: Bert
+    parallel: Parallel
     first_weights: FirstWeights | None
     batches: Batches
     validation: Batches | None
     tokenizer: Tokenizer
     config: TrainingConfig
-    metrics: MetricsFile
+    metrics: Metrics
     checkpoints: Checkpoints
     stop: StopRequest
     display: Display
     device: torch.device
-    micro_batch_size: int
+    micro_batch: int
     draw_curves: Callable[[], None]
     held: dict[str, Any] = field(default_factory=dict)
     phase: Phase = unmeasured
@@ -117,6 +118,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         self._last: _Taken  # the step before
+        self.model, self.ranks = self.parallel.model, self.parallel.ranks
         self._optimizers = make_optimizers(self.model, self.config)
         self._budget = Budget.of(self.config, self.batches.num_examples)
 
@@ -143,6 +145,8 @@ class Loop:
             self.progress = restore(checkpoint, self.model, self._optimizers)
         progress = self.progress
         progress.held = self.held
+        # What did not fit once is not tried again.
+        self.micro_batch = min(self.micro_batch, progress.micro_batch or self.micro_batch)
         if progress.budget != str(self._budget):  # of what is not the run's last tenth any more
             progress.totals.closing, progress.budget = Sums(), str(self._budget)
         self._waiting = []
@@ -165,6 +169,9 @@ class Loop:
         self.model.train()
         try:
             with self.display.training() as show, self._source() as source:
+                if self.ranks.size > 1:
+                    first = source.batch(self.progress.batch_number).split(self.micro_batch)[0]
+                    self.parallel.warm_up(first.to(self.device))
                 while self.share_spent < 1:
                     try:
                         self._go_on(source, show)
@@ -186,15 +193,14 @@ class Loop:
         before = self.share_spent
         share = rate_share(config, self._budget.middle_of_step(spent))
         self._step(source, share)
-        spent.seconds = time.perf_counter() - self._began
+        stop = self._meet()
         after = self._last.progress = self.share_spent
         due = (spent, before, after)
         log = after == 1 or spent.step % config.log_every == 0
         check = after == 1 or is_due(config.validate_every, VALIDATIONS_A_RUN, *due)
         save = after == 1 or is_due(config.checkpoint_every, CHECKPOINTS_A_RUN, *due)
-        stop = self.stop.by is not None
         # A look at the losses waits for the device: a GPU is given the next steps first.
-        wanted = spent.step == self._first_step or log or check or save or stop
+        wanted = spent.step == self._first_step or log or check or save or stop is not None
         if wanted or not self._works_on_its_own or len(self._waiting) >= _MOST_WAITING:
             grad_norm = self._look()
         if log:
@@ -203,18 +209,26 @@ class Loop:
             show(after, spent.step, {**window.means(), **window.throughput()})
             progress.window = Sums()
         housekeeping = time.perf_counter()
-        if check or save or stop:
+        if check or save or stop is not None:
             self._watch_weights()
         if check:
             self._validate()
         self.draw_curves()
-        if save or stop:
+        if save or stop is not None:
             self._save_checkpoint()
         self.checkpoints.check()
         self._clock += time.perf_counter() - housekeeping
-        if stop:
+        if stop is not None:
             self.checkpoints.wait()
-            self.stop.raise_if_asked()
+            raise RunStopped(stop)
+
+    def _meet(self) -> signal.Signals | None:
+        """Take the time from the first rank, and from any rank the signal that asks to stop."""
+        seconds = time.perf_counter() - self._began
+        found = self.ranks.gather([seconds, float(self.stop.by or 0)])
+        self.progress.spent.seconds = float(found[0, 0])
+        number = int(found[:, 1].max())
+        return signal.Signals(number) if number else None
 
     @property
     def _works_on_its_own(self) -> bool:
@@ -232,27 +246,27 @@ class Loop:
         self._optimizers.set_rate(rate_share)
         with self.phase("data"):
             batch = source.batch(number)
-        try:
-            result = train_step(
-                self.model,
-                self._optimizers,
-                batch,
-                micro_batch_size=self.micro_batch_size,
-                max_grad_norm=self.config.max_grad_norm,
-                dropout_key=int(random_bits(self.config.seed, Stream.DROPOUT, spent.step)[0]),
-                device=self.device,
-                autocast=autocast(self.device, self.config.precision),
-                phase=self.phase,
+        result = train_step(
+            self.parallel,
+            self._optimizers,
+            batch,
+            micro_batch=self.micro_batch,
+            max_grad_norm=self.config.max_grad_norm,
+            dropout_key=int(random_bits(self.config.seed, Stream.DROPOUT, spent.step)[0]),
+            device=self.device,
+            autocast=lambda: autocast(self.device, self.config.precision),
+            phase=self.phase,
+        )
+        if result.micro_batch < self.micro_batch:
+            self.display.warn(
+                f"{self.micro_batch:,} tokens at once did not fit in the memory of "
+                f"{self.device.type}: going on with {result.micro_batch:,}."
             )
-        except torch.OutOfMemoryError as error:
-            raise DeviceError(
-                f"{self.micro_batch_size} sequences at once do not fit in the memory of "
-                f"{self.device.type}; lower --micro-batch-size."
-            ) from error
+            self.micro_batch = self.progress.micro_batch = result.micro_batch
         spent.step += 1
-        spent.pairs += batch.num_sequences
-        spent.tokens += batch.num_tokens
-        self._last = _Taken(spent.step, number, batch, result)
+        spent.pairs += result.sizes.num_sequences
+        spent.tokens += result.sizes.num_tokens
+        self._last = _Taken(spent.step, number, result)
         self._waiting.append(self._last)
 
     def _look(self) -> float:
@@ -271,7 +285,7 @@ class Loop:
         self._clock = now
         for taken, (mlm, nsp, _, is_finite) in zip(self._waiting, figures, strict=True):
             self._watch(Losses(mlm, nsp), bool(is_finite), taken)
-            self.progress.window.add(Losses(mlm, nsp), taken.batch, seconds)
+            self.progress.window.add(Losses(mlm, nsp), taken.result.sizes, seconds)
             self._add_up(Losses(mlm, nsp), taken, seconds)
         self._waiting = []
         return float(figures[-1][2])
@@ -280,8 +294,8 @@ class Loop:
         """Hold a step's loss against those before it. Raises: `_Diverged`."""
         if not is_finite:
             raise _Diverged("the loss or its gradient is not a finite number", taken)
-        batch, mean = taken.batch, self.progress.mean_loss
-        loss = losses.mlm / max(batch.num_masked, 1) + losses.nsp / max(batch.num_pairs, 1)
+        sizes, mean = taken.result.sizes, self.progress.mean_loss
+        loss = losses.mlm / max(sizes.num_masked, 1) + losses.nsp / max(sizes.num_pairs, 1)
         if mean is None:
             mean = loss
         elif self.config.spike_factor and loss > max(
@@ -292,20 +306,21 @@ class Loop:
 
     def _watch_weights(self) -> None:
         """Raise `_Diverged` if an update overflowed, which losses and gradients did not tell."""
-        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
+        parts = map(own_part, self.model.parameters())
+        if self.ranks.any(not all(bool(torch.isfinite(part).all()) for part in parts)):
             raise _Diverged("the weights are not finite numbers", self._last)
 
     def _add_up(self, losses: Losses, taken: _Taken, seconds: float) -> None:
-        totals = self.progress.totals
+        totals, sizes = self.progress.totals, taken.result.sizes
         self.seconds += seconds
         if taken.step == self._first_step:
             totals.first_step_seconds = seconds
         else:
-            totals.timed.add(losses, taken.batch, seconds)
+            totals.timed.add(losses, sizes, seconds)
         if taken.progress > _CLOSING_PROGRESS:
-            totals.closing.add(losses, taken.batch, seconds)
-        totals.cut_pairs += taken.batch.num_cut_pairs
-        totals.cut_tokens += taken.batch.num_cut_tokens
+            totals.closing.add(losses, sizes, seconds)
+        totals.cut_pairs += sizes.num_cut_pairs
+        totals.cut_tokens += sizes.num_cut_tokens
 
     def _log(self, window: Sums, grad_norm: float, rate: float) -> None:
         spent = self.progress.spent
@@ -328,7 +343,8 @@ class Loop:
                 self.model,
                 self.validation,
                 device=self.device,
-                micro_batch_size=self.micro_batch_size,
+                micro_batch=self.micro_batch,
+                ranks=self.ranks,
                 most_pairs=self.config.validation_pairs,
             )
         figures = found.metrics()

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bertsmith.model.shards import own_part, part_like, whole_like
+
 _COEFFICIENTS = (3.4445, -4.775, 2.0315)  # steepest at 0: small singular values rise fast
 _ITERATIONS = 5
 _LEAST_NORM = 1e-7
@@ -64,7 +66,7 @@ class Muon(torch.optim.Optimizer):
         state = self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        mean = state["momentum_buffer"]
+        own, gradient, mean = map(own_part, (parameter, gradient, state["momentum_buffer"]))
         keep, rate = group["momentum"], group["lr"]
         weight: Any = 1 - keep
         if self.found_inf is not None:
@@ -72,12 +74,13 @@ class Muon(torch.optim.Optimizer):
             gradient = torch.where(takes > 0, gradient, mean)  # NaN times 0 is NaN
             weight, rate = weight * takes, rate * takes
         mean.lerp_(gradient, weight)
-        update = torch.lerp(gradient, mean, keep)
+        update = whole_like(parameter, torch.lerp(gradient, mean, keep))
         blocks = update.view(group["num_blocks"], -1, update.shape[1])
         rows, columns = blocks.shape[1:]
         scale = max(1.0, rows / columns) ** 0.5
-        parameter.mul_(1 - rate * group["weight_decay"])
-        parameter.sub_(orthogonalized(blocks).view_as(parameter).mul_(scale * rate))
+        change = orthogonalized(blocks).view_as(update).mul_(scale * rate)
+        own.mul_(1 - rate * group["weight_decay"])
+        own.sub_(part_like(parameter, change))
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:

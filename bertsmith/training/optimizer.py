@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bertsmith.config import TrainingConfig
+from bertsmith.model.memory import is_hidden_matrix
 from bertsmith.training.muon import Muon
 
 _KINDS = {
@@ -80,7 +81,7 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> Optimizers:
     Weight decay is on matrices; biases and norms (one dimension) have none.
     """
     named = dict(model.named_parameters())
-    hidden = [name for name in named if config.optimizer == "muon" and _is_hidden_matrix(name)]
+    hidden = [name for name in named if config.optimizer == "muon" and is_hidden_matrix(name)]
     rest = [parameter for name, parameter in named.items() if name not in hidden]
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
     adam = kind(
@@ -106,11 +107,6 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> Optimizers:
         weight_decay=config.weight_decay,
     )
     return Optimizers(muon, adam)
-
-
-def _is_hidden_matrix(name: str) -> bool:
-    """Whether a parameter maps hidden states to hidden states in a layer of the encoder."""
-    return name.startswith("layers.") and name.endswith(".weight") and "norm" not in name
 
 
 def rate_share(config: TrainingConfig, progress: float) -> float:

@@ -11,9 +11,10 @@ from bertsmith.data.batches import Batches
 from bertsmith.data.disk import StoreFolder
 from bertsmith.data.pairs import make_drawing
 from bertsmith.display import Display
-from bertsmith.errors import DataError, RunError
+from bertsmith.errors import ConfigError, DataError, RunError
 from bertsmith.evaluation.held_out import evaluation_batches
 from bertsmith.preparation import describe_text, prepare_store
+from bertsmith.ranks import ALONE, Ranks
 from bertsmith.tokenizer import Tokenizer
 
 
@@ -36,6 +37,7 @@ def prepare(
     batch_size: int,
     seed: int,
     display: Display,
+    ranks: Ranks = ALONE,
 ) -> Prepared:
     """Prepare the text, or find it prepared, and lay out the examples.
 
@@ -46,7 +48,7 @@ def prepare(
     tokenizer = store.tokenizer(data.max_length)
     display.say(f"Vocabulary: {tokenizer.vocab_size:,} entries.")
     report = copy.deepcopy(store.manifest.report)
-    batches = _training_batches(store, tokenizer, data, batch_size, seed, display)
+    batches = _training_batches(store, tokenizer, data, batch_size, seed, ranks, display)
     _add_examples(report["splits"]["train"], batches)
     validation = None
     if "validation" in store.manifest.splits:
@@ -89,6 +91,7 @@ def _training_batches(
     data: DataConfig,
     batch_size: int,
     seed: int,
+    ranks: Ranks,
     display: Display,
 ) -> Batches:
     train = store.split("train")
@@ -101,6 +104,11 @@ def _training_batches(
             "it has none. "
             "A line of a text file is a paragraph, an empty line ends a document (--documents and "
             "--paragraphs say otherwise); --objective mlm needs no pairs."
+        )
+    if batch_size < ranks.size:
+        raise ConfigError(
+            f"`batch_size` must be at least one for each of the {ranks.size} ranks; got "
+            f"{batch_size}."
         )
     if drawing.num_examples < batch_size:
         name = "sentence pairs" if drawing.is_pairs else "segments"
@@ -117,4 +125,6 @@ def _training_batches(
         mlm_probability=data.mlm_probability,
         masking=data.masking,
         seed=seed,
+        rank=ranks.rank,
+        num_ranks=ranks.size,
     )

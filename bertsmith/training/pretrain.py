@@ -16,27 +16,31 @@ from bertsmith.config import BUDGETS, PretrainConfig, held, to_toml
 from bertsmith.data.store import word_counts
 from bertsmith.display import Display
 from bertsmith.durable import whole_folder
-from bertsmith.errors import DivergenceError, RunError, RunStopped
+from bertsmith.errors import DataError, DivergenceError, RunError, RunStopped
 from bertsmith.evaluation.held_out import evaluate
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import (
     autocast,
     choose_device,
     compute_dtype,
-    default_micro_batch_size,
     describe_device,
+    device_of_rank,
     keep_freed_memory,
+    peak_bytes,
 )
 from bertsmith.model.flops import matrix_product_rate, training_flops
 from bertsmith.model.hugging_face import Snapshot
 from bertsmith.model.locate import MODEL_FOLDER
 from bertsmith.preparation import report_json, with_absolute_paths, with_tokenizer_of
-from bertsmith.report.metrics_file import MetricsFile
+from bertsmith.ranks import Ranks, is_restarted, joined, local_rank, may_be_restarted
+from bertsmith.report.metrics_file import Metrics, MetricsFile
 from bertsmith.training.budget import Budget
 from bertsmith.training.checkpoint import STATE_FILE, Checkpoints
 from bertsmith.training.earlier import EarlierRun
+from bertsmith.training.fit import fitting_micro_batch
 from bertsmith.training.initial import FirstWeights, embedding_rows
 from bertsmith.training.loop import Loop
+from bertsmith.training.parallel import Parallel
 from bertsmith.training.phases import PhaseClock, describe, unmeasured
 from bertsmith.training.prepare import Prepared, prepare, refuse_other_text
 from bertsmith.training.progress import Progress
@@ -68,7 +72,8 @@ class Run:
             f"MLM loss {m['mlm_loss']:.3f}{nsp}",
             f"{rate:.1f} {'sentence pairs' if has_pairs else 'segments'}/sec on {m['device']}",
             f"{m['tokens_per_second']:,.0f} tokens/sec, {m['share_of_peak']:.0%} of what matrix "
-            f"products alone would allow here ({m['peak_flops_per_second'] / 1e9:,.0f} GFLOP/s)",
+            f"products alone would allow here ({m['peak_flops_per_second'] / 1e9:,.0f} GFLOP/s); "
+            f"{m['peak_memory_bytes'] / 1e9:.1f} GB of memory at most",
         ]
         if "validation_mlm_loss" in m:
             lines.append(
@@ -113,40 +118,63 @@ def run_pretraining(
         raise RunError("A run is resumed or replaced; give --resume or --overwrite, not both.")
     if resume and output is None:
         raise RunError("--resume needs the folder of the run to go on with; give --output.")
-    display = Display(quiet=quiet)
-    device = choose_device(config.training.device)
-    config = _settled(config, device)
-    path = output or default_output(config.preparation.corpus, config.preset)
-    _refuse_own_beginning(config, path)
-    folder = RunFolder(path, overwrite=overwrite, resume=resume)
-    checkpoints = Checkpoints(
-        path, keep=config.training.keep_checkpoints, keep_every=config.training.keep_every
-    )
-    try:
-        earlier = EarlierRun.read(path) if resume and folder.has_run else None
-        if resume and earlier is None:
-            display.say(f"There is no run in {path} yet: beginning one.")
-        job = _Job(
-            config=config,
-            folder=folder,
-            checkpoints=checkpoints,
-            device=device,
-            display=display,
-            clock=PhaseClock(device) if profile else None,
+    if may_be_restarted() and output is None:
+        raise RunError("A launcher that restarts must find the run again; give --output.")
+    if is_restarted():
+        resume, overwrite = True, False
+    kind = choose_device(config.training.device)
+    with joined(uses_cuda=kind.type == "cuda") as ranks:
+        with ranks.together():
+            device = device_of_rank(kind, local_rank()) if ranks.size > 1 else kind
+            config = _settled(config, device)
+        display = Display(quiet=quiet or not ranks.is_first)
+        path = output or default_output(config.preparation.corpus, config.preset)
+        path = Path(ranks.from_first(str(path)))
+        folder = None
+        with ranks.together():
+            _refuse_own_beginning(config, path)
+            if ranks.is_first:
+                folder = RunFolder(path, overwrite=overwrite, resume=resume)
+        checkpoints = Checkpoints(
+            path,
+            keep=config.training.keep_checkpoints,
+            keep_every=config.training.keep_every,
+            ranks=ranks,
         )
-        metrics = job.begin() if earlier is None else job.resume(earlier)
-    finally:
-        checkpoints.then(folder.release)
+        try:
+            has_run = ranks.from_first(folder is not None and folder.has_run)
+            job = _Job(
+                config=config,
+                path=path,
+                folder=folder,
+                checkpoints=checkpoints,
+                ranks=ranks,
+                device=device,
+                display=display,
+                clock=PhaseClock(device) if profile else None,
+            )
+            if resume and not has_run:
+                display.say(f"There is no run in {path} yet: beginning one.")
+            metrics = job.resume() if resume and has_run else job.begin()
+        finally:
+            if folder is not None:
+                checkpoints.then(folder.release)
     return Run(output=path, metrics=metrics)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What a run is made of, from the lock on its folder to the lock's release."""
+    """What a run is made of, from the lock on its folder to the lock's release.
+
+    All ranks do the same; the first one alone writes.
+    """
 
     config: PretrainConfig
-    folder: RunFolder
+    path: Path
+    folder: RunFolder | None
+    """The claim on `path`, which the first rank has."""
     checkpoints: Checkpoints
+    ranks: Ranks
     device: torch.device
     display: Display
     clock: PhaseClock | None
@@ -154,15 +182,17 @@ class _Job:
     def begin(self) -> dict[str, Any]:
         """A run from its beginning; the closing figures."""
         prepared = self._prepare(None)
-        model, first = self._model(prepared, None)
+        with self.ranks.together():
+            model, first = self._model(prepared, None)
         with self._ending_well():
-            self.folder.begin(to_toml(self.config), report_json(prepared.report))
             return self._train(model, first, prepared, None)
 
-    def resume(self, earlier: EarlierRun) -> dict[str, Any]:
+    def resume(self) -> dict[str, Any]:
         """The rest of a run; nothing is changed before all that can be refused has been."""
-        path, progress = self.folder.path, None
-        earlier.refuse_drift(self.config)
+        path, progress = self.path, None
+        with self.ranks.together():
+            earlier = EarlierRun.read(path)
+            earlier.refuse_drift(self.config)
         same_budget = earlier.has_budget_of(self.config)
         if earlier.is_finished and same_budget:
             self.display.say(f"The run {path} is finished; a larger budget would go on with it.")
@@ -174,34 +204,48 @@ class _Job:
                 f"The run {path} must have a checkpoint to go on from; it was finished, and has "
                 "none any more. Put checkpoints/ back, or begin anew with --overwrite."
             )
-        if newest is not None:
-            progress = Progress.read(newest / STATE_FILE)
-            earlier.refuse_drift(self.config, progress)
+        with self.ranks.together():
+            if newest is not None:
+                progress = Progress.read(newest / STATE_FILE)
+                earlier.refuse_drift(self.config, progress)
         prepared = self._prepare(newest)
-        refuse_other_text(earlier.report, prepared.report)
-        if progress is not None and not same_budget:
-            spent = progress.spent
-            budget = Budget.of(self.config.training, prepared.batches.num_examples)
-            if budget.progress(spent) == 1:
-                raise RunError(
-                    f"The budget must be over what the run has done, {spent.step:,} steps "
-                    f"({spent.tokens:,} tokens, {spent.seconds / 60:.1f} minutes); give more."
-                )
+        with self.ranks.together():
+            refuse_other_text(earlier.report, prepared.report)
+            if progress is not None and not same_budget:
+                self._refuse_spent(progress, prepared)
+            model, first = self._model(prepared, newest)
         if not same_budget:
             self.display.say("The budget is another now: the learning rate is laid out over it.")
-        model, first = self._model(prepared, newest)
         with self._ending_well():
             return self._train(model, first, prepared, newest, resumes=True)
 
+    def _refuse_spent(self, progress: Progress, prepared: Prepared) -> None:
+        spent = progress.spent
+        budget = Budget.of(self.config.training, prepared.batches.num_examples)
+        if budget.progress(spent) == 1:
+            raise RunError(
+                f"The budget must be over what the run has done, {spent.step:,} steps "
+                f"({spent.tokens:,} tokens, {spent.seconds / 60:.1f} minutes); give more."
+            )
+
     def _prepare(self, newest: Path | None) -> Prepared:
+        """What training reads; one rank prepares the text, the others find it prepared."""
         preparation = self.config.preparation
-        return prepare(
-            preparation if newest is None else with_tokenizer_of(preparation, newest),
-            self.config.data,
-            batch_size=self.config.training.batch_size,
-            seed=self.config.training.seed,
-            display=self.display,
-        )
+        with self.ranks.together():
+            prepared = prepare(
+                preparation if newest is None else with_tokenizer_of(preparation, newest),
+                self.config.data,
+                batch_size=self.config.training.batch_size,
+                seed=self.config.training.seed,
+                ranks=self.ranks,
+                display=self.display,
+            )
+        digests = prepared.report["sha256"]
+        those_of_first = self.ranks.from_first(digests)
+        with self.ranks.together():
+            if digests != those_of_first:
+                raise DataError("All ranks must have the same text; this one has another.")
+        return prepared
 
     def _model(self, prepared: Prepared, newest: Path | None) -> tuple[Bert, FirstWeights | None]:
         """The network, and what it begins with; None if it goes on from a checkpoint."""
@@ -211,10 +255,21 @@ class _Job:
             return model, None
         return model, FirstWeights.read(model, self.config, prepared)
 
+    def _fitted(self, parallel: Parallel) -> PretrainConfig:
+        """The settings with the micro-batch that fits, as they are written down."""
+        config = self.config
+        if config.training.micro_batch != "auto":
+            return config
+        precision = config.training.precision
+        fits = fitting_micro_batch(
+            parallel, config, self.device, lambda: autocast(self.device, precision)
+        )
+        return replace(config, training=replace(config.training, micro_batch=fits))
+
     @contextmanager
     def _ending_well(self) -> Iterator[None]:
         """Say what a signal, or a disk that does not take what is written, leaves behind."""
-        path = self.folder.path
+        path = self.path
         try:
             with _written_to(path):
                 yield
@@ -241,19 +296,31 @@ class _Job:
         # twice.
         from bertsmith.report.curves import curves_png, save_curves
 
-        config, run, display = self.config, self.folder.path, self.display
+        run, display, ranks = self.path, self.display, self.ranks
         model = model.to(self.device)
+        model.recomputes = self.config.training.recompute
         if self.device.type == "cpu":
             keep_freed_memory()
         num_parameters = sum(p.numel() for p in model.parameters())
+
+        def draw_curves() -> None:
+            if ranks.is_first:
+                display.picture(lambda: save_curves(run), lambda: curves_png(run))
+
+        parallel = Parallel(model, ranks, self.config.training.parallel, self.device)
+        config = self._fitted(parallel)
+        micro_batch = config.training.micro_batch
+        assert isinstance(micro_batch, int)
         display.say(
             f"Model: {config.preset}, {num_parameters:,} parameters, "
-            f"on {describe_device(self.device)}."
+            f"on {_describe(self.device, ranks)}; {micro_batch:,} tokens at once."
         )
+        if self.folder is not None and not resumes:
+            self.folder.begin(to_toml(config), report_json(prepared.report))
         stop = StopRequest()
-        with stop.heard(), MetricsFile(run) as metrics:
+        with stop.heard(), MetricsFile(run) if ranks.is_first else Metrics() as metrics:
             loop = Loop(
-                model=model,
+                parallel=parallel,
                 first_weights=first,
                 batches=prepared.batches,
                 validation=prepared.validation,
@@ -264,17 +331,16 @@ class _Job:
                 stop=stop,
                 display=display,
                 device=self.device,
-                micro_batch_size=config.training.micro_batch_size or config.training.batch_size,
+                micro_batch=micro_batch,
                 held=held(config),
                 phase=self.clock or unmeasured,
-                draw_curves=lambda: display.picture(
-                    lambda: save_curves(run), lambda: curves_png(run)
-                ),
+                draw_curves=draw_curves,
             )
             loop.begin(newest)
             if resumes:
                 # Not before the log is cut: its last line may say that the run is finished.
-                self.folder.go_on(to_toml(config))
+                if self.folder is not None:
+                    self.folder.go_on(to_toml(config))
                 display.say(f"Going on with {run} after step {loop.progress.spent.step:,}.")
             loop.train()
             # What is left can be done again in a moment: a signal need not wait for it.
@@ -287,13 +353,15 @@ class _Job:
             if self.clock:
                 closing["phase_seconds"] = self.clock.parts(loop.seconds)
             snapshot = Snapshot.of(model, prepared.tokenizer)
-            with whole_folder(run / MODEL_FOLDER) as folder:
-                snapshot.write(folder)
-            save_curves(run)
+            if ranks.is_first:
+                with whole_folder(run / MODEL_FOLDER) as folder:
+                    snapshot.write(folder)
+                save_curves(run)
             # This line says that the run is finished; what is killed before it is finished again.
             metrics.write(loop.progress.spent.step, {"finished": True, **closing})
             metrics.flush()
-        display.plot(lambda: curves_png(run))
+        if ranks.is_first:
+            display.plot(lambda: curves_png(run))
         return {**closing, "output": str(run)}
 
 
@@ -322,15 +390,12 @@ def _refuse_own_beginning(config: PretrainConfig, output: Path) -> None:
 def _settled(config: PretrainConfig, device: torch.device) -> PretrainConfig:
     """`config` with what was left open filled in, as it is written down to be repeated.
 
-    Paths are made absolute; a config built by hand without a budget gets one epoch; the micro-batch
-    size and the precision are set, because sums round by them.
+    Paths are made absolute; a config built by hand without a budget gets one epoch; the precision
+    is set, because sums round by it (as by the micro-batch, which is set when the model is there).
     """
     training = config.training
     if all(getattr(training, name) is None for name in BUDGETS):
         training = replace(training, epochs=1.0)
-    if training.micro_batch_size is None:
-        size = default_micro_batch_size(device, config.model, config.data.max_length)
-        training = replace(training, micro_batch_size=min(size, training.batch_size))
     if training.precision == "auto":  # a resumed run computes as before, whatever its device
         is_half = compute_dtype(device, "auto") == torch.bfloat16
         training = replace(training, precision="bfloat16" if is_half else "float32")
@@ -338,6 +403,12 @@ def _settled(config: PretrainConfig, device: torch.device) -> PretrainConfig:
         training = replace(training, init_from=str(Path(training.init_from).resolve()))
     preparation = with_absolute_paths(config.preparation)
     return replace(config, preparation=preparation, training=training)
+
+
+def _describe(device: torch.device, ranks: Ranks) -> str:
+    """As the closing line says it: `[cpu]`, `2 × [cuda: NVIDIA H200]`."""
+    name = describe_device(device)
+    return name if ranks.size == 1 else f"{ranks.size} × {name}"
 
 
 def _closing(loop: Loop, num_parameters: int) -> dict[str, Any]:
@@ -357,7 +428,8 @@ def _closing(loop: Loop, num_parameters: int) -> dict[str, Any]:
         "rollbacks": len(loop.progress.skipped),
         "parameters": num_parameters,
         "vocabulary_entries": loop.tokenizer.vocab_size,
-        "device": describe_device(loop.device),
+        "peak_memory_bytes": int(loop.ranks.gather([peak_bytes(loop.device)]).max()),
+        "device": _describe(loop.device, loop.ranks),
     }
 
 
@@ -367,7 +439,8 @@ def _utilisation(loop: Loop, config: PretrainConfig) -> dict[str, float]:
     timed = totals.timed if totals.timed.num_tokens else totals.closing
     flops = training_flops(config.model, loop.tokenizer.vocab_size, timed)
     rate = flops / max(timed.seconds, 1e-9)
-    peak = matrix_product_rate(loop.device, compute_dtype(loop.device, config.training.precision))
+    dtype = compute_dtype(loop.device, config.training.precision)
+    peak = float(loop.ranks.gather([matrix_product_rate(loop.device, dtype)]).sum())
     return {
         "flops_per_second": rate,
         "peak_flops_per_second": peak,
@@ -390,7 +463,8 @@ def _validate(
             loop.model,
             prepared.validation,
             device=loop.device,
-            micro_batch_size=loop.micro_batch_size,
+            micro_batch=loop.micro_batch,
+            ranks=loop.ranks,
             counts=word_counts(prepared.batches.store, prepared.tokenizer),
             progress=progress,
         ).metrics()

@@ -43,6 +43,8 @@ class Progress:
     """Running mean of the steps' losses, against which a spike is measured."""
     skipped: list[int] = field(default_factory=list)
     """Numbers of the batches that were left out because the loss diverged on them."""
+    micro_batch: int = 0
+    """Tokens at once that fitted after more had not; 0: all that was asked for did."""
     metrics_bytes: int = 0
     """How long metrics.jsonl was."""
     budget: str = ""

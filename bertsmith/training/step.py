@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bertsmith.data.batches import Batch
-from bertsmith.model.bert import Bert
+from bertsmith.data.batches import Batch, Sizes
+from bertsmith.errors import DeviceError
+from bertsmith.model.shards import whole
 from bertsmith.training.optimizer import Optimizers
+from bertsmith.training.parallel import Parallel
 from bertsmith.training.phases import Phase, unmeasured
 
 
@@ -32,47 +35,83 @@ class StepResult(NamedTuple):
     """float32 []; before clipping."""
     is_finite: Tensor
     """bool []; False: a loss or a gradient was not finite, and the weights are as before."""
+    sizes: Sizes
+    """Of the global batch."""
+    micro_batch: int
+    """Tokens at once that fitted."""
 
 
 def train_step(
-    model: Bert,
+    parallel: Parallel,
     optimizers: Optimizers,
     batch: Batch,
     *,
-    micro_batch_size: int,
+    micro_batch: int,
     max_grad_norm: float,
     dropout_key: int,
     device: torch.device,
-    autocast: AbstractContextManager[Any],
+    autocast: Callable[[], AbstractContextManager[Any]],
     phase: Phase = unmeasured,
 ) -> StepResult:
-    """Train `model` on one global batch; nothing in it waits for the device.
+    """Train on one global batch; nothing in it waits for the device.
 
     The loss is the mean over all masked tokens of the batch plus the mean over all its pairs
-    (invariant 3): every micro-batch divides its sums by the counts of the whole batch.
+    (invariant 3): every micro-batch of every rank divides its sums by the counts of the whole.
 
     Args:
-        batch: on the host.
-        micro_batch_size: sequences on the device at once; changes only memory, speed and rounding.
+        parallel: the model on its ranks.
+        optimizers: of its parameters.
+        batch: this rank's part of it, on the host.
+        micro_batch: tokens on the device at once; changes only memory, speed and rounding. Where
+            they do not fit, half as many are tried.
         max_grad_norm: 0 = no clipping.
         dropout_key: random bits of the step, 0 to 2**64 - 1.
-        autocast: entered around each forward pass.
+        autocast: makes the context of a forward pass.
         phase: entered by name around the parts of the step.
+
+    Raises:
+        DeviceError: one sequence alone does not fit, or ranks that wait for each other cannot try
+            again.
     """
-    sums = torch.zeros(2, device=device)
-    for part in batch.split(micro_batch_size):
-        with phase("forward"), autocast:
-            losses = model.losses(part.to(device), dropout_key)
-            loss = losses.mlm / max(batch.num_masked, 1) + losses.nsp / max(batch.num_pairs, 1)
-        with phase("backward"):
-            loss.backward()
-        sums += torch.stack(losses).detach()
+    parts = batch.split(micro_batch)
+    found = parallel.ranks.gather([*batch.sizes, len(parts)])
+    sizes = Sizes(*(int(number) for number in found[:, :-1].sum(0)))
+    while True:
+        rounds = int(found[:, -1].max()) if parallel.works_in_step else len(parts)
+        sums = torch.zeros(2, device=device)
+        number = 0
+        try:
+            for number in range(rounds):
+                # A rank that has fewer parts than another goes on with its last one for nothing.
+                part, share = parts[min(number, len(parts) - 1)], float(number < len(parts))
+                with parallel.adding_up(is_last=number == rounds - 1):
+                    with phase("forward"), autocast():
+                        losses = parallel.losses(part.to(device), dropout_key)
+                        loss = losses.mlm / max(sizes.num_masked, 1)
+                        loss = loss + losses.nsp / max(sizes.num_pairs, 1)
+                    with phase("backward"):
+                        (loss * (share * parallel.ranks.size)).backward()
+                sums += share * torch.stack(losses).detach()
+            break
+        except torch.OutOfMemoryError as error:
+            optimizers.zero_grad()
+            # Other ranks may wait for a gradient of which half is sent.
+            is_bound = parallel.works_in_step or (parallel.ranks.size > 1 and number == rounds - 1)
+            if is_bound or len(parts) == batch.num_sequences:
+                raise DeviceError(
+                    f"{micro_batch:,} tokens at once do not fit in the memory of {device.type}; "
+                    "lower --micro-batch, or give --recompute."
+                ) from error
+            micro_batch = max(1, micro_batch // 2)
+            parts = batch.split(micro_batch)
     with phase("optimizer"):
-        parameters = [p for p in model.parameters() if p.grad is not None]
+        parallel.sum(sums)
+        parameters = [p for p in parallel.model.parameters() if p.grad is not None]
         grad_norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
-        is_finite = torch.isfinite(sums.sum() + grad_norm)
         if max_grad_norm:
             torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, grad_norm)
+        grad_norm = whole(grad_norm)
+        is_finite = torch.isfinite(sums.sum() + grad_norm)
         optimizers.step((~is_finite).float())
         optimizers.zero_grad()
-    return StepResult(sums, grad_norm, is_finite)
+    return StepResult(sums, grad_norm, is_finite, sizes, micro_batch)

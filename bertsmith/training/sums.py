@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bertsmith.data.batches import Batch
+from bertsmith.data.batches import Sizes
 from bertsmith.training.step import Losses
 
 
@@ -22,15 +22,15 @@ class Sums:
     """Sum of the squared lengths."""
     seconds: float = 0.0
 
-    def add(self, losses: Losses, batch: Batch, seconds: float) -> None:
+    def add(self, losses: Losses, sizes: Sizes, seconds: float) -> None:
         """Count one step, of so many seconds of wall clock."""
         self.mlm += losses.mlm
         self.nsp += losses.nsp
-        self.num_masked += batch.num_masked
-        self.num_sequences += batch.num_sequences
-        self.num_pairs += batch.num_pairs
-        self.num_tokens += batch.num_tokens
-        self.num_squared += batch.num_squared
+        self.num_masked += sizes.num_masked
+        self.num_sequences += sizes.num_sequences
+        self.num_pairs += sizes.num_pairs
+        self.num_tokens += sizes.num_tokens
+        self.num_squared += sizes.num_squared
         self.seconds += seconds
 
     def means(self) -> dict[str, float]:

@@ -22,14 +22,14 @@ HERE = Path(__file__).parent
 KILL = -1
 
 TINY = (
-    "--max-length 24 --batch-size 16 --micro-batch-size 6 --min-frequency 2 --device cpu "
+    "--max-length 24 --batch-size 16 --micro-batch 144 --min-frequency 2 --device cpu "
     "--num-hidden-layers 2 --hidden-size 16 --intermediate-size 32 --num-attention-heads 2 "
     "--hidden-dropout-prob 0.1 --attention-probs-dropout-prob 0.1 --quiet "
     "--checkpoint-every 3 --keep-checkpoints 2 --log-every 2 --validate-every 4"
 ).split()
 STEPS = 10
 
-_TIMES = ("seconds", "_per_second", "share_of_peak")
+_TIMES = ("seconds", "_per_second", "share_of_peak", "_memory_bytes")
 
 
 @dataclass(frozen=True)

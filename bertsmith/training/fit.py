@@ -1,0 +1,212 @@
+"""How many tokens at once fit in memory, by trying a few.
+
+On a GPU a small and a larger micro-batch go forward and back, what they took at most gives the line
+on which the largest lies, and that one is tried, too. On a CPU nothing says how much was taken at
+most, and a process that takes too much is killed: there what the forward pass keeps is counted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bertsmith.config import PretrainConfig
+from bertsmith.data.batches import Batch
+from bertsmith.errors import DeviceError
+from bertsmith.model.device import TOKENS_AT_ONCE, usual_micro_batch
+from bertsmith.model.memory import (
+    MicroBatch,
+    bytes_of_optimizer,
+    bytes_of_parameters,
+    working_bytes,
+)
+from bertsmith.training.parallel import Parallel
+
+SHARE_OF_FREE = 0.9  # the rest is for what is not counted, and for others
+
+_LIMIT_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
+
+
+def fitting_micro_batch(
+    parallel: Parallel,
+    config: PretrainConfig,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> int:
+    """The largest micro-batch in tokens that fits, up to what the device works best with.
+
+    All ranks try at once and take what fits on each. Weights are as before; gradients are gone.
+
+    Raises:
+        DeviceError: one sequence of the full length does not fit.
+    """
+    length = config.data.max_length
+    share = -(-config.training.batch_size // parallel.ranks.size)
+    free = free_memory(device)
+    tokens = TOKENS_AT_ONCE[device.type]
+    if free is None:
+        tokens = usual_micro_batch(device, config.model)
+    most = max(1, min(tokens, share * length) // length)
+    if free is None or most == 1:
+        fits = most
+    else:
+        trial = _Trial(parallel, config, device, autocast, most)
+        free = int(free * SHARE_OF_FREE) - trial.reserve
+        # Ranks that go through one model in step cannot try until it fits on each.
+        confirms = device.type == "cuda" and not parallel.works_in_step
+        fits = largest(trial.bytes_of, free=free, most=most, confirms=confirms)
+        parallel.model.zero_grad()
+    fits = int(parallel.ranks.gather([fits]).min())
+    if not fits:
+        raise DeviceError(
+            f"One sequence of {length} tokens does not fit in the memory of {device.type}; give "
+            "--recompute, a smaller model, or a shorter --max-length; several GPUs share the "
+            "states of a model with --parallel fsdp."
+        )
+    return fits * length
+
+
+def largest(measure: Callable[[int], int], *, free: int, most: int, confirms: bool) -> int:
+    """The most sequences that fit, 0 to `most`, by a line through two measurements.
+
+    Args:
+        measure: the bytes that so many sequences take; `torch.OutOfMemoryError` if they cannot.
+        free: bytes that there are.
+        most: not more than these.
+        confirms: whether the answer is measured as well, and lowered until it fits.
+    """
+    number = 0
+    try:
+        one = measure(1)
+        number = 1
+        each = measure(2) - one
+    except torch.OutOfMemoryError:
+        return number
+    number = most if each <= 0 else max(0, min(most, 1 + (free - one) // each))
+    while confirms and number > 2:
+        try:
+            measure(number)
+            break
+        except torch.OutOfMemoryError:
+            number = max(2, number // 2)
+    return number
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that this process may still take on `device`; None if that is not known."""
+    if device.type == "cuda":
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserved
+    if device.type != "cpu":
+        return None
+    found = []
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+        found.append(sizes["MemAvailable"])
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+    try:  # a container's own bound
+        limit, used = (Path(name).read_text(encoding="ascii").strip() for name in _LIMIT_FILES)
+        found.append(int(limit) - int(used))
+    except (OSError, ValueError):  # none, or "max"
+        pass
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(found) // sharing
+
+
+class _Trial:
+    """Goes through the network with sequences of the full length."""
+
+    def __init__(
+        self,
+        parallel: Parallel,
+        config: PretrainConfig,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        most: int,
+    ) -> None:
+        self._parallel, self._config, self._device = parallel, config, device
+        self._autocast = autocast
+        model, training = parallel.model, config.training
+        batch = MicroBatch(
+            num_sequences=most,
+            length=config.data.max_length,
+            num_masked=_num_masked(config),
+        )
+        parts = parallel.ranks.size if parallel.works_in_step else 1
+        self.reserve = bytes_of_optimizer(model, training) // parts
+        if device.type == "cpu":
+            self.reserve += bytes_of_parameters(model) // parts  # gradients
+            self.reserve += working_bytes(config.model, model.vocab_size, batch)
+
+    def bytes_of(self, num_sequences: int) -> int:
+        """What a micro-batch of so many sequences takes beyond what is there."""
+        batch = made_up_batch(self._config, self._parallel.model.vocab_size, num_sequences)
+        batch = batch.to(self._device)
+        return self._kept(batch) if self._device.type == "cpu" else self._peak(batch)
+
+    def _kept(self, batch: Batch) -> int:
+        """Bytes that the forward pass keeps for the backward pass."""
+        known = {p.untyped_storage().data_ptr() for p in self._parallel.model.parameters()}
+        kept: dict[int, int] = {}
+
+        def count(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in known:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            losses = self._forward(batch)
+        del losses
+        return sum(kept.values())
+
+    def _peak(self, batch: Batch) -> int:
+        """Bytes that the forward and the backward pass take at most, with the gradients."""
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        with self._parallel.adding_up(is_last=self._parallel.works_in_step):
+            self._forward(batch).backward()
+        torch.cuda.synchronize(self._device)
+        self._parallel.model.zero_grad()
+        return torch.cuda.max_memory_allocated(self._device) - before
+
+    def _forward(self, batch: Batch) -> Tensor:
+        with self._autocast():
+            losses = self._parallel.losses(batch, 0)
+        total: Tensor = 0.0 * (losses.mlm + losses.nsp)
+        return total
+
+
+def _num_masked(config: PretrainConfig) -> int:
+    return max(1, round(config.data.mlm_probability * config.data.max_length))
+
+
+def made_up_batch(config: PretrainConfig, vocab_size: int, num_sequences: int) -> Batch:
+    """A batch of sequences of the full length, with as many masks as there will be."""
+    length = config.data.max_length
+    num_masked = _num_masked(config)
+    tokens = num_sequences * length
+    first = torch.arange(num_sequences) * length
+    is_pairs = config.data.objective != "mlm"
+    return Batch(
+        input_ids=torch.arange(tokens) % vocab_size,
+        token_type_ids=torch.zeros(tokens, dtype=torch.int64),
+        position_ids=torch.arange(length).repeat(num_sequences),
+        cu_seqlens=(torch.arange(num_sequences + 1) * length).int(),
+        masked_positions=(first[:, None] + torch.arange(1, num_masked + 1)).flatten(),
+        masked_labels=torch.zeros(num_sequences * num_masked, dtype=torch.int64),
+        next_sentence_labels=torch.zeros(num_sequences if is_pairs else 0, dtype=torch.int64),
+        lengths=(length,) * num_sequences,
+        num_masked_each=(num_masked,) * num_sequences,
+        starts=tuple(first.tolist()),
+    )

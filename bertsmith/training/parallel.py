@@ -1,0 +1,111 @@
+"""One model on several ranks: how it is spread, and how gradients come together.
+
+DDP keeps all of it on every rank; FSDP2 (`fully_shard`) a part of each weight, gradient and moment.
+Both take the mean of the ranks' gradients, and what is wanted is their sum, since a rank's loss is
+its share of the global batch's (invariant 3): it is multiplied by the number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bertsmith.data.batches import Batch
+from bertsmith.model.bert import Bert, Losses
+from bertsmith.ranks import Ranks
+
+
+class Parallel:
+    """A model and its ranks; with one rank the plain model.
+
+    Args:
+        model: on `device`, the same on all ranks. FSDP changes it in place: its parameters are
+            then `DTensor`s, which optimizers must be made of.
+        ranks: who trains it.
+        kind: "ddp" or "fsdp".
+        device: where.
+    """
+
+    def __init__(self, model: Bert, ranks: Ranks, kind: str, device: torch.device) -> None:
+        self.model = model
+        self.ranks = ranks
+        self._ddp: nn.Module | None = None
+        self._is_sharded = ranks.size > 1 and kind == "fsdp"
+        if self._is_sharded:
+            _shard(model, ranks, device)
+        elif ranks.size > 1:
+            self._ddp = nn.parallel.DistributedDataParallel(
+                _Losses(model), gradient_as_bucket_view=True
+            )
+
+    @property
+    def works_in_step(self) -> bool:
+        """Whether every rank must go through the network equally often."""
+        return self._is_sharded
+
+    def losses(self, batch: Batch, dropout_key: int) -> Losses:
+        """Those of a micro-batch, as sums; see `Bert.losses`."""
+        if self._ddp is None:
+            return self.model.losses(batch, dropout_key)
+        return Losses(*self._ddp(batch, dropout_key))
+
+    @contextmanager
+    def adding_up(self, *, is_last: bool) -> Iterator[None]:
+        """Around a micro-batch: gradients go between the ranks after the last one of a step."""
+        if self._ddp is not None and not is_last:
+            with self._ddp.no_sync():  # type: ignore[operator]
+                yield
+            return
+        if self._is_sharded:
+            sharded: Any = self.model
+            sharded.set_requires_gradient_sync(is_last)
+        yield
+
+    def sum(self, values: Tensor) -> Tensor:
+        """`values`, on the device, added up over the ranks, in place."""
+        if self.ranks.size > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def warm_up(self, batch: Batch) -> None:
+        """Go through the network once, and leave no gradient.
+
+        DDP lays its buckets out anew after the first time, by the order in which gradients came,
+        and the order of a sum depends on the layout: a resumed run must begin with the one that it
+        had.
+
+        Args:
+            batch: on the device.
+        """
+        if self._ddp is not None:
+            losses = self.losses(batch, 0)
+            (0.0 * (losses.mlm + losses.nsp)).backward()
+            self._ddp.zero_grad()
+
+
+class _Losses(nn.Module):
+    """DDP follows what is called as the module itself."""
+
+    def __init__(self, model: Bert) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, dropout_key: int) -> Losses:
+        return self.model.losses(batch, dropout_key)
+
+
+def _shard(model: Bert, ranks: Ranks, device: torch.device) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    mesh = init_device_mesh(device.type, (ranks.size,))
+    for layer in model.layers:
+        fully_shard(layer, mesh=mesh)
+    # The rest, too, is given back after a forward pass: one that validates has no backward pass.
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    for name in ("losses", "judge"):
+        register_fsdp_forward_method(model, name)

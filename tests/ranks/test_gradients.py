@@ -1,0 +1,188 @@
+"""Losses and gradients of a step are one process's, however many ranks share it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from bertsmith.config import DataConfig, ModelConfig, TrainingConfig
+from bertsmith.data.batches import Batch, Batches
+from bertsmith.data.pairs import make_drawing
+from bertsmith.data.store import build_store
+from bertsmith.model.bert import Bert
+from bertsmith.model.shards import whole
+from bertsmith.ranks import ALONE, Ranks, joined
+from bertsmith.tokenizer import train
+from bertsmith.training.optimizer import Optimizers, make_optimizers
+from bertsmith.training.parallel import Parallel
+from bertsmith.training.step import train_step
+from tests.conftest import SPACED, make_documents
+from tests.ranks.job import run
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained on, and how."""
+
+    kind: str
+    batch_size: int = 16
+    micro_batch: int = 10_000
+    dropout: float = 0.0
+    recompute: bool = False
+    unmasked_rank: int | None = None
+    """A rank whose sequences have no masked token."""
+
+
+class Recorded(Optimizers):
+    """Keeps the gradients in the place of an update."""
+
+    gradients: dict[str, Tensor]
+
+    def __init__(self, model: Bert) -> None:
+        super().__init__(*make_optimizers(model, TrainingConfig()).parts)
+        self._model = model
+
+    def step(self, found_inf: Tensor) -> None:
+        assert not found_inf
+        self.gradients = {
+            name: whole(parameter.grad.detach()).clone()
+            for name, parameter in self._model.named_parameters()
+            if parameter.grad is not None
+        }
+
+
+def without_masks(batch: Batch) -> Batch:
+    """The same, with nothing to predict."""
+    return replace(
+        batch,
+        masked_positions=batch.masked_positions[:0],
+        masked_labels=batch.masked_labels[:0],
+        num_masked_each=(0,) * batch.num_sequences,
+    )
+
+
+def part_of(case: Case, ranks: Ranks) -> tuple[Batch, int]:
+    """This rank's part of the first batch, and the size of the vocabulary."""
+    documents = make_documents()
+    tokenizer = train(documents, kind="word", spelling=SPACED, min_frequency=2, max_length=32)
+    store = build_store(documents, tokenizer)[0]
+    batches = Batches(
+        store,
+        make_drawing(store, DataConfig(max_length=32), seed=0),
+        tokenizer,
+        batch_size=case.batch_size,
+        max_length=32,
+        mlm_probability=0.15,
+        seed=0,
+        rank=ranks.rank,
+        num_ranks=ranks.size,
+    )
+    return batches.batch(0), tokenizer.vocab_size
+
+
+def record(case: Case, batch: Batch, vocab_size: int, ranks: Ranks) -> dict[str, Tensor]:
+    """Losses, the norm and all gradients of one step."""
+    config = ModelConfig(
+        num_hidden_layers=2,
+        hidden_size=16,
+        intermediate_size=32,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        hidden_dropout_prob=case.dropout,
+        attention_probs_dropout_prob=case.dropout,
+    )
+    model = Bert(config, vocab_size)
+    model.initialize(1)
+    model.recomputes = case.recompute
+    parallel = Parallel(model, ranks, case.kind, CPU)
+    optimizers = Recorded(model)
+    found = train_step(
+        parallel,
+        optimizers,
+        batch,
+        micro_batch=case.micro_batch,
+        max_grad_norm=0.0,
+        dropout_key=7,
+        device=CPU,
+        autocast=nullcontext,
+    )
+    sizes = torch.tensor(found.sizes)
+    return {
+        "losses": found.losses,
+        "norm": found.grad_norm,
+        "sizes": sizes,
+        **optimizers.gradients,
+    }
+
+
+def on_a_rank(case: Case, output: Path) -> None:
+    with joined(uses_cuda=False) as ranks:
+        batch, vocab_size = part_of(case, ranks)
+        if ranks.rank == case.unmasked_rank:
+            batch = without_masks(batch)
+        found = record(case, batch, vocab_size, ranks)
+        if ranks.is_first:
+            torch.save(found, output)
+
+
+def alone(case: Case, size: int) -> dict[str, Tensor]:
+    """The same by one process."""
+    whole_batch, vocab_size = part_of(case, ALONE)
+    if case.unmasked_rank is None:
+        return record(case, whole_batch, vocab_size, ALONE)
+    starts = set(part_of(case, Ranks(case.unmasked_rank, size))[0].starts)
+    spared = [start in starts for start in whole_batch.starts]
+    keeps = torch.tensor(
+        [
+            not is_spared
+            for is_spared, number in zip(spared, whole_batch.num_masked_each, strict=True)
+            for _ in range(number)
+        ]
+    )
+    counts = zip(spared, whole_batch.num_masked_each, strict=True)
+    batch = replace(
+        whole_batch,
+        masked_positions=whole_batch.masked_positions[keeps],
+        masked_labels=whole_batch.masked_labels[keeps],
+        num_masked_each=tuple(0 if is_spared else number for is_spared, number in counts),
+    )
+    return record(case, batch, vocab_size, ALONE)
+
+
+@pytest.mark.parametrize(
+    ("size", "case"),
+    [
+        pytest.param(2, Case("ddp", dropout=0.2), id="ddp-2-dropout"),
+        pytest.param(
+            2, Case("fsdp", dropout=0.2, micro_batch=60, recompute=True), id="fsdp-2-recompute"
+        ),
+        pytest.param(
+            4, Case("ddp", batch_size=7, micro_batch=20), id="ddp-4-uneven", marks=pytest.mark.slow
+        ),
+        pytest.param(4, Case("fsdp", batch_size=7, micro_batch=20), id="fsdp-4-uneven"),
+        pytest.param(
+            2,
+            Case("ddp", unmasked_rank=1, recompute=True),
+            id="ddp-2-unmasked",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(2, Case("fsdp", unmasked_rank=0), id="fsdp-2-unmasked"),
+    ],
+)
+def test_gradients_are_those_of_one_process(size: int, case: Case, tmp_path: Path) -> None:
+    run(size, on_a_rank, case, tmp_path / "found", logs=tmp_path / "logs")
+    found = torch.load(tmp_path / "found", weights_only=True)
+    expected = alone(case, size)
+    assert list(found) == list(expected)
+    assert torch.equal(found["sizes"], expected["sizes"])
+    for name, value in expected.items():
+        difference = (found[name] - value).double().norm()
+        # A gradient that is nothing but rounding, as that of a key's bias, has no digits to share.
+        assert difference <= 1e-6 * max(float(value.double().norm()), 1e-3), name

@@ -1,0 +1,194 @@
+"""Whole runs on several ranks: the same data, checkpoints that any number goes on from, deaths."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from bertsmith import ranks
+from bertsmith.report.metrics_file import read_metrics
+from tests.ranks.job import Job, bertsmith, run
+
+STEPS, GOES_ON_FROM = 10, 6
+TINY = (
+    "--max-length 24 --batch-size 10 --micro-batch 60 --min-frequency 2 --device cpu "
+    "--num-hidden-layers 2 --hidden-size 16 --intermediate-size 32 --num-attention-heads 2 "
+    "--hidden-dropout-prob 0.1 --attention-probs-dropout-prob 0.1 --quiet "
+    "--checkpoint-every 3 --keep-checkpoints 9 --log-every 2 --validate-every 4"
+).split()
+OF_THE_CLOCK = ("seconds", "_per_second", "share_of_peak", "device", "_memory_bytes")
+OF_DATA = ("step", "pairs", "tokens", "cut_pairs", "cut_tokens", "validation_num_masked_tokens")
+
+
+def begin(corpus: Path, folder: Path, *more: str, steps: int = STEPS) -> list[str]:
+    given = ["--corpus", str(corpus), "--output", str(folder), "--steps", str(steps)]
+    return ["pretrain", *given, *TINY, *more]
+
+
+def go_on(folder: Path, *more: str) -> list[str]:
+    return ["pretrain", "--resume", "--output", str(folder), "--quiet", *more]
+
+
+def figures(folder: Path) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in line.items() if not name.endswith(OF_THE_CLOCK)}
+        for line in read_metrics(folder)
+    ]
+
+
+def assert_alike(one: Path, other: Path, *, digits: float) -> None:
+    """The same data to the token, and numbers to within so much."""
+    lines = list(zip(figures(one), figures(other), strict=True))
+    for mine, theirs in lines:
+        assert mine.keys() == theirs.keys()
+        for name, value in mine.items():
+            if name in OF_DATA or not isinstance(value, float):
+                assert theirs[name] == value, name
+            else:
+                assert theirs[name] == pytest.approx(value, rel=digits, abs=digits), name
+    weights, others = (load_file(run / "model" / "model.safetensors") for run in (one, other))
+    for name, value in weights.items():
+        np.testing.assert_allclose(others[name], value, rtol=0, atol=digits, err_msg=name)
+
+
+def unfinished(finished: Path, to: Path) -> Path:
+    """A copy that ended at an earlier checkpoint."""
+    shutil.copytree(finished, to)
+    shutil.rmtree(to / "model")
+    for checkpoint in (to / "checkpoints").iterdir():
+        if int(checkpoint.name.removeprefix("step-")) > GOES_ON_FROM:
+            shutil.rmtree(checkpoint)
+    return to
+
+
+@pytest.fixture(scope="module")
+def alone(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    run(1, bertsmith, begin(text_file, folder / "run"), logs=folder / "logs")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def of_four(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of four ranks that hold parts of the model."""
+    folder = tmp_path_factory.mktemp("four")
+    more = ("--parallel", "fsdp")
+    run(4, bertsmith, begin(text_file, folder / "run", *more), logs=folder / "logs")
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("size", "kind"), [(2, "ddp"), pytest.param(3, "ddp", marks=pytest.mark.slow)]
+)
+def test_a_run_is_the_same_on_any_number_of_ranks(
+    size: int, kind: str, alone: Path, text_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    job = run(size, bertsmith, begin(text_file, folder, "--parallel", kind), logs=tmp_path / "logs")
+    assert_alike(alone, folder, digits=2e-4)
+    assert [job.said(rank) for rank in range(1, size)] == [""] * (size - 1)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_spread_is_the_same(alone: Path, of_four: Path) -> None:
+    assert_alike(alone, of_four, digits=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "kind"), [(4, "fsdp"), (1, "ddp"), (2, "fsdp"), (2, "ddp"), (8, "ddp")]
+)
+@pytest.mark.slow
+def test_any_number_of_ranks_goes_on(size: int, kind: str, of_four: Path, tmp_path: Path) -> None:
+    folder = unfinished(of_four, tmp_path / "run")
+    run(size, bertsmith, go_on(folder, "--parallel", kind), logs=tmp_path / "logs")
+    is_same = (size, kind) == (4, "fsdp")
+    assert_alike(of_four, folder, digits=0.0 if is_same else 2e-4)
+
+
+@pytest.mark.slow
+def test_ddp_goes_on_to_the_bit(text_file: Path, tmp_path: Path) -> None:
+    run(4, bertsmith, begin(text_file, tmp_path / "whole"), logs=tmp_path / "logs")
+    folder = unfinished(tmp_path / "whole", tmp_path / "part")
+    run(4, bertsmith, go_on(folder), logs=tmp_path / "logs")
+    assert_alike(tmp_path / "whole", folder, digits=0.0)
+
+
+def test_another_number_of_ranks_goes_on(text_file: Path, tmp_path: Path) -> None:
+    spread = begin(text_file, tmp_path / "whole", "--parallel", "fsdp")
+    run(2, bertsmith, spread, logs=tmp_path / "logs")
+    folder = unfinished(tmp_path / "whole", tmp_path / "part")
+    run(1, bertsmith, go_on(folder), logs=tmp_path / "logs")
+    assert_alike(tmp_path / "whole", folder, digits=2e-4)
+
+
+def test_an_error_is_said_once(text_file: Path, tmp_path: Path) -> None:
+    job = Job(
+        3,
+        bertsmith,
+        begin(text_file, tmp_path / "run", "--batch-size", "2"),
+        logs=tmp_path / "logs",
+    )
+    assert job.end() == [1, 1, 1]
+    assert "at least one for each of the 3 ranks" in job.said(0)
+    assert [job.said(1), job.said(2)] == ["", ""]
+    assert not (tmp_path / "run").exists()
+
+
+def impatient(arguments: list[str]) -> None:
+    """The command line, in which a rank that lost another does not wait for the launcher."""
+    ranks._SECONDS_TO_BE_ENDED = 0.0
+    bertsmith(arguments)
+
+
+def wait_for_lines(folder: Path, number: int) -> None:
+    for _ in range(6000):
+        if len(read_metrics(folder)) >= number:
+            return
+        time.sleep(0.01)
+    raise AssertionError("the run logs nothing")
+
+
+def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(
+    text_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    arguments = begin(text_file, folder, steps=100_000)
+    job = Job(2, impatient, arguments, logs=tmp_path / "logs")
+    wait_for_lines(folder, 10)
+    os.kill(int(job.processes[1].pid or 0), signal.SIGKILL)
+    assert job.end() == [1, -signal.SIGKILL]
+    assert "rank 0 lost the connection to another rank" in job.said(0)
+    assert "Traceback" not in job.said(0)
+    # The launcher starts the same command again, and says that it did.
+    steps = max(line["step"] for line in read_metrics(folder))
+    again = [*arguments, "--steps", str(steps + 20)]
+    variables = {"TORCHELASTIC_RESTART_COUNT": "1"}
+    run(2, bertsmith, again, logs=tmp_path / "again", variables=variables)
+    lines = read_metrics(folder)
+    assert lines[-1]["finished"]
+    numbers = [line["step"] for line in lines if "learning_rate" in line]
+    assert numbers == sorted(set(numbers))
+    assert json.dumps(lines)
+
+
+def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(text_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    job = Job(2, bertsmith, begin(text_file, folder, steps=100_000), logs=tmp_path / "logs")
+    wait_for_lines(folder, 10)
+    os.kill(int(job.processes[1].pid or 0), signal.SIGUSR1)
+    assert job.end() == [0, 0]
+    assert "--resume" in job.said(0)
+    assert job.said(1) == ""
+    last = max((folder / "checkpoints").iterdir())
+    steps = max(line["step"] for line in read_metrics(folder))
+    assert int(last.name.removeprefix("step-")) >= steps
