@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import tyro
 
-from bertsmith.cli import finetune, prepare, pretrain, use
+from bertsmith.cli import estimate, finetune, prepare, pretrain, use
 from bertsmith.cli.arguments import registry
 from bertsmith.config import BUDGETS
 from bertsmith.errors import BertsmithError, RunStopped, SaidElsewhere
@@ -35,6 +35,7 @@ _COMMANDS: dict[str, tuple[type, Any]] = {
     "evaluate": (use.Evaluate, use.evaluate),
     "finetune": (finetune.Finetune, finetune.finetune),
     "probe": (finetune.Probe, finetune.probe),
+    "estimate": (estimate.EstimateCommand, estimate.estimate),
     "corpora": (use.Corpora, use.corpora),
 }
 
@@ -100,6 +101,10 @@ def _run(arguments: list[str]) -> None:
     }
     if name == "prepare":
         run(tyro.cli(cls, default=prepare.defaults(arguments[1:]), **parse))
+        return
+    if name == "estimate":
+        base = pretrain.parse_base(arguments[1:])
+        run(tyro.cli(cls, default=estimate.defaults(base), **parse))
         return
     if name != "pretrain":
         run(tyro.cli(cls, **parse))

@@ -1,0 +1,373 @@
+"""What a training takes before it is begun: arithmetic, memory, messages and time.
+
+All is of sequences of the full length; shorter ones take less. Counted by hand from the network
+(`bertsmith.model.memory`, `bertsmith.model.flops`); the rate alone is measured, or stated.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+
+from bertsmith.config import PretrainConfig, resolve
+from bertsmith.errors import DeviceError
+from bertsmith.model.bert import Bert
+from bertsmith.model.device import (
+    TOKENS_AT_ONCE,
+    keep_freed_memory,
+    resident_bytes,
+    usual_micro_batch,
+)
+from bertsmith.model.flops import training_flops
+from bertsmith.model.memory import (
+    MicroBatch,
+    activation_bytes,
+    bytes_of_optimizer,
+    bytes_of_parameters,
+    empty_model,
+    working_bytes,
+)
+from bertsmith.ranks import ALONE
+from bertsmith.training.fit import SHARE_OF_FREE, free_memory, made_up_batch
+from bertsmith.training.optimizer import make_optimizers
+from bertsmith.training.parallel import Parallel
+from bertsmith.training.step import train_step
+
+_MEASURED_STEPS = 3
+
+_BETWEEN = {"cpu": 0.15, "cuda": 0.05, "mps": 0.05}
+"""Share of the activations that is lost between blocks, as these change their sizes from batch to
+batch: on a CPU as measured with mini and small (docs/scaling.md); elsewhere a guess."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where it is to run: so many devices of a kind."""
+
+    kind: str
+    """cpu, cuda or mps."""
+    devices: int = 1
+    memory: int | None = None
+    """Bytes of each; None: what this machine has."""
+    flops_per_second: float | None = None
+    """That each sustains in training; None: measured here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes on each device, at the moment at which most is taken."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    """Kept by the forward pass of a micro-batch for the backward pass."""
+    working: int
+    """Taken for a moment, and lost between blocks."""
+    libraries: int
+    """PyTorch and the rest of the process; of a CPU only."""
+
+    @property
+    def total(self) -> int:
+        """Their sum."""
+        return sum(asdict(self).values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """The answer; sizes in bytes, times in seconds."""
+
+    parameters: int
+    vocab_size: int
+    devices: int
+    device: str
+    sequences_a_step: int
+    tokens_a_step: int
+    flops_a_step: int
+    micro_batch: int
+    """Tokens at once on each device."""
+    accumulation: int
+    """Micro-batches a step on each device."""
+    memory: Memory
+    memory_of_device: int | None
+    """None: not known."""
+    fits: bool
+    sent_a_step: int
+    """Bytes that each device sends a step for the gradients (and weights, if they are spread)."""
+    flops_per_second: float | None
+    """Of each device; None: neither stated nor measured."""
+    seconds_a_step: float | None
+    """Without the time that messages take."""
+    tokens_per_second: float | None
+    steps: int | None
+    """Of the whole budget; None: it depends on the text."""
+    tokens: int | None
+    seconds: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, with the sum of the memory."""
+        return {**asdict(self), "memory": {**asdict(self.memory), "total": self.memory.total}}
+
+
+def estimate(config: PretrainConfig, machine: Machine) -> Estimate:
+    """What training with `config` takes.
+
+    Args:
+        config: of the run; `vocab_size` is taken for the size of the vocabulary.
+        machine: where.
+
+    Raises:
+        DeviceError: there are more devices than sequences in a step.
+    """
+    training, length = config.training, config.data.max_length
+    if training.batch_size < machine.devices:
+        raise DeviceError(
+            f"`batch_size` must be at least one for each of the {machine.devices} devices; got "
+            f"{training.batch_size}."
+        )
+    vocab_size = config.preparation.vocab_size
+    judges_pairs = config.data.objective != "mlm"
+    model = empty_model(config.model, vocab_size, judges_pairs=judges_pairs)
+    num_masked = max(1, round(config.data.mlm_probability * length))
+    batch = _Work.of(training.batch_size, length, num_masked)
+    flops = training_flops(config.model, vocab_size, batch)
+    limit = machine.memory
+    if limit is None:
+        limit = _memory_here(machine.kind)
+    share = math.ceil(training.batch_size / machine.devices)
+    number = _sequences_at_once(config, machine, model, share, num_masked, limit)
+    memory = _memory(config, machine, model, number, num_masked)
+    accumulation = math.ceil(share / number)
+    measured = machine.flops_per_second is None and machine.memory is None
+    fits = limit is None or memory.total <= limit
+    rate = machine.flops_per_second
+    if measured and fits and machine.kind != "cuda":
+        rate = measured_rate(config, vocab_size, number)
+    seconds = flops / (rate * machine.devices) if rate else None
+    steps = _steps(config, batch.num_tokens, seconds)
+    return Estimate(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        vocab_size=vocab_size,
+        devices=machine.devices,
+        device=machine.kind,
+        sequences_a_step=training.batch_size,
+        tokens_a_step=batch.num_tokens,
+        flops_a_step=flops,
+        micro_batch=number * length,
+        accumulation=accumulation,
+        memory=memory,
+        memory_of_device=limit,
+        fits=fits,
+        sent_a_step=sent_bytes(bytes_of_parameters(model), machine.devices, training.parallel),
+        flops_per_second=rate,
+        seconds_a_step=seconds,
+        tokens_per_second=batch.num_tokens / seconds if seconds else None,
+        steps=steps,
+        tokens=None if steps is None else steps * batch.num_tokens,
+        seconds=None if steps is None or seconds is None else steps * seconds,
+    )
+
+
+def sent_bytes(parameters: int, devices: int, parallel: str) -> int:
+    """Bytes that each device sends a step, by rings: all but its own part, once for each pass.
+
+    Args:
+        parameters: bytes of all weights, which is that of all gradients.
+        devices: how many.
+        parallel: "ddp": gradients are scattered as sums and gathered; "fsdp": weights are gathered
+            before the forward and before the backward pass, gradients scattered as sums.
+    """
+    passes = {"ddp": 2, "fsdp": 3}[parallel]
+    return passes * parameters * (devices - 1) // devices
+
+
+def measured_rate(config: PretrainConfig, vocab_size: int, num_sequences: int) -> float:
+    """FLOP/s of this machine's CPU or GPU in a few steps of made-up text.
+
+    The updates are in it as they are in a step of the run, which has more micro-batches.
+    """
+    device = torch.device("cpu")
+    keep_freed_memory()
+    judges_pairs = config.data.objective != "mlm"
+    model = Bert(config.model, vocab_size, judges_pairs=judges_pairs)
+    model.initialize(0)
+    model.recomputes = config.training.recompute
+    parallel = Parallel(model, ALONE, "ddp", device)
+    optimizers = make_optimizers(model, config.training)
+    batch = made_up_batch(config, vocab_size, num_sequences)
+    seconds = []
+    parts: dict[str, float] = {}
+
+    def clock(name: str) -> Any:
+        return _Timed(parts, name)
+
+    for _ in range(1 + _MEASURED_STEPS):
+        parts.clear()
+        train_step(
+            parallel,
+            optimizers,
+            batch,
+            micro_batch=batch.num_tokens,
+            max_grad_norm=config.training.max_grad_norm,
+            dropout_key=0,
+            device=device,
+            autocast=nullcontext,
+            phase=clock,
+        )
+        rounds = config.training.batch_size / num_sequences
+        seconds.append(rounds * (parts["forward"] + parts["backward"]) + parts["optimizer"])
+    work = _Work.of(config.training.batch_size, batch.lengths[0], batch.num_masked_each[0])
+    return training_flops(config.model, vocab_size, work) / min(seconds[1:])
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Sizes of a batch of full sequences."""
+
+    num_sequences: int
+    num_tokens: int
+    num_squared: int
+    num_masked: int
+
+    @staticmethod
+    def of(num_sequences: int, length: int, num_masked: int) -> _Work:
+        return _Work(
+            num_sequences,
+            num_sequences * length,
+            num_sequences * length**2,
+            num_sequences * num_masked,
+        )
+
+
+class _Timed:
+    """Adds the seconds inside to a table."""
+
+    def __init__(self, table: dict[str, float], name: str) -> None:
+        self._table, self._name = table, name
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        seconds = time.perf_counter() - self._began
+        self._table[self._name] = self._table.get(self._name, 0.0) + seconds
+
+
+def _sequences_at_once(
+    config: PretrainConfig,
+    machine: Machine,
+    model: Bert,
+    share: int,
+    num_masked: int,
+    limit: int | None,
+) -> int:
+    """Sequences of a micro-batch: what is asked for, or the most that fits; at least 1."""
+    length = config.data.max_length
+    asked = config.training.micro_batch
+    if asked != "auto":
+        return max(1, min(share, asked // length))
+    tokens = TOKENS_AT_ONCE[machine.kind]
+    if limit is None:
+        tokens = usual_micro_batch(torch.device(machine.kind), config.model)
+    low, high = 1, max(1, min(share, tokens // length))
+    if limit is None:
+        return high
+    while low < high:  # the most of which the sum is within the limit
+        middle = (low + high + 1) // 2
+        if _memory(config, machine, model, middle, num_masked).total <= limit * SHARE_OF_FREE:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _memory(
+    config: PretrainConfig, machine: Machine, model: Bert, number: int, num_masked: int
+) -> Memory:
+    training, vocab_size = config.training, model.vocab_size
+    batch = MicroBatch(num_sequences=number, length=config.data.max_length, num_masked=num_masked)
+    is_half = training.precision == "bfloat16" or (
+        training.precision == "auto" and machine.kind == "cuda"
+    )
+    weights = bytes_of_parameters(model)
+    is_spread = training.parallel == "fsdp" and machine.devices > 1
+    parts = machine.devices if is_spread else 1
+    activations = activation_bytes(
+        config.model, vocab_size, batch, is_half=is_half, recomputes=training.recompute
+    )
+    working = working_bytes(config.model, vocab_size, batch, is_half=is_half)
+    working += int(_BETWEEN[machine.kind] * activations)
+    if is_spread:  # one layer, and what is no layer's, are whole while they are at work
+        layer = bytes_of_parameters(model.layers[0])
+        working += 2 * layer + weights - layer * len(model.layers)
+    return Memory(
+        weights=weights // parts,
+        gradients=weights // parts,
+        optimizer=bytes_of_optimizer(model, training) // parts,
+        activations=activations,
+        working=working,
+        libraries=_libraries() if machine.kind == "cpu" else 0,
+    )
+
+
+@cache
+def _libraries() -> int:
+    """Bytes of a process that has trained something tiny: much of PyTorch is loaded on first use.
+
+    What draws the curves is loaded by a run, too.
+    """
+    import bertsmith.report.curves
+    import bertsmith.training.pretrain  # noqa: F401
+
+    config = resolve(
+        preset="tiny",
+        overrides={"num_hidden_layers": 1, "max_length": 8, "batch_size": 2, "device": "cpu"},
+    )
+    measured_rate(config, vocab_size=100, num_sequences=2)
+    return resident_bytes()
+
+
+def _memory_here(kind: str) -> int | None:
+    """Bytes that a training here could take; None if that is not known."""
+    if kind == "cuda" and not torch.cuda.is_available():
+        return None
+    free = free_memory(torch.device(kind))
+    return None if free is None else free + (_libraries() if kind == "cpu" else 0)
+
+
+def _steps(config: PretrainConfig, tokens_a_step: int, seconds: float | None) -> int | None:
+    training = config.training
+    if training.steps is not None:
+        return training.steps
+    if training.tokens is not None:
+        return math.ceil(training.tokens / tokens_a_step)
+    if training.pairs is not None:
+        return math.ceil(training.pairs / training.batch_size)
+    if training.minutes is not None and seconds:
+        return math.ceil(60 * training.minutes / seconds)
+    return None
+
+
+def advice(config: PretrainConfig, machine: Machine) -> list[str]:
+    """Flags with which it would fit, where it does not; the first is the cheapest."""
+    ways: list[tuple[str, Mapping[str, Any]]] = [("--recompute", {"recompute": True})]
+    if machine.devices > 1:
+        ways += [
+            ("--parallel fsdp", {"parallel": "fsdp"}),
+            ("--parallel fsdp --recompute", {"parallel": "fsdp", "recompute": True}),
+        ]
+    return [
+        flags
+        for flags, changes in ways
+        if estimate(
+            replace(config, training=replace(config.training, **changes)),
+            replace(machine, flops_per_second=1.0),
+        ).fits
+    ]
