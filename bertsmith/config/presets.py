@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 
-def _published(num_hidden_layers: int, hidden_size: int) -> dict[str, Any]:
+def _published(
+    num_hidden_layers: int, hidden_size: int, *, max_length: int = 128
+) -> dict[str, Any]:
     return {
         "num_hidden_layers": num_hidden_layers,
         "hidden_size": hidden_size,
@@ -19,7 +21,7 @@ def _published(num_hidden_layers: int, hidden_size: int) -> dict[str, Any]:
         "hidden_act": "gelu",
         "tokenizer": "wordpiece",
         "min_frequency": 2,
-        "max_length": 128,
+        "max_length": max_length,
         "pairing": "filled",
     }
 
@@ -36,9 +38,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_length": 64,
         "pairing": "adjacent",
     },
-    "tiny": _published(2, 128),
-    "mini": _published(4, 256),
-    "small": _published(4, 512),
+    # What is trained for minutes learns more from short sequences (docs/experiments.md).
+    "tiny": _published(2, 128, max_length=64),
+    "mini": _published(4, 256, max_length=64),
+    "small": _published(4, 512, max_length=64),
     "medium": _published(8, 512),
     "base": _published(12, 768),
     "large": _published(24, 1024),
