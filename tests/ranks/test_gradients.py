@@ -25,6 +25,7 @@ from tests.conftest import SPACED, make_documents
 from tests.ranks.job import run
 
 CPU = torch.device("cpu")
+SLOW = pytest.mark.slow
 
 
 @dataclass(frozen=True)
@@ -161,19 +162,20 @@ def alone(case: Case, size: int) -> dict[str, Tensor]:
     [
         pytest.param(2, Case("ddp", dropout=0.2), id="ddp-2-dropout"),
         pytest.param(
-            2, Case("fsdp", dropout=0.2, micro_batch=60, recompute=True), id="fsdp-2-recompute"
+            2,
+            Case("fsdp", dropout=0.2, micro_batch=60, recompute=True),
+            id="fsdp-2-recompute",
+            marks=SLOW,
         ),
-        pytest.param(
-            4, Case("ddp", batch_size=7, micro_batch=20), id="ddp-4-uneven", marks=pytest.mark.slow
-        ),
+        pytest.param(4, Case("ddp", batch_size=7, micro_batch=20), id="ddp-4-uneven", marks=SLOW),
         pytest.param(4, Case("fsdp", batch_size=7, micro_batch=20), id="fsdp-4-uneven"),
         pytest.param(
             2,
             Case("ddp", unmasked_rank=1, recompute=True),
             id="ddp-2-unmasked",
-            marks=pytest.mark.slow,
+            marks=SLOW,
         ),
-        pytest.param(2, Case("fsdp", unmasked_rank=0), id="fsdp-2-unmasked"),
+        pytest.param(2, Case("fsdp", unmasked_rank=0), id="fsdp-2-unmasked", marks=SLOW),
     ],
 )
 def test_gradients_are_those_of_one_process(size: int, case: Case, tmp_path: Path) -> None:
