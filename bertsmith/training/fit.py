@@ -26,6 +26,7 @@ from bertsmith.model.memory import (
     bytes_of_parameters,
     working_bytes,
 )
+from bertsmith.model.shards import own_part
 from bertsmith.training.parallel import Parallel
 
 SHARE_OF_FREE = 0.9  # the rest is for what is not counted, and for others
@@ -154,7 +155,8 @@ class _Trial:
 
     def _kept(self, batch: Batch) -> int:
         """Bytes that the forward pass keeps for the backward pass."""
-        known = {p.untyped_storage().data_ptr() for p in self._parallel.model.parameters()}
+        own = map(own_part, self._parallel.model.parameters())
+        known = {part.untyped_storage().data_ptr() for part in own}
         kept: dict[int, int] = {}
 
         def count(tensor: Tensor) -> Tensor:

@@ -124,7 +124,8 @@ def test_ddp_goes_on_to_the_bit(text_file: Path, tmp_path: Path) -> None:
 
 
 def test_another_number_of_ranks_goes_on(text_file: Path, tmp_path: Path) -> None:
-    spread = begin(text_file, tmp_path / "whole", "--parallel", "fsdp")
+    more = ("--parallel", "fsdp", "--micro-batch", "auto")
+    spread = begin(text_file, tmp_path / "whole", *more)
     run(2, bertsmith, spread, logs=tmp_path / "logs")
     folder = unfinished(tmp_path / "whole", tmp_path / "part")
     run(1, bertsmith, go_on(folder), logs=tmp_path / "logs")
