@@ -119,3 +119,9 @@ def test_the_chapter_recipe_is_the_chapters() -> None:
     assert (training.batch_size, training.optimizer, training.steps) == (512, "adam", 50)
     assert (training.learning_rate, training.lr_scheduler_type) == (0.01, "constant")
     assert config.model.hidden_dropout_prob == 0.2
+
+
+def test_micro_batches_of_older_files_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("[training]\nmicro_batch_size = 16\n[data]\nmax_length = 128\n")
+    assert resolve(file=file).training.micro_batch == 16 * 128

@@ -202,6 +202,16 @@ def refuse_contradiction(given: Sequence[Given], settings: Mapping[str, Any]) ->
                 )
 
 
+def _rename_old(table: dict[str, Any]) -> None:
+    """Say in tokens what files of older runs say in sequences of the full length."""
+    training, data = (table.get(section, {}) for section in ("training", "data"))
+    if not isinstance(training, dict) or not isinstance(data, dict):
+        return
+    size, length = training.pop("micro_batch_size", None), data.get("max_length", 64)
+    if isinstance(size, int) and isinstance(length, int):
+        training["micro_batch"] = size * length
+
+
 def _read(path: Path) -> dict[str, Any]:
     """The settings of a TOML file, its sections laid flat."""
     try:
@@ -210,6 +220,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"Cannot read the config file {path}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} must be TOML: {error}.") from error
+    _rename_old(table)
     flat: dict[str, Any] = {}
     for name, value in table.items():
         if name in ("preset", "recipe"):

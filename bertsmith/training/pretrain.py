@@ -66,14 +66,15 @@ class Run:
         """The figures as the textbook prints them, the validation figures under them."""
         m = self.metrics
         has_pairs = "nsp_loss" in m
+        has_memory = "peak_memory_bytes" in m  # not of a run that an older version finished
         nsp = f", NSP loss {m['nsp_loss']:.3f}" if has_pairs else ""
         rate = m["sentence_pairs_per_second" if has_pairs else "segments_per_second"]
         lines = [
             f"MLM loss {m['mlm_loss']:.3f}{nsp}",
             f"{rate:.1f} {'sentence pairs' if has_pairs else 'segments'}/sec on {m['device']}",
             f"{m['tokens_per_second']:,.0f} tokens/sec, {m['share_of_peak']:.0%} of what matrix "
-            f"products alone would allow here ({m['peak_flops_per_second'] / 1e9:,.0f} GFLOP/s); "
-            f"{m['peak_memory_bytes'] / 1e9:.1f} GB of memory at most",
+            f"products alone would allow here ({m['peak_flops_per_second'] / 1e9:,.0f} GFLOP/s)"
+            + (f"; {m['peak_memory_bytes'] / 1e9:.1f} GB of memory at most" if has_memory else ""),
         ]
         if "validation_mlm_loss" in m:
             lines.append(
