@@ -11,7 +11,7 @@ demo: .venv/installed
 	$(BIN)/bertsmith encode runs/demo "a crane driver came" "he just left" --compare "a crane is flying"
 
 test: .venv/installed-dev
-	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 test-slow: .venv/installed-dev
 	$(BIN)/pytest -m slow
