@@ -135,8 +135,8 @@ def report(
         "## What each rank sends a step",
         "",
         "Computed: float32, rings. DDP scatters sums of gradients and gathers them; FSDP gathers "
-        "the weights twice and scatters sums of gradients. It does not grow with the batch, nor, "
-        "by much, with the ranks.",
+        "the weights twice, for each micro-batch, and scatters sums of gradients. The figures are "
+        "for one micro-batch; they do not grow, by much, with the ranks.",
         "",
         f"| preset | weights | {' | '.join(f'{n} ranks: DDP, FSDP' for n in RANKS)} |",
         f"|---|---|{'---|' * len(RANKS)}",

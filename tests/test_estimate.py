@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bertsmith.cli.estimate import bytes_of
 from bertsmith.cli.main import main
-from bertsmith.config import resolve
+from bertsmith.config import PretrainConfig, resolve
 from bertsmith.errors import ConfigError
 from bertsmith.model.bert import Bert
 from bertsmith.model.flops import training_flops
@@ -93,6 +94,38 @@ def test_messages_of_a_step() -> None:
     assert sent_bytes(1000, 1, "ddp") == 0
     assert sent_bytes(1000, 2, "ddp") == 1000
     assert sent_bytes(1000, 4, "fsdp") == 2250
+    assert sent_bytes(1000, 4, "ddp", 5) == 1500
+    assert sent_bytes(1000, 4, "fsdp", 5) == 8250
+
+
+def test_spread_gradients_are_whole_until_the_last_micro_batch() -> None:
+    config = resolve(preset="base", overrides={"batch_size": 512, "parallel": "fsdp"})
+    whole = 4 * estimate(config, GPU).parameters
+    for sequences, expected in ((64, whole // 8), (32, whole)):
+        training = replace(config.training, micro_batch=sequences * config.data.max_length)
+        found = estimate(replace(config, training=training), GPU)
+        assert found.accumulation == 64 // sequences
+        assert found.memory.gradients == expected
+
+
+def test_the_rate_is_that_of_a_device_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_of = []
+
+    def rate(
+        config: PretrainConfig, vocab_size: int, num_sequences: int, device: torch.device
+    ) -> float:
+        asked_of.append(device.type)
+        return 1e9
+
+    monkeypatch.setattr("bertsmith.training.estimate.measured_rate", rate)
+    monkeypatch.setattr("bertsmith.training.estimate.available_devices", lambda: ["mps", "cpu"])
+    config = resolve(preset="tiny")
+    assert estimate(config, Machine(kind="cuda")).seconds_a_step is None
+    for kind in ("cpu", "mps"):
+        found = estimate(config, Machine(kind=kind))
+        assert found.seconds_a_step == pytest.approx(found.flops_a_step / 1e9)
+    assert estimate(config, Machine(kind="cpu", memory=10**10)).flops_per_second is None
+    assert set(asked_of) == {"cpu", "mps"}
 
 
 @pytest.mark.parametrize(

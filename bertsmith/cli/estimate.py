@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import tyro
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from bertsmith.cli.arguments import Flag
-from bertsmith.cli.pretrain import with_budget
-from bertsmith.config import (
-    DataConfig,
-    ModelConfig,
-    PreparationConfig,
-    PretrainConfig,
-    TrainingConfig,
-)
+from bertsmith.cli.settings import Settings, defaults_from
+from bertsmith.config import PretrainConfig
 from bertsmith.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,39 +19,22 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True, kw_only=True)
-class EstimateCommand:
+class EstimateCommand(Settings):
     """Say what a training would take: parameters, arithmetic, memory by part, messages, time."""
 
-    preset: Annotated[str, tyro.conf.arg(metavar="NAME")] = "textbook"
-    """Network and data shape: textbook, tiny, mini, small, medium, base or large."""
-    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "default"
-    """How it is trained: default, or chapter (the textbook's own)."""
     devices: int = 1
     """GPUs (or processes) that share the work."""
     device_memory: str | None = None
     """Memory of each, as 80GB; without it, what this machine has."""
     flops_per_second: float | None = None
-    """FLOP/s that each sustains in training, as 4e14; without it, a CPU is measured."""
+    """FLOP/s that each sustains in training, as 4e14; without it, this machine is measured."""
     json: Flag = False
     """Print one JSON object."""
-    preparation: tyro.conf.OmitArgPrefixes[PreparationConfig] = field(
-        default_factory=PreparationConfig
-    )
-    data: tyro.conf.OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
-    training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
-    model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
 
 
 def defaults(base: PretrainConfig) -> EstimateCommand:
-    """Defaults of the flags, without a budget: that of most recipes is counted in a text."""
-    return EstimateCommand(
-        preset=base.preset,
-        recipe=base.recipe,
-        preparation=base.preparation,
-        data=base.data,
-        training=with_budget(base.training, {}),
-        model=base.model,
-    )
+    """Defaults of the flags; no budget, since that of most recipes is counted in a text."""
+    return EstimateCommand(**defaults_from(base))
 
 
 def bytes_of(text: str) -> int:
@@ -79,24 +54,16 @@ def estimate(command: EstimateCommand) -> None:
     # What counts memory loads torch, which takes seconds.
     from bertsmith.training import estimate as counted
 
-    training = command.training
     memory = None if command.device_memory is None else bytes_of(command.device_memory)
     if command.devices < 1:
         raise ConfigError(f"`devices` must be at least 1; got {command.devices}.")
     machine = counted.Machine(
-        kind=_kind(training.device, memory),
+        kind=_kind(command.training.device, memory),
         devices=command.devices,
         memory=memory,
         flops_per_second=command.flops_per_second,
     )
-    config = PretrainConfig(
-        preset=command.preset,
-        recipe=command.recipe,
-        preparation=command.preparation,
-        data=command.data,
-        training=training,
-        model=command.model,
-    )
+    config = command.to_config()
     found = counted.estimate(config, machine)
     if command.json:
         print(json.dumps(found.to_json()))

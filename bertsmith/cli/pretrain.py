@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
 
 from bertsmith.cli.arguments import Flag
+from bertsmith.cli.settings import Settings, defaults_from, with_budget
 from bertsmith.config import (
     BUDGETS,
-    DataConfig,
     Given,
-    ModelConfig,
-    PreparationConfig,
     PretrainConfig,
-    TrainingConfig,
     begins_from,
     given_by_store,
     refuse_contradiction,
@@ -31,13 +25,9 @@ from bertsmith.ranks import rank
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrain:
+class Pretrain(Settings):
     """Pretrain a BERT on a text and leave a run's folder with the model, curves and metrics."""
 
-    preset: Annotated[str, tyro.conf.arg(metavar="NAME")] = "textbook"
-    """Network and data shape: textbook, tiny, mini, small, medium, base or large."""
-    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "default"
-    """How it is trained: default, or chapter (the textbook's own)."""
     config: Path | None = None
     """A TOML file of settings, such as another run's config.toml; flags go over it."""
     output: Path | None = None
@@ -52,12 +42,6 @@ class Pretrain:
     """Show no progress."""
     profile: Flag = False
     """Show at the end where the time of a step went."""
-    preparation: tyro.conf.OmitArgPrefixes[PreparationConfig] = field(
-        default_factory=PreparationConfig
-    )
-    data: tyro.conf.OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
-    training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
-    model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
 
 
 def parse_base(arguments: Sequence[str]) -> PretrainConfig:
@@ -112,15 +96,8 @@ def _given_by_model(init_from: str | None) -> list[Given]:
 
 
 def defaults(base: PretrainConfig) -> Pretrain:
-    """Defaults of the flags, without a budget: any one that is given replaces the base's."""
-    return Pretrain(
-        preset=base.preset,
-        recipe=base.recipe,
-        preparation=base.preparation,
-        data=base.data,
-        training=with_budget(base.training, {}),
-        model=base.model,
-    )
+    """Defaults of the flags."""
+    return Pretrain(**defaults_from(base))
 
 
 def settings(command: Pretrain, base: PretrainConfig) -> PretrainConfig:
@@ -134,23 +111,10 @@ def settings(command: Pretrain, base: PretrainConfig) -> PretrainConfig:
         given += _given_by_model(command.training.init_from)
     asked = {**asdict(command.preparation), **asdict(command.model)}
     refuse_contradiction(given, asked)
-    training = command.training
-    if all(getattr(training, name) is None for name in BUDGETS):
-        training = with_budget(training, vars(base.training))
-    return PretrainConfig(
-        preset=base.preset,
-        recipe=base.recipe,
-        preparation=command.preparation,
-        data=command.data,
-        training=training,
-        model=command.model,
-    )
-
-
-def with_budget(training: TrainingConfig, budgets: Mapping[str, Any]) -> TrainingConfig:
-    """`training` with the budget that `budgets` holds, and no other."""
-    budget: dict[str, Any] = {name: budgets.get(name) for name in BUDGETS}
-    return replace(training, **budget)
+    if all(getattr(command.training, name) is None for name in BUDGETS):
+        training = with_budget(command.training, vars(base.training))
+        command = replace(command, training=training)
+    return command.to_config()
 
 
 def run(command: Pretrain, base: PretrainConfig) -> None:

@@ -24,18 +24,25 @@ _ACTIVATIONS_AT_ONCE = 2**27
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # numbers of malloc.h
 
 
-def choose_device(name: str) -> torch.device:
-    """The device called `name` (auto, cpu, cuda, mps). Raises: `DeviceError` if it is not there."""
+def available_devices() -> list[str]:
+    """What there is on this machine of cuda, mps and cpu, in this order."""
     there = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
+    return [kind for kind, is_there in there.items() if is_there]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name` (auto, cpu, cuda, mps). Raises: `DeviceError` if it is not there."""
+    there = available_devices()
     if name == "auto":
-        return torch.device(next(kind for kind, is_there in there.items() if is_there))
-    if not there.get(name, False):
-        usable = " or ".join(kind for kind, is_there in there.items() if is_there)
-        raise DeviceError(f"The device must be on this machine; {name} is not. Use {usable}.")
+        return torch.device(there[0])
+    if name not in there:
+        raise DeviceError(
+            f"The device must be on this machine; {name} is not. Use {' or '.join(there)}."
+        )
     return torch.device(name)
 
 

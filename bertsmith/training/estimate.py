@@ -7,9 +7,8 @@ All is of sequences of the full length; shorter ones take less. Counted by hand 
 from __future__ import annotations
 
 import math
-import time
+from bisect import bisect_left
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
@@ -21,6 +20,9 @@ from bertsmith.errors import DeviceError
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import (
     TOKENS_AT_ONCE,
+    autocast,
+    available_devices,
+    compute_dtype,
     keep_freed_memory,
     resident_bytes,
     usual_micro_batch,
@@ -38,6 +40,7 @@ from bertsmith.ranks import ALONE
 from bertsmith.training.fit import SHARE_OF_FREE, free_memory, made_up_batch
 from bertsmith.training.optimizer import make_optimizers
 from bertsmith.training.parallel import Parallel
+from bertsmith.training.phases import PhaseClock
 from bertsmith.training.step import train_step
 
 _MEASURED_STEPS = 3
@@ -57,7 +60,7 @@ class Machine:
     memory: int | None = None
     """Bytes of each; None: what this machine has."""
     flops_per_second: float | None = None
-    """That each sustains in training; None: measured here."""
+    """That each sustains in training; None: measured, if `memory` is this machine's, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,13 +146,13 @@ def estimate(config: PretrainConfig, machine: Machine) -> Estimate:
         limit = _memory_here(machine.kind)
     share = math.ceil(training.batch_size / machine.devices)
     number = _sequences_at_once(config, machine, model, share, num_masked, limit)
-    memory = _memory(config, machine, model, number, num_masked)
     accumulation = math.ceil(share / number)
-    measured = machine.flops_per_second is None and machine.memory is None
+    memory = _memory(config, machine, model, number, num_masked)
     fits = limit is None or memory.total <= limit
     rate = machine.flops_per_second
-    if measured and fits and machine.kind != "cuda":
-        rate = measured_rate(config, vocab_size, number)
+    is_here = machine.memory is None and machine.kind in available_devices()
+    if rate is None and fits and is_here:
+        rate = measured_rate(config, vocab_size, number, torch.device(machine.kind))
     seconds = flops / (rate * machine.devices) if rate else None
     steps = _steps(config, batch.num_tokens, seconds)
     return Estimate(
@@ -165,7 +168,9 @@ def estimate(config: PretrainConfig, machine: Machine) -> Estimate:
         memory=memory,
         memory_of_device=limit,
         fits=fits,
-        sent_a_step=sent_bytes(bytes_of_parameters(model), machine.devices, training.parallel),
+        sent_a_step=sent_bytes(
+            bytes_of_parameters(model), machine.devices, training.parallel, accumulation
+        ),
         flops_per_second=rate,
         seconds_a_step=seconds,
         tokens_per_second=batch.num_tokens / seconds if seconds else None,
@@ -175,41 +180,39 @@ def estimate(config: PretrainConfig, machine: Machine) -> Estimate:
     )
 
 
-def sent_bytes(parameters: int, devices: int, parallel: str) -> int:
+def sent_bytes(parameters: int, devices: int, parallel: str, accumulation: int = 1) -> int:
     """Bytes that each device sends a step, by rings: all but its own part, once for each pass.
 
     Args:
         parameters: bytes of all weights, which is that of all gradients.
         devices: how many.
         parallel: "ddp": gradients are scattered as sums and gathered; "fsdp": weights are gathered
-            before the forward and before the backward pass, gradients scattered as sums.
+            before each forward and each backward pass, gradients scattered as sums.
+        accumulation: micro-batches a step.
     """
-    passes = {"ddp": 2, "fsdp": 3}[parallel]
+    passes = {"ddp": 2, "fsdp": 2 * accumulation + 1}[parallel]
     return passes * parameters * (devices - 1) // devices
 
 
-def measured_rate(config: PretrainConfig, vocab_size: int, num_sequences: int) -> float:
-    """FLOP/s of this machine's CPU or GPU in a few steps of made-up text.
+def measured_rate(
+    config: PretrainConfig, vocab_size: int, num_sequences: int, device: torch.device
+) -> float:
+    """FLOP/s of this machine's `device` in a few steps of made-up text.
 
     The updates are in it as they are in a step of the run, which has more micro-batches.
     """
-    device = torch.device("cpu")
     keep_freed_memory()
     judges_pairs = config.data.objective != "mlm"
     model = Bert(config.model, vocab_size, judges_pairs=judges_pairs)
     model.initialize(0)
+    model.to(device)
     model.recomputes = config.training.recompute
     parallel = Parallel(model, ALONE, "ddp", device)
     optimizers = make_optimizers(model, config.training)
     batch = made_up_batch(config, vocab_size, num_sequences)
     seconds = []
-    parts: dict[str, float] = {}
-
-    def clock(name: str) -> Any:
-        return _Timed(parts, name)
-
     for _ in range(1 + _MEASURED_STEPS):
-        parts.clear()
+        clock = PhaseClock(device)
         train_step(
             parallel,
             optimizers,
@@ -218,10 +221,11 @@ def measured_rate(config: PretrainConfig, vocab_size: int, num_sequences: int) -
             max_grad_norm=config.training.max_grad_norm,
             dropout_key=0,
             device=device,
-            autocast=nullcontext,
+            autocast=lambda: autocast(device, config.training.precision),
             phase=clock,
         )
         rounds = config.training.batch_size / num_sequences
+        parts = clock.seconds
         seconds.append(rounds * (parts["forward"] + parts["backward"]) + parts["optimizer"])
     work = _Work.of(config.training.batch_size, batch.lengths[0], batch.num_masked_each[0])
     return training_flops(config.model, vocab_size, work) / min(seconds[1:])
@@ -246,20 +250,6 @@ class _Work:
         )
 
 
-class _Timed:
-    """Adds the seconds inside to a table."""
-
-    def __init__(self, table: dict[str, float], name: str) -> None:
-        self._table, self._name = table, name
-
-    def __enter__(self) -> None:
-        self._began = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        seconds = time.perf_counter() - self._began
-        self._table[self._name] = self._table.get(self._name, 0.0) + seconds
-
-
 def _sequences_at_once(
     config: PretrainConfig,
     machine: Machine,
@@ -276,16 +266,18 @@ def _sequences_at_once(
     tokens = TOKENS_AT_ONCE[machine.kind]
     if limit is None:
         tokens = usual_micro_batch(torch.device(machine.kind), config.model)
-    low, high = 1, max(1, min(share, tokens // length))
+    most = max(1, min(share, tokens // length))
     if limit is None:
-        return high
-    while low < high:  # the most of which the sum is within the limit
-        middle = (low + high + 1) // 2
-        if _memory(config, machine, model, middle, num_masked).total <= limit * SHARE_OF_FREE:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+        return most
+
+    def fits(number: int) -> bool:
+        return _memory(config, machine, model, number, num_masked).total <= limit * SHARE_OF_FREE
+
+    # By itself: without accumulation, FSDP takes less of gradients.
+    if fits(most):
+        return most
+    fitting = bisect_left(range(1, most), True, key=lambda number: not fits(number))
+    return max(1, fitting)
 
 
 def _memory(
@@ -293,12 +285,12 @@ def _memory(
 ) -> Memory:
     training, vocab_size = config.training, model.vocab_size
     batch = MicroBatch(num_sequences=number, length=config.data.max_length, num_masked=num_masked)
-    is_half = training.precision == "bfloat16" or (
-        training.precision == "auto" and machine.kind == "cuda"
-    )
+    is_half = compute_dtype(torch.device(machine.kind), training.precision) == torch.bfloat16
     weights = bytes_of_parameters(model)
     is_spread = training.parallel == "fsdp" and machine.devices > 1
     parts = machine.devices if is_spread else 1
+    # FSDP scatters gradients with the last micro-batch of a step, and has them whole until then.
+    accumulates = number < math.ceil(training.batch_size / machine.devices)
     activations = activation_bytes(
         config.model, vocab_size, batch, is_half=is_half, recomputes=training.recompute
     )
@@ -309,7 +301,7 @@ def _memory(
         working += 2 * layer + weights - layer * len(model.layers)
     return Memory(
         weights=weights // parts,
-        gradients=weights // parts,
+        gradients=weights if accumulates else weights // parts,
         optimizer=bytes_of_optimizer(model, training) // parts,
         activations=activations,
         working=working,
@@ -330,7 +322,7 @@ def _libraries() -> int:
         preset="tiny",
         overrides={"num_hidden_layers": 1, "max_length": 8, "batch_size": 2, "device": "cpu"},
     )
-    measured_rate(config, vocab_size=100, num_sequences=2)
+    measured_rate(config, vocab_size=100, num_sequences=2, device=torch.device("cpu"))
     return resident_bytes()
 
 

@@ -7,6 +7,7 @@ most, and a process that takes too much is killed: there what the forward pass k
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -48,7 +49,7 @@ def fitting_micro_batch(
         DeviceError: one sequence of the full length does not fit.
     """
     length = config.data.max_length
-    share = -(-config.training.batch_size // parallel.ranks.size)
+    share = math.ceil(config.training.batch_size / parallel.ranks.size)
     free = free_memory(device)
     tokens = TOKENS_AT_ONCE[device.type]
     if free is None:
@@ -143,8 +144,10 @@ class _Trial:
         )
         parts = parallel.ranks.size if parallel.works_in_step else 1
         self.reserve = bytes_of_optimizer(model, training) // parts
+        if device.type == "cpu" or parts > 1:
+            # Gradients; FSDP has them whole where a step has several micro-batches.
+            self.reserve += bytes_of_parameters(model)
         if device.type == "cpu":
-            self.reserve += bytes_of_parameters(model) // parts  # gradients
             self.reserve += working_bytes(config.model, model.vocab_size, batch)
 
     def bytes_of(self, num_sequences: int) -> int:

@@ -1,0 +1,50 @@
+"""The flags of all settings, for the command that trains and the one that says what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any
+
+import tyro
+
+from bertsmith.config import (
+    BUDGETS,
+    DataConfig,
+    ModelConfig,
+    PreparationConfig,
+    PretrainConfig,
+    TrainingConfig,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a command has for flags besides its own."""
+
+    preset: Annotated[str, tyro.conf.arg(metavar="NAME")] = "textbook"
+    """Network and data shape: textbook, tiny, mini, small, medium, base or large."""
+    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "default"
+    """How it is trained: default, or chapter (the textbook's own)."""
+    preparation: tyro.conf.OmitArgPrefixes[PreparationConfig] = field(
+        default_factory=PreparationConfig
+    )
+    data: tyro.conf.OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
+    training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
+    model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
+
+    def to_config(self) -> PretrainConfig:
+        """The settings alone."""
+        names = [one.name for one in fields(PretrainConfig)]
+        return PretrainConfig(**{name: getattr(self, name) for name in names})
+
+
+def defaults_from(base: PretrainConfig) -> dict[str, Any]:
+    """Fields of `Settings`, without a budget: any one that is given replaces the base's."""
+    return {**vars(base), "training": with_budget(base.training, {})}
+
+
+def with_budget(training: TrainingConfig, budgets: Mapping[str, Any]) -> TrainingConfig:
+    """`training` with the budget that `budgets` holds, and no other."""
+    budget: dict[str, Any] = {name: budgets.get(name) for name in BUDGETS}
+    return replace(training, **budget)
