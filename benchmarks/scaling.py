@@ -102,13 +102,14 @@ def report(
     found: dict[tuple[str, str], list[dict[str, Any]]], presets: list[str], steps: int
 ) -> str:
     """The tables as Markdown."""
+    num_turns = len(next(iter(found.values())))
     lines = [
         "# Several processes",
         "",
-        f"`python -m benchmarks.scaling` — WikiText-2, pairs of at most 64 tokens, {steps} steps "
-        f"of {PAIRS} pairs (weak scaling: {2 * PAIRS}); each process has one thread. Real tokens "
-        "a second, the sums over the ranks counted; medians of alternating turns (lowest to "
-        "highest).",
+        f"`python -m benchmarks.scaling --presets {' '.join(presets)} --turns {num_turns}` — "
+        f"WikiText-2, pairs of at most 64 tokens, {steps} steps of {PAIRS} pairs (weak scaling: "
+        f"{2 * PAIRS}); each process has one thread. Real tokens a second, the sums over the ranks "
+        f"counted; medians of {num_turns} alternating turns (lowest to highest).",
         "",
         f"{processor()}; {versions()}.",
     ]

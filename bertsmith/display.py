@@ -39,14 +39,16 @@ class Display:
     """Shows stages, training progress and messages.
 
     Args:
-        quiet: show nothing.
+        quiet: show nothing but warnings.
+        is_silent: show nothing at all, as where another process says it.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, is_silent: bool = False) -> None:
+        quiet = quiet or is_silent
         self._console = _Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        self._warnings = (
-            _Console(stderr=True, highlight=False, soft_wrap=True) if quiet else self._console
-        )
+        self._warnings = self._console
+        if quiet and not is_silent:
+            self._warnings = _Console(stderr=True, highlight=False, soft_wrap=True)
         self._in_notebook = not quiet and "ipykernel" in sys.modules
         self._is_live = self._console.is_terminal and not quiet and not self._in_notebook
         self._plot: object | None = None

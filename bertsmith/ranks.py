@@ -41,7 +41,7 @@ class Ranks:
     rank: int = 0
     size: int = 1
     patient: ProcessGroup | None = None
-    """All of them, for what takes long."""
+    """All of them, for what one does and takes long."""
 
     @property
     def is_first(self) -> bool:
@@ -75,21 +75,32 @@ class Ranks:
         """What the first rank has of something that is JSON."""
         return json.loads(self._from(0, json.dumps(value)))
 
+    def of_all(self, error: BertsmithError) -> BertsmithError:
+        """What to raise where every rank meets the same `error`: the first one says it."""
+        return error if self.is_first else SaidElsewhere(f"Rank 0 could not go on: {error}")
+
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self, *, is_long: bool = False) -> Iterator[None]:
         """Do something on every rank, and go on with all or not at all, as `agree` says.
 
         Inside the ranks must not wait for each other: one may have left.
+
+        Args:
+            is_long: whether one of them may take hours.
         """
         error = None
         try:
             yield
         except BertsmithError as raised:
             error = raised
-        self.agree(error)
+        self.agree(error, self.patient if is_long else None)
 
-    def agree(self, error: BertsmithError | None) -> None:
+    def agree(self, error: BertsmithError | None, group: ProcessGroup | None = None) -> None:
         """Go on together, or not at all; the first rank says why.
+
+        Args:
+            error: of this rank, or None.
+            group: in which they wait for each other; None: as ever.
 
         Raises:
             BertsmithError: on the first rank, an error of its own or another's.
@@ -104,7 +115,7 @@ class Ranks:
 
         failed = torch.zeros(self.size, dtype=torch.int64)
         failed[self.rank] = error is not None
-        dist.all_reduce(failed, group=self.patient)
+        dist.all_reduce(failed, group=group)
         if not failed.any():
             return
         first = int(failed.argmax())
@@ -122,10 +133,10 @@ class Ranks:
 
         raw = torch.tensor(list(text.encode("utf-8")), dtype=torch.uint8)
         length = torch.tensor(len(raw))
-        dist.broadcast(length, rank, group=self.patient)
+        dist.broadcast(length, rank)
         if self.rank != rank:
             raw = torch.empty(int(length), dtype=torch.uint8)
-        dist.broadcast(raw, rank, group=self.patient)
+        dist.broadcast(raw, rank)
         return bytes(raw.tolist()).decode("utf-8")
 
 

@@ -117,11 +117,13 @@ def held(config: PretrainConfig) -> dict[str, Any]:
     }
 
 
-def drift(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def drift(
+    before: Mapping[str, Any], now: Mapping[str, Any], words: tuple[str, str] = ("before", "now")
+) -> list[str]:
     """Where two results of `held` differ: "`seed` (0 before, 1 now)", one for each field."""
     names = dict.fromkeys([*before, *now])
     return [
-        f"`{name}` ({before.get(name)} before, {now.get(name)} now)"
+        f"`{name}` ({before.get(name)} {words[0]}, {now.get(name)} {words[1]})"
         for name in names
         if before.get(name) != now.get(name)
     ]

@@ -46,16 +46,18 @@ def attend(
     drops = bool(dropout_prob) and queries.noise is not None
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not drops:
         return _attend_unpadded(query, key_value, queries, keys, num_heads)
-    if drops or (
-        query.device.type == "cpu"
-        and query.dtype in (torch.float32, torch.float64)
-        and keys.max_length <= _LONGEST_WITH_SCORES_KEPT
-    ):
+    if keeps_scores(query.device.type, query.dtype, keys.max_length, drops=drops):
         out: Tensor = _AttendKeepingScores.apply(
             query, key_value, queries, keys, num_heads, dropout_prob, place
         )
         return out
     return _attend_padded(query, key_value, queries, keys, num_heads)
+
+
+def keeps_scores(device_type: str, dtype: torch.dtype, max_length: int, *, drops: bool) -> bool:
+    """Whether all probabilities are kept for the backward pass: [B, N, Q, L] of them."""
+    is_full = dtype in (torch.float32, torch.float64)
+    return drops or (device_type == "cpu" and is_full and max_length <= _LONGEST_WITH_SCORES_KEPT)
 
 
 def _attend_unpadded(

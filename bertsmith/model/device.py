@@ -50,8 +50,10 @@ def device_of_rank(device: torch.device, number: int) -> torch.device:
     """The device of the process `number` of this machine: each has a GPU, and all share a CPU.
 
     Raises:
-        DeviceError: there are fewer GPUs.
+        DeviceError: there are fewer GPUs, or the device knows no other ones.
     """
+    if device.type == "mps":
+        raise DeviceError("Several ranks must be on cpu or cuda; got mps. Give --device cpu.")
     if device.type != "cuda":
         return device
     if number >= torch.cuda.device_count():

@@ -83,16 +83,18 @@ def hugging_face_names(name: str) -> list[str]:
     return [f"{prefix}.{_LAYER_NAMES[inner]}.{kind}"]
 
 
-def to_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_hugging_face(state: Mapping[str, Tensor], *, keeps: bool = True) -> dict[str, Tensor]:
     """Our state dict under the names of `BertForPreTraining`, on the host, contiguous.
 
-    Of weights that are spread over ranks one at a time is gathered on its device.
+    Of weights that are spread over ranks one at a time is gathered on its device; a rank that does
+    not keep them has a part in that alone, and gets nothing.
     """
     out = {}
     for name, value in state.items():
-        names = hugging_face_names(name)
-        for target, part in zip(names, whole(value.detach()).cpu().chunk(len(names)), strict=True):
-            out[target] = part.contiguous().clone()
+        names, gathered = hugging_face_names(name), whole(value.detach())
+        if keeps:
+            for target, part in zip(names, gathered.cpu().chunk(len(names)), strict=True):
+                out[target] = part.contiguous().clone()
     return out
 
 
@@ -107,8 +109,8 @@ class Snapshot:
     tokenizer: Tokenizer
 
     @staticmethod
-    def of(model: Bert, tokenizer: Tokenizer) -> Snapshot:
-        """A copy of `model` as it is now."""
+    def of(model: Bert, tokenizer: Tokenizer, *, keeps: bool = True) -> Snapshot:
+        """A copy of `model` as it is now; of one on several ranks all ask, and one need keep it."""
         config = {
             "architectures": ["BertForPreTraining" if model.judges_pairs else "BertForMaskedLM"],
             "model_type": "bert",
@@ -118,7 +120,7 @@ class Snapshot:
             "dtype": "float32",
             **asdict(model.config),
         }
-        weights = to_hugging_face(model.state_dict())
+        weights = to_hugging_face(model.state_dict(), keeps=keeps)
         return Snapshot(config=config, weights=weights, tokenizer=tokenizer)
 
     def write(self, folder: Path) -> None:

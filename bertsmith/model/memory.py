@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from bertsmith.config import ModelConfig, TrainingConfig
+from bertsmith.model.attention import keeps_scores
 from bertsmith.model.bert import Bert
 from bertsmith.model.loss import rows_of_chunk
 
@@ -55,14 +56,20 @@ def bytes_of_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
+def bytes_of_muon(model: nn.Module, training: TrainingConfig) -> int:
+    """Of the weights that Muon updates."""
+    if training.optimizer != "muon":
+        return 0
+    return sum(
+        parameter.numel() * parameter.element_size()
+        for name, parameter in model.named_parameters()
+        if is_hidden_matrix(name)
+    )
+
+
 def bytes_of_optimizer(model: nn.Module, training: TrainingConfig) -> int:
     """Of the moments: two numbers a parameter, or one of those that Muon updates."""
-    return sum(
-        parameter.numel()
-        * parameter.element_size()
-        * (1 if training.optimizer == "muon" and is_hidden_matrix(name) else 2)
-        for name, parameter in model.named_parameters()
-    )
+    return 2 * bytes_of_parameters(model) - bytes_of_muon(model, training)
 
 
 def activation_bytes(
@@ -70,6 +77,7 @@ def activation_bytes(
     vocab_size: int,
     batch: MicroBatch,
     *,
+    kind: str = "cpu",
     is_half: bool = False,
     recomputes: bool = False,
 ) -> int:
@@ -79,14 +87,14 @@ def activation_bytes(
         config: the network's shape.
         vocab_size: V.
         batch: on the device at once.
-        is_half: products in bfloat16 with flash attention, as on CUDA; else float32 with attention
-            written out, as on a CPU.
+        kind: of device: cpu, cuda or mps.
+        is_half: products in bfloat16; else in float32.
         recomputes: layers keep what goes into them, and one at a time all that it makes.
     """
     hidden = config.hidden_size
     read = 1 + batch.num_masked
-    layer = _layer_bytes(config, batch, batch.length, is_half=is_half)
-    last = _layer_bytes(config, batch, read, is_half=is_half)
+    layer = layer_bytes(config, batch, kind=kind, is_half=is_half)
+    last = layer_bytes(config, batch, read, kind=kind, is_half=is_half)
     entry = batch.num_tokens * hidden * _FLOAT
     if recomputes:
         layers = config.num_hidden_layers * entry + max(layer, last)
@@ -103,25 +111,41 @@ def activation_bytes(
     return layers + head + embeddings + weights
 
 
-def _layer_bytes(config: ModelConfig, batch: MicroBatch, asking: int, *, is_half: bool) -> int:
-    """Of one layer whose last vectors `asking` tokens of each sequence are read of."""
+def layer_bytes(
+    config: ModelConfig,
+    batch: MicroBatch,
+    asking: int | None = None,
+    *,
+    kind: str = "cpu",
+    is_half: bool = False,
+) -> int:
+    """What one layer keeps for the backward pass.
+
+    Args:
+        config, batch, kind, is_half: as in `activation_bytes`.
+        asking: of so many tokens of each sequence its vectors are read; None: of all.
+    """
     hidden, inner = config.hidden_size, config.intermediate_size
+    asking = batch.length if asking is None else asking
     rows = batch.num_sequences * asking
     # A gelu keeps what goes in beside what comes out; of a relu one is enough.
     inners = (2 if config.hidden_act == "gelu" else 1) * inner
     keys = 2 * hidden * batch.num_tokens
     is_last = asking < batch.length
+    scores = config.num_attention_heads * rows * batch.length
+    drops = bool(config.attention_probs_dropout_prob)
+    noise = rows * 2 * hidden if config.hidden_dropout_prob else 0
+    noise += scores if drops else 0
+    dtype = torch.bfloat16 if is_half else torch.float32
+    if not keeps_scores(kind, dtype, batch.length, drops=drops):
+        scores = 0
     if is_half:
         # Norms keep float32; the linear layers their inputs, cast; attention what it was given.
-        kept = rows * (2 * hidden * _FLOAT + (4 * hidden + inners) * _HALF) + keys * _HALF
-        noise = rows * 2 * hidden if config.hidden_dropout_prob else 0
-        return kept + noise
-    scores = config.num_attention_heads * rows * batch.length
+        kept = rows * (2 * hidden * _FLOAT + (4 * hidden + inners) * _HALF)
+        return kept + (keys + scores) * _HALF + noise
     # Two norms, what goes into them and comes out; query; context; and of the last what it picks.
-    kept = (rows * (6 * hidden + inners + (hidden if is_last else 0)) + keys + scores) * _FLOAT
-    noise = rows * 2 * hidden if config.hidden_dropout_prob else 0
-    noise += scores if config.attention_probs_dropout_prob else 0
-    return kept + noise
+    kept = rows * (6 * hidden + inners + (hidden if is_last else 0))
+    return (kept + keys + scores) * _FLOAT + noise
 
 
 def working_bytes(

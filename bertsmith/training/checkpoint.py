@@ -16,10 +16,10 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bertsmith.durable import damage, remove_folder, remove_leftovers, whole_folder
@@ -81,9 +81,10 @@ class Checkpoints:
         """
         self.wait()
         target = checkpoint_folder(self._run, progress.spent.step)
-        snapshot = Snapshot.of(model, tokenizer)
-        moments = _moments(model, optimizers)
-        if not self._ranks.is_first:
+        keeps = self._ranks.is_first
+        snapshot = Snapshot.of(model, tokenizer, keeps=keeps)
+        moments = _moments(model, optimizers, keeps=keeps)
+        if not keeps:
             return
         state = json.dumps(progress.to_json(), indent=2, allow_nan=False) + "\n"
 
@@ -200,34 +201,46 @@ def restore(folder: Path, model: Bert, optimizers: Optimizers) -> Progress:
     load_weights(folder, model)
     path = folder / OPTIMIZER_FILE
     try:
-        moments = load_file(path)
+        with safe_open(path, framework="pt") as moments:
+            for name, parameter in model.named_parameters():
+                state = {
+                    kind: _restored(moments, f"{kind}.{name}", parameter, path)
+                    for kind in optimizers.kinds_of(parameter)
+                }
+                optimizers.set_state(parameter, state)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged: {error}.") from error
-    for name, parameter in model.named_parameters():
-        state = {}
-        for kind in optimizers.kinds_of(parameter):
-            key = f"{kind}.{name}"
-            shape = torch.Size([]) if kind == "step" else parameter.shape
-            if key not in moments or moments[key].shape != shape:
-                raise ModelError(f"{path} must hold {key} of shape {list(shape)}; it does not.")
-            # Memory of PyTorch's own: how products and sums round can depend on where it begins.
-            if kind == "step":
-                state[kind] = torch.empty((), dtype=torch.float32, device=parameter.device)
-            else:
-                state[kind] = torch.empty_like(parameter, requires_grad=False)
-            put(state[kind], moments[key])
-        optimizers.set_state(parameter, state)
     return progress
+
+
+def _restored(moments: Any, key: str, parameter: Tensor, path: Path) -> Tensor:
+    """What the open file holds under `key`, spread as `parameter` is; one at a time is whole."""
+    is_count = key.startswith("step.")
+    shape = torch.Size([]) if is_count else parameter.shape
+    if key not in moments.keys() or moments.get_slice(key).get_shape() != list(shape):  # noqa: SIM118
+        raise ModelError(f"{path} must hold {key} of shape {list(shape)}; it does not.")
+    # Memory of PyTorch's own: how products and sums round can depend on where it begins.
+    if is_count:
+        value = torch.empty((), dtype=torch.float32, device=parameter.device)
+    else:
+        value = torch.empty_like(parameter, requires_grad=False)
+    put(value, moments.get_tensor(key))
+    return value
 
 
 def _is_own(name: str) -> bool:
     return is_checkpoint_name(name.removesuffix(".damaged"))
 
 
-def _moments(model: Bert, optimizers: Optimizers) -> dict[str, Tensor]:
-    """What is kept of each parameter, by `<kind>.<parameter>`, copied to the host."""
-    return {
-        f"{kind}.{name}": whole(value.detach()).cpu().clone()
-        for name, parameter in model.named_parameters()
-        for kind, value in optimizers.state_of(parameter).items()
-    }
+def _moments(model: Bert, optimizers: Optimizers, *, keeps: bool) -> dict[str, Tensor]:
+    """What is kept of each parameter, by `<kind>.<parameter>`, copied to the host.
+
+    A rank that does not keep them has a part in gathering alone, and gets nothing.
+    """
+    moments = {}
+    for name, parameter in model.named_parameters():
+        for kind, value in optimizers.state_of(parameter).items():
+            gathered = whole(value.detach())
+            if keeps:
+                moments[f"{kind}.{name}"] = gathered.cpu().clone()
+    return moments

@@ -31,6 +31,7 @@ from bertsmith.model.flops import training_flops
 from bertsmith.model.memory import (
     MicroBatch,
     activation_bytes,
+    bytes_of_muon,
     bytes_of_optimizer,
     bytes_of_parameters,
     empty_model,
@@ -143,16 +144,17 @@ def estimate(config: PretrainConfig, machine: Machine) -> Estimate:
     flops = training_flops(config.model, vocab_size, batch)
     limit = machine.memory
     if limit is None:
-        limit = _memory_here(machine.kind)
+        limit = _memory_here(machine)
     share = math.ceil(training.batch_size / machine.devices)
     number = _sequences_at_once(config, machine, model, share, num_masked, limit)
     accumulation = math.ceil(share / number)
     memory = _memory(config, machine, model, number, num_masked)
-    fits = limit is None or memory.total <= limit
+    fits = limit is None or memory.total <= limit * SHARE_OF_FREE
     rate = machine.flops_per_second
     is_here = machine.memory is None and machine.kind in available_devices()
     if rate is None and fits and is_here:
         rate = measured_rate(config, vocab_size, number, torch.device(machine.kind))
+        rate /= machine.devices if machine.kind == "cpu" else 1  # which they share
     seconds = flops / (rate * machine.devices) if rate else None
     steps = _steps(config, batch.num_tokens, seconds)
     return Estimate(
@@ -169,7 +171,11 @@ def estimate(config: PretrainConfig, machine: Machine) -> Estimate:
         memory_of_device=limit,
         fits=fits,
         sent_a_step=sent_bytes(
-            bytes_of_parameters(model), machine.devices, training.parallel, accumulation
+            bytes_of_parameters(model),
+            machine.devices,
+            training.parallel,
+            accumulation,
+            of_muon=bytes_of_muon(model, training),
         ),
         flops_per_second=rate,
         seconds_a_step=seconds,
@@ -180,7 +186,9 @@ def estimate(config: PretrainConfig, machine: Machine) -> Estimate:
     )
 
 
-def sent_bytes(parameters: int, devices: int, parallel: str, accumulation: int = 1) -> int:
+def sent_bytes(
+    parameters: int, devices: int, parallel: str, accumulation: int = 1, *, of_muon: int = 0
+) -> int:
     """Bytes that each device sends a step, by rings: all but its own part, once for each pass.
 
     Args:
@@ -189,9 +197,10 @@ def sent_bytes(parameters: int, devices: int, parallel: str, accumulation: int =
         parallel: "ddp": gradients are scattered as sums and gathered; "fsdp": weights are gathered
             before each forward and each backward pass, gradients scattered as sums.
         accumulation: micro-batches a step.
+        of_muon: bytes of the matrices that Muon updates, each of which is gathered if it is spread.
     """
-    passes = {"ddp": 2, "fsdp": 2 * accumulation + 1}[parallel]
-    return passes * parameters * (devices - 1) // devices
+    passed = 2 * parameters if parallel == "ddp" else (2 * accumulation + 1) * parameters + of_muon
+    return passed * (devices - 1) // devices
 
 
 def measured_rate(
@@ -292,7 +301,12 @@ def _memory(
     # FSDP scatters gradients with the last micro-batch of a step, and has them whole until then.
     accumulates = number < math.ceil(training.batch_size / machine.devices)
     activations = activation_bytes(
-        config.model, vocab_size, batch, is_half=is_half, recomputes=training.recompute
+        config.model,
+        vocab_size,
+        batch,
+        kind=machine.kind,
+        is_half=is_half,
+        recomputes=training.recompute,
     )
     working = working_bytes(config.model, vocab_size, batch, is_half=is_half)
     working += int(_BETWEEN[machine.kind] * activations)
@@ -326,12 +340,14 @@ def _libraries() -> int:
     return resident_bytes()
 
 
-def _memory_here(kind: str) -> int | None:
-    """Bytes that a training here could take; None if that is not known."""
-    if kind == "cuda" and not torch.cuda.is_available():
+def _memory_here(machine: Machine) -> int | None:
+    """Bytes that each process of a training here could take; None if that is not known."""
+    if machine.kind == "cuda" and not torch.cuda.is_available():
         return None
-    free = free_memory(torch.device(kind))
-    return None if free is None else free + (_libraries() if kind == "cpu" else 0)
+    free = free_memory(torch.device(machine.kind))
+    if free is None or machine.kind != "cpu":
+        return free
+    return (free + _libraries()) // machine.devices
 
 
 def _steps(config: PretrainConfig, tokens_a_step: int, seconds: float | None) -> int | None:

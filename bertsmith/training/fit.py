@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from bertsmith.model.memory import (
     MicroBatch,
     bytes_of_optimizer,
     bytes_of_parameters,
+    layer_bytes,
     working_bytes,
 )
 from bertsmith.model.shards import own_part
@@ -32,7 +33,8 @@ from bertsmith.training.parallel import Parallel
 
 SHARE_OF_FREE = 0.9  # the rest is for what is not counted, and for others
 
-_LIMIT_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
+_TRIED_ON_CUDA = 8
+"""Sequences: of fewer, what is allocated whatever their number hides what each takes."""
 
 
 def fitting_micro_batch(
@@ -46,58 +48,83 @@ def fitting_micro_batch(
     All ranks try at once and take what fits on each. Weights are as before; gradients are gone.
 
     Raises:
-        DeviceError: one sequence of the full length does not fit.
+        DeviceError: one sequence of the full length does not fit, or a rank that others wait for
+            met the end of its memory.
     """
     length = config.data.max_length
     share = math.ceil(config.training.batch_size / parallel.ranks.size)
-    free = free_memory(device)
-    tokens = TOKENS_AT_ONCE[device.type]
-    if free is None:
-        tokens = usual_micro_batch(device, config.model)
-    most = max(1, min(tokens, share * length) // length)
-    if free is None or most == 1:
-        fits = most
-    else:
-        trial = _Trial(parallel, config, device, autocast, most)
-        free = int(free * SHARE_OF_FREE) - trial.reserve
-        # Ranks that go through one model in step cannot try until it fits on each.
-        confirms = device.type == "cuda" and not parallel.works_in_step
-        fits = largest(trial.bytes_of, free=free, most=most, confirms=confirms)
+    is_known = free_memory(device) is not None
+    usual = TOKENS_AT_ONCE[device.type] if is_known else usual_micro_batch(device, config.model)
+    fits = max(1, min(usual, share * length) // length)
+    if is_known and fits > 1:
+        trial = _Trial(parallel, config, device, autocast, fits)
+        fits = largest(
+            trial.bytes_of,
+            free=trial.free,
+            most=fits,
+            several=_TRIED_ON_CUDA if device.type == "cuda" else 2,
+            confirms=device.type == "cuda",
+            least=lambda number: int(parallel.ranks.gather([number]).min()),
+        )
         parallel.model.zero_grad()
-    fits = int(parallel.ranks.gather([fits]).min())
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
     if not fits:
-        raise DeviceError(
+        error = DeviceError(
             f"One sequence of {length} tokens does not fit in the memory of {device.type}; give "
             "--recompute, a smaller model, or a shorter --max-length; several GPUs share the "
             "states of a model with --parallel fsdp."
         )
+        raise parallel.ranks.of_all(error)
     return fits * length
 
 
-def largest(measure: Callable[[int], int], *, free: int, most: int, confirms: bool) -> int:
+def largest(
+    measure: Callable[[int], int],
+    *,
+    free: int,
+    most: int,
+    several: int,
+    confirms: bool,
+    least: Callable[[int], int] = int,
+) -> int:
     """The most sequences that fit, 0 to `most`, by a line through two measurements.
 
     Args:
         measure: the bytes that so many sequences take; `torch.OutOfMemoryError` if they cannot.
         free: bytes that there are.
         most: not more than these.
+        several: so many of them, or fewer if these do not fit, give the line beside one.
         confirms: whether the answer is measured as well, and lowered until it fits.
+        least: of a number that the ranks have; each calls it equally often.
     """
-    number = 0
+    number = least(_on_the_line(measure, free, most, several))
+    while confirms and number > 1 and not least(_is_within(measure, number, free)):
+        number = 3 * number // 4
+    return number
+
+
+def _on_the_line(measure: Callable[[int], int], free: int, most: int, several: int) -> int:
     try:
         one = measure(1)
-        number = 1
-        each = measure(2) - one
     except torch.OutOfMemoryError:
-        return number
-    number = most if each <= 0 else max(0, min(most, 1 + (free - one) // each))
-    while confirms and number > 2:
+        return 0
+    several = min(several, most)
+    while several > 1:
         try:
-            measure(number)
-            break
+            each = (measure(several) - one) / (several - 1)
         except torch.OutOfMemoryError:
-            number = max(2, number // 2)
-    return number
+            several //= 2
+            continue
+        return most if each <= 0 else max(0, min(most, int(1 + (free - one) / each)))
+    return 1
+
+
+def _is_within(measure: Callable[[int], int], number: int, free: int) -> bool:
+    try:
+        return measure(number) <= free
+    except torch.OutOfMemoryError:
+        return False
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -107,20 +134,41 @@ def free_memory(device: torch.device) -> int | None:
         return torch.cuda.mem_get_info(device)[0] + reserved
     if device.type != "cpu":
         return None
-    found = []
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-        found.append(sizes["MemAvailable"])
+        available = sizes["MemAvailable"]
     except (OSError, ValueError, KeyError, IndexError):
         return None
-    try:  # a container's own bound
-        limit, used = (Path(name).read_text(encoding="ascii").strip() for name in _LIMIT_FILES)
-        found.append(int(limit) - int(used))
-    except (OSError, ValueError):  # none, or "max"
-        pass
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(found) // sharing
+    return min([available, *left_by_control_groups()]) // sharing
+
+
+def left_by_control_groups(
+    own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> list[int]:
+    """Bytes that each bound on this process leaves: a container's, a scheduler's, a service's.
+
+    Of Linux's control groups, version 2; files that were read and may be forgotten are not counted
+    as used.
+    """
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    place = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    found = []
+    for folder in [root / place, *(root / place).parents]:
+        if folder.is_relative_to(root):
+            try:
+                limit = int((folder / "memory.max").read_text(encoding="ascii"))
+                used = int((folder / "memory.current").read_text(encoding="ascii"))
+                stat = (folder / "memory.stat").read_text(encoding="ascii").split()
+                cached = int(stat[stat.index("inactive_file") + 1])
+            except (OSError, ValueError):  # no bound ("max"), or none that may be read
+                continue
+            found.append(limit - used + cached)
+    return found
 
 
 class _Trial:
@@ -137,18 +185,25 @@ class _Trial:
         self._parallel, self._config, self._device = parallel, config, device
         self._autocast = autocast
         model, training = parallel.model, config.training
+        if device.type == "cuda":  # what is allocated once is there before anything is measured
+            with suppress(torch.OutOfMemoryError):
+                self.bytes_of(1)
         batch = MicroBatch(
             num_sequences=most,
             length=config.data.max_length,
             num_masked=_num_masked(config),
         )
         parts = parallel.ranks.size if parallel.works_in_step else 1
-        self.reserve = bytes_of_optimizer(model, training) // parts
+        reserve = bytes_of_optimizer(model, training) // parts
         if device.type == "cpu" or parts > 1:
             # Gradients; FSDP has them whole where a step has several micro-batches.
-            self.reserve += bytes_of_parameters(model)
+            reserve += bytes_of_parameters(model)
         if device.type == "cpu":
-            self.reserve += working_bytes(config.model, model.vocab_size, batch)
+            reserve += working_bytes(config.model, model.vocab_size, batch)
+            if training.recompute:  # of one layer at a time all is there
+                reserve += layer_bytes(config.model, batch)
+        self.free = int((free_memory(device) or 0) * SHARE_OF_FREE) - reserve
+        """Bytes that are left for a micro-batch."""
 
     def bytes_of(self, num_sequences: int) -> int:
         """What a micro-batch of so many sequences takes beyond what is there."""
@@ -179,8 +234,17 @@ class _Trial:
         torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated(self._device)
         torch.cuda.reset_peak_memory_stats(self._device)
-        with self._parallel.adding_up(is_last=self._parallel.works_in_step):
-            self._forward(batch).backward()
+        try:
+            with self._parallel.adding_up(is_last=self._parallel.works_in_step):
+                self._forward(batch).backward()
+        except torch.OutOfMemoryError as error:
+            if not self._parallel.works_in_step:
+                raise
+            raise DeviceError(
+                f"{batch.num_tokens:,} tokens at once do not fit in the memory of rank "
+                f"{self._parallel.ranks.rank}, and the others wait for it; give a --micro-batch, "
+                "or --recompute."
+            ) from error
         torch.cuda.synchronize(self._device)
         self._parallel.model.zero_grad()
         return torch.cuda.max_memory_allocated(self._device) - before

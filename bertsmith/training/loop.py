@@ -135,14 +135,15 @@ class Loop:
         """
         if checkpoint is None:
             if self.first_weights is None:
-                raise RunError(
-                    "The run must have a checkpoint to go on from; it has none any more."
+                raise self.ranks.of_all(
+                    RunError("The run must have a checkpoint to go on from; it has none any more.")
                 )
             self.first_weights.into(self.model)
             self._optimizers.forget()
             self.progress = Progress()
         else:
-            self.progress = restore(checkpoint, self.model, self._optimizers)
+            with self.ranks.together():
+                self.progress = restore(checkpoint, self.model, self._optimizers)
         progress = self.progress
         progress.held = self.held
         # What did not fit once is not tried again.
@@ -170,8 +171,9 @@ class Loop:
         try:
             with self.display.training() as show, self._source() as source:
                 if self.ranks.size > 1:
-                    first = source.batch(self.progress.batch_number).split(self.micro_batch)[0]
-                    self.parallel.warm_up(first.to(self.device))
+                    sequence = source.batch(self.progress.batch_number).split(1)[0]
+                    with autocast(self.device, self.config.precision):
+                        self.parallel.warm_up(sequence.to(self.device))
                 while self.share_spent < 1:
                     try:
                         self._go_on(source, show)
@@ -371,9 +373,11 @@ class Loop:
             kept = self.checkpoints.newest()
             where = f"the last good checkpoint is {kept}" if kept else "no checkpoint was due yet"
             often = f" (after {len(skipped)} rollbacks)" if skipped else ""
-            raise DivergenceError(
-                f"At step {step} {event}{often}; {where}. "
-                "Begin another run with a lower --learning-rate or a longer --warmup-ratio."
+            raise self.ranks.of_all(
+                DivergenceError(
+                    f"At step {step} {event}{often}; {where}. "
+                    "Begin another run with a lower --learning-rate or a longer --warmup-ratio."
+                )
             )
         self.begin(self.checkpoints.newest_whole(self.display.warn))
         progress = self.progress

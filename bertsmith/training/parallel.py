@@ -35,6 +35,7 @@ class Parallel:
         self.ranks = ranks
         self._ddp: nn.Module | None = None
         self._is_sharded = ranks.size > 1 and kind == "fsdp"
+        self._is_sending = False
         if self._is_sharded:
             _shard(model, ranks, device)
         elif ranks.size > 1:
@@ -53,9 +54,15 @@ class Parallel:
             return self.model.losses(batch, dropout_key)
         return Losses(*self._ddp(batch, dropout_key))
 
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether other ranks may wait for what this one has half done."""
+        return self._is_sharded or self._is_sending
+
     @contextmanager
     def adding_up(self, *, is_last: bool) -> Iterator[None]:
         """Around a micro-batch: gradients go between the ranks after the last one of a step."""
+        self._is_sending = False
         if self._ddp is not None and not is_last:
             with self._ddp.no_sync():  # type: ignore[operator]
                 yield
@@ -65,6 +72,15 @@ class Parallel:
             sharded.set_requires_gradient_sync(is_last)
         yield
 
+    def backward(self, loss: Tensor, *, is_last: bool) -> None:
+        """Of a rank's share of the loss, inside `adding_up`."""
+        self._is_sending = is_last and self._ddp is not None
+        (loss * self.ranks.size).backward()
+
+    def zero_grad(self) -> None:
+        """Set gradients to nothing; DDP's lie in what it sends, and stay there."""
+        self.model.zero_grad(set_to_none=self._ddp is None)
+
     def sum(self, values: Tensor) -> Tensor:
         """`values`, on the device, added up over the ranks, in place."""
         if self.ranks.size > 1:
@@ -72,19 +88,19 @@ class Parallel:
         return values
 
     def warm_up(self, batch: Batch) -> None:
-        """Go through the network once, and leave no gradient.
+        """Go through the network, and leave no gradient.
 
         DDP lays its buckets out anew after the first time, by the order in which gradients came,
         and the order of a sum depends on the layout: a resumed run must begin with the one that it
-        had.
+        had. After the second time gradients lie in them.
 
         Args:
-            batch: on the device.
+            batch: on the device; a small one does.
         """
-        if self._ddp is not None:
+        for _ in range(2 if self._ddp is not None else 0):
             losses = self.losses(batch, 0)
             (0.0 * (losses.mlm + losses.nsp)).backward()
-            self._ddp.zero_grad()
+            self.zero_grad()
 
 
 class _Losses(nn.Module):

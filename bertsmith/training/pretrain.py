@@ -6,13 +6,13 @@ import math
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from bertsmith.config import BUDGETS, PretrainConfig, held, to_toml
+from bertsmith.config import BUDGETS, PretrainConfig, drift, held, to_toml
 from bertsmith.data.store import word_counts
 from bertsmith.display import Display
 from bertsmith.durable import whole_folder
@@ -115,20 +115,18 @@ def run_pretraining(
         BertsmithError: something the user can mend; nothing is half-written.
         RunStopped: a signal asked for it; `resume` goes on.
     """
-    if resume and overwrite:
-        raise RunError("A run is resumed or replaced; give --resume or --overwrite, not both.")
-    if resume and output is None:
-        raise RunError("--resume needs the folder of the run to go on with; give --output.")
-    if may_be_restarted() and output is None:
-        raise RunError("A launcher that restarts must find the run again; give --output.")
-    if is_restarted():
-        resume, overwrite = True, False
     kind = choose_device(config.training.device)
     with joined(uses_cuda=kind.type == "cuda") as ranks:
         with ranks.together():
+            _refuse_unclear(resume=resume, overwrite=overwrite, output=output)
             device = device_of_rank(kind, local_rank()) if ranks.size > 1 else kind
             config = _settled(config, device)
-        display = Display(quiet=quiet or not ranks.is_first)
+        _refuse_different(config, kind, ranks)
+        # Of several machines' launchers one may count a restart that the others do not.
+        restarted = ranks.any(is_restarted())
+        if restarted:
+            resume, overwrite = True, False
+        display = Display(quiet=quiet, is_silent=not ranks.is_first)
         path = output or default_output(config.preparation.corpus, config.preset)
         path = Path(ranks.from_first(str(path)))
         folder = None
@@ -156,7 +154,7 @@ def run_pretraining(
             )
             if resume and not has_run:
                 display.say(f"There is no run in {path} yet: beginning one.")
-            metrics = job.resume() if resume and has_run else job.begin()
+            metrics = job.resume(as_before=restarted) if resume and has_run else job.begin()
         finally:
             if folder is not None:
                 checkpoints.then(folder.release)
@@ -188,24 +186,31 @@ class _Job:
         with self._ending_well():
             return self._train(model, first, prepared, None)
 
-    def resume(self) -> dict[str, Any]:
-        """The rest of a run; nothing is changed before all that can be refused has been."""
+    def resume(self, *, as_before: bool) -> dict[str, Any]:
+        """The rest of a run; nothing is changed before all that can be refused has been.
+
+        Args:
+            as_before: what was found by trying is taken from the run: nobody asked anew.
+        """
         path, progress = self.path, None
         with self.ranks.together():
             earlier = EarlierRun.read(path)
             earlier.refuse_drift(self.config)
+        if as_before and self.config.training.micro_batch == "auto":
+            config = _with_micro_batch(self.config, earlier.config.training.micro_batch)
+            return replace(self, config=config).resume(as_before=False)
         same_budget = earlier.has_budget_of(self.config)
         if earlier.is_finished and same_budget:
             self.display.say(f"The run {path} is finished; a larger budget would go on with it.")
             return {**earlier.last_line, "output": str(path)}
         with _written_to(path):  # damaged checkpoints are renamed
             newest = self.checkpoints.newest_whole(self.display.warn)
-        if newest is None and (earlier.has_model or earlier.last_line.get("finished")):
-            raise RunError(
-                f"The run {path} must have a checkpoint to go on from; it was finished, and has "
-                "none any more. Put checkpoints/ back, or begin anew with --overwrite."
-            )
         with self.ranks.together():
+            if newest is None and (earlier.has_model or earlier.last_line.get("finished")):
+                raise RunError(
+                    f"The run {path} must have a checkpoint to go on from; it was finished, and "
+                    "has none any more. Put checkpoints/ back, or begin anew with --overwrite."
+                )
             if newest is not None:
                 progress = Progress.read(newest / STATE_FILE)
                 earlier.refuse_drift(self.config, progress)
@@ -232,7 +237,7 @@ class _Job:
     def _prepare(self, newest: Path | None) -> Prepared:
         """What training reads; one rank prepares the text, the others find it prepared."""
         preparation = self.config.preparation
-        with self.ranks.together():
+        with self.ranks.together(is_long=True):
             prepared = prepare(
                 preparation if newest is None else with_tokenizer_of(preparation, newest),
                 self.config.data,
@@ -265,7 +270,7 @@ class _Job:
         fits = fitting_micro_batch(
             parallel, config, self.device, lambda: autocast(self.device, precision)
         )
-        return replace(config, training=replace(config.training, micro_batch=fits))
+        return _with_micro_batch(config, fits)
 
     @contextmanager
     def _ending_well(self) -> Iterator[None]:
@@ -353,7 +358,7 @@ class _Job:
             }
             if self.clock:
                 closing["phase_seconds"] = self.clock.parts(loop.seconds)
-            snapshot = Snapshot.of(model, prepared.tokenizer)
+            snapshot = Snapshot.of(model, prepared.tokenizer, keeps=ranks.is_first)
             if ranks.is_first:
                 with whole_folder(run / MODEL_FOLDER) as folder:
                     snapshot.write(folder)
@@ -376,6 +381,35 @@ def _written_to(run: Path) -> Iterator[None]:
             f"Cannot write to {run}: {error.strerror or error}. "
             "Checkpoints that are there are whole; --resume goes on from the last one."
         ) from error
+
+
+def _with_micro_batch(config: PretrainConfig, tokens: int | Literal["auto"]) -> PretrainConfig:
+    """`config` with so many tokens at once."""
+    return replace(config, training=replace(config.training, micro_batch=tokens))
+
+
+def _refuse_unclear(*, resume: bool, overwrite: bool, output: Path | None) -> None:
+    """Raise `RunError` if it is not clear which run is meant, or what becomes of it."""
+    if resume and overwrite:
+        raise RunError("A run is resumed or replaced; give --resume or --overwrite, not both.")
+    if resume and output is None:
+        raise RunError("--resume needs the folder of the run to go on with; give --output.")
+    if may_be_restarted() and output is None:
+        raise RunError("A launcher that restarts must find the run again; give --output.")
+
+
+def _refuse_different(config: PretrainConfig, kind: torch.device, ranks: Ranks) -> None:
+    """Raise `RunError` if another rank was started with other settings than the first one."""
+    own = {name: str(value) for name, value in held(config).items()}
+    own |= {name: str(value) for name, value in asdict(config.training).items()}
+    own["device"] = kind.type
+    of_first = ranks.from_first(own)
+    with ranks.together():
+        if changes := drift(of_first, own, ("on rank 0", "here")):
+            raise RunError(
+                f"All ranks must have the same settings; got {', '.join(changes)}. Start all of "
+                "them with the same command."
+            )
 
 
 def _refuse_own_beginning(config: PretrainConfig, output: Path) -> None:
@@ -470,8 +504,10 @@ def _validate(
             progress=progress,
         ).metrics()
     if not all(map(math.isfinite, figures.values())):
-        raise DivergenceError(
-            "The validation loss at the end is not a finite number. "
-            "Begin another run with a lower --learning-rate."
+        raise loop.ranks.of_all(
+            DivergenceError(
+                "The validation loss at the end is not a finite number. "
+                "Begin another run with a lower --learning-rate."
+            )
         )
     return figures

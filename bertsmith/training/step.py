@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -70,40 +70,36 @@ def train_step(
         phase: entered by name around the parts of the step.
 
     Raises:
-        DeviceError: one sequence alone does not fit, or ranks that wait for each other cannot try
-            again.
+        DeviceError: one sequence alone does not fit, or other ranks wait for what is half done.
     """
     parts = batch.split(micro_batch)
-    found = parallel.ranks.gather([*batch.sizes, len(parts)])
-    sizes = Sizes(*(int(number) for number in found[:, :-1].sum(0)))
+    found = parallel.ranks.gather([*batch.sizes, len(parts), micro_batch])
+    sizes = Sizes(*(int(number) for number in found[:, : len(Sizes._fields)].sum(0)))
+    rounds = int(found[:, -2].max()) if parallel.works_in_step else None
+    if found[:, -1].min() < micro_batch:  # what did not fit on one rank is not tried on another
+        micro_batch = int(found[:, -1].min())
+        parts = batch.split(micro_batch)
     while True:
-        rounds = int(found[:, -1].max()) if parallel.works_in_step else len(parts)
-        sums = torch.zeros(2, device=device)
-        number = 0
         try:
-            for number in range(rounds):
-                # A rank that has fewer parts than another goes on with its last one for nothing.
-                part, share = parts[min(number, len(parts) - 1)], float(number < len(parts))
-                with parallel.adding_up(is_last=number == rounds - 1):
-                    with phase("forward"), autocast():
-                        losses = parallel.losses(part.to(device), dropout_key)
-                        loss = losses.mlm / max(sizes.num_masked, 1)
-                        loss = loss + losses.nsp / max(sizes.num_pairs, 1)
-                    with phase("backward"):
-                        (loss * (share * parallel.ranks.size)).backward()
-                sums += share * torch.stack(losses).detach()
+            sums = _forward_and_back(
+                parallel, parts, rounds or len(parts), sizes, dropout_key, device, autocast, phase
+            )
             break
         except torch.OutOfMemoryError as error:
-            optimizers.zero_grad()
-            # Other ranks may wait for a gradient of which half is sent.
-            is_bound = parallel.works_in_step or (parallel.ranks.size > 1 and number == rounds - 1)
-            if is_bound or len(parts) == batch.num_sequences:
+            if parallel.is_waited_for or len(parts) == batch.num_sequences:
+                parallel.zero_grad()
+                ranks = parallel.ranks
+                whose = device.type if ranks.size == 1 else f"rank {ranks.rank} ({device.type})"
                 raise DeviceError(
-                    f"{micro_batch:,} tokens at once do not fit in the memory of {device.type}; "
+                    f"{micro_batch:,} tokens at once do not fit in the memory of {whose}; "
                     "lower --micro-batch, or give --recompute."
                 ) from error
-            micro_batch = max(1, micro_batch // 2)
-            parts = batch.split(micro_batch)
+        # Not before the error is forgotten, which holds on to all that the pass had kept.
+        parallel.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        micro_batch = max(1, micro_batch // 2)
+        parts = batch.split(micro_batch)
     with phase("optimizer"):
         parallel.sum(sums)
         parameters = [p for p in parallel.model.parameters() if p.grad is not None]
@@ -113,5 +109,34 @@ def train_step(
         grad_norm = whole(grad_norm)
         is_finite = torch.isfinite(sums.sum() + grad_norm)
         optimizers.step((~is_finite).float())
-        optimizers.zero_grad()
+        parallel.zero_grad()
     return StepResult(sums, grad_norm, is_finite, sizes, micro_batch)
+
+
+def _forward_and_back(
+    parallel: Parallel,
+    parts: Sequence[Batch],
+    rounds: int,
+    sizes: Sizes,
+    dropout_key: int,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    phase: Phase,
+) -> Tensor:
+    """Gradients of this rank's `parts`; float32 [2]: the sums of their losses.
+
+    A rank that has fewer parts than `rounds` goes on with its last one for nothing.
+    """
+    sums = torch.zeros(2, device=device)
+    for number in range(rounds):
+        part, share = parts[min(number, len(parts) - 1)], float(number < len(parts))
+        is_last = number == rounds - 1
+        with parallel.adding_up(is_last=is_last):
+            with phase("forward"), autocast():
+                losses = parallel.losses(part.to(device), dropout_key)
+                loss = losses.mlm / max(sizes.num_masked, 1)
+                loss = loss + losses.nsp / max(sizes.num_pairs, 1)
+            with phase("backward"):
+                parallel.backward(loss * share, is_last=is_last)
+        sums += share * torch.stack(losses).detach()
+    return sums

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from bertsmith.config import DataConfig, ModelConfig, TrainingConfig
 from bertsmith.data.batches import Batch, Batches
 from bertsmith.data.pairs import make_drawing
 from bertsmith.data.store import build_store
-from bertsmith.model.bert import Bert
+from bertsmith.model.bert import Bert, Losses
+from bertsmith.model.device import autocast
 from bertsmith.model.shards import whole
 from bertsmith.ranks import ALONE, Ranks, joined
 from bertsmith.tokenizer import train
@@ -39,6 +39,9 @@ class Case:
     recompute: bool = False
     unmasked_rank: int | None = None
     """A rank whose sequences have no masked token."""
+    precision: str = "float32"
+    room: int | None = None
+    """Tokens at once for which the second rank has memory."""
 
 
 class Recorded(Optimizers):
@@ -102,6 +105,8 @@ def record(case: Case, batch: Batch, vocab_size: int, ranks: Ranks) -> dict[str,
     model = Bert(config, vocab_size)
     model.initialize(1)
     model.recomputes = case.recompute
+    if case.room and ranks.rank == 1:
+        leave_room(model, case.room)
     parallel = Parallel(model, ranks, case.kind, CPU)
     optimizers = Recorded(model)
     found = train_step(
@@ -112,7 +117,7 @@ def record(case: Case, batch: Batch, vocab_size: int, ranks: Ranks) -> dict[str,
         max_grad_norm=0.0,
         dropout_key=7,
         device=CPU,
-        autocast=nullcontext,
+        autocast=lambda: autocast(CPU, case.precision),
     )
     sizes = torch.tensor(found.sizes)
     return {
@@ -121,6 +126,18 @@ def record(case: Case, batch: Batch, vocab_size: int, ranks: Ranks) -> dict[str,
         "sizes": sizes,
         **optimizers.gradients,
     }
+
+
+def leave_room(model: Bert, most: int) -> None:
+    """Run out of memory where there are more tokens at once."""
+    losses = model.losses
+
+    def with_limit(batch: Batch, dropout_key: int | None = None) -> Losses:
+        if batch.num_tokens > most:
+            raise torch.OutOfMemoryError("no room")
+        return losses(batch, dropout_key)
+
+    model.losses = with_limit  # type: ignore[method-assign]
 
 
 def on_a_rank(case: Case, output: Path) -> None:
@@ -167,6 +184,7 @@ def alone(case: Case, size: int) -> dict[str, Tensor]:
             id="fsdp-2-recompute",
             marks=SLOW,
         ),
+        pytest.param(2, Case("ddp", room=60), id="ddp-2-full"),
         pytest.param(4, Case("ddp", batch_size=7, micro_batch=20), id="ddp-4-uneven", marks=SLOW),
         pytest.param(4, Case("fsdp", batch_size=7, micro_batch=20), id="fsdp-4-uneven"),
         pytest.param(
@@ -176,6 +194,8 @@ def alone(case: Case, size: int) -> dict[str, Tensor]:
             marks=SLOW,
         ),
         pytest.param(2, Case("fsdp", unmasked_rank=0), id="fsdp-2-unmasked", marks=SLOW),
+        pytest.param(2, Case("ddp", precision="bfloat16"), id="ddp-2-bfloat16", marks=SLOW),
+        pytest.param(2, Case("fsdp", precision="bfloat16"), id="fsdp-2-bfloat16", marks=SLOW),
     ],
 )
 def test_gradients_are_those_of_one_process(size: int, case: Case, tmp_path: Path) -> None:
@@ -184,7 +204,10 @@ def test_gradients_are_those_of_one_process(size: int, case: Case, tmp_path: Pat
     expected = alone(case, size)
     assert list(found) == list(expected)
     assert torch.equal(found["sizes"], expected["sizes"])
+    if case.precision == "bfloat16":  # products are; weights and their gradients are not
+        assert {value.dtype for name, value in found.items() if name != "sizes"} == {torch.float32}
+    digits = {"float32": 1e-6, "bfloat16": 2**-7}[case.precision]
     for name, value in expected.items():
         difference = (found[name] - value).double().norm()
         # A gradient that is nothing but rounding, as that of a key's bias, has no digits to share.
-        assert difference <= 1e-6 * max(float(value.double().norm()), 1e-3), name
+        assert difference <= digits * max(float(value.double().norm()), 1e-3), name

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bertsmith.report.metrics_file import read_metrics
-from tests.ranks.test_runs import assert_alike, begin, wait_for_lines
+from tests.ranks.test_runs import assert_alike, assert_goes_on, begin, wait_for_lines
 
 pytestmark = pytest.mark.slow
 
@@ -38,14 +38,12 @@ def test_the_launcher_names_a_rank_that_died_and_goes_on(text_file: Path, tmp_pa
     command = [*torchrun(2, "--max-restarts=1"), *begin(text_file, folder, steps=200)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
         wait_for_lines(folder, 5)
+        before = read_metrics(folder)
         os.kill(process_of_rank(job.pid, 1), signal.SIGKILL)
         _, said = job.communicate(timeout=600)
     assert job.returncode == 0, said
     assert "rank: 1" in said or "local_rank: 1" in said
-    lines = read_metrics(folder)
-    assert lines[-1]["finished"]
-    numbers = [line["step"] for line in lines if "learning_rate" in line]
-    assert numbers == sorted(set(numbers))
+    assert_goes_on(before, folder)
 
 
 def test_a_job_without_restarts_ends_soon_after_a_rank(text_file: Path, tmp_path: Path) -> None:

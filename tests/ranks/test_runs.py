@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -151,6 +150,30 @@ def impatient(arguments: list[str]) -> None:
     bertsmith(arguments)
 
 
+def restarted_in_part(arguments: list[str]) -> None:
+    """The command line, started anew; one launcher of two counted that."""
+    if os.environ["RANK"] == "1":
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = "1"
+    bertsmith(arguments)
+
+
+def started_otherwise(arguments: list[str]) -> None:
+    """The command line, with another setting on the last of the ranks."""
+    other = ["--learning-rate", "0.1"] if os.environ["RANK"] == "2" else []
+    bertsmith([*arguments, *other])
+
+
+def assert_goes_on(before: list[dict[str, Any]], folder: Path) -> None:
+    """Lines up to a checkpoint are as they were, those after it follow, and the run is finished."""
+    lines = read_metrics(folder)
+    kept = [line for line, other in zip(before, lines, strict=False) if line == other]
+    assert kept[-1]["step"] >= 3, "nothing of what was done is left"
+    assert lines[: len(kept)] == kept
+    assert lines[-1]["finished"]
+    numbers = [line["step"] for line in lines if "learning_rate" in line]
+    assert numbers == sorted(set(numbers))
+
+
 def wait_for_lines(folder: Path, number: int) -> None:
     for _ in range(6000):
         if len(read_metrics(folder)) >= number:
@@ -171,15 +194,18 @@ def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(
     assert "rank 0 lost the connection to another rank" in job.said(0)
     assert "Traceback" not in job.said(0)
     # The launcher starts the same command again, and says that it did.
-    steps = max(line["step"] for line in read_metrics(folder))
-    again = [*arguments, "--steps", str(steps + 20)]
-    variables = {"TORCHELASTIC_RESTART_COUNT": "1"}
-    run(2, bertsmith, again, logs=tmp_path / "again", variables=variables)
-    lines = read_metrics(folder)
-    assert lines[-1]["finished"]
-    numbers = [line["step"] for line in lines if "learning_rate" in line]
-    assert numbers == sorted(set(numbers))
-    assert json.dumps(lines)
+    before = read_metrics(folder)
+    again = [*arguments, "--steps", str(max(line["step"] for line in before) + 20)]
+    run(2, restarted_in_part, again, logs=tmp_path / "again")
+    assert_goes_on(before, folder)
+
+
+def test_ranks_with_other_settings_are_refused(text_file: Path, tmp_path: Path) -> None:
+    job = Job(3, started_otherwise, begin(text_file, tmp_path / "run"), logs=tmp_path / "logs")
+    assert job.end() == [1, 1, 1]
+    assert "`learning_rate` (0.0015 on rank 0, 0.1 here)" in job.said(0)
+    assert [job.said(1), job.said(2)] == ["", ""]
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(text_file: Path, tmp_path: Path) -> None:
