@@ -7,6 +7,8 @@ All is of sequences of the full length; shorter ones take less. Counted by hand 
 from __future__ import annotations
 
 import math
+import statistics
+import time
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -44,7 +46,8 @@ from bertsmith.training.parallel import Parallel
 from bertsmith.training.phases import PhaseClock
 from bertsmith.training.step import train_step
 
-_MEASURED_STEPS = 3
+_MEASURED_STEPS, _MEASURED_SECONDS = 3, 8.0
+"""At least so many steps, and so long: a processor that was idle begins faster than it goes on."""
 
 _BETWEEN = {"cpu": 0.15, "cuda": 0.05, "mps": 0.05}
 """Share of the activations that is lost between blocks, as these change their sizes from batch to
@@ -204,11 +207,23 @@ def sent_bytes(
 
 
 def measured_rate(
-    config: PretrainConfig, vocab_size: int, num_sequences: int, device: torch.device
+    config: PretrainConfig,
+    vocab_size: int,
+    num_sequences: int,
+    device: torch.device,
+    *,
+    at_least: float = _MEASURED_SECONDS,
 ) -> float:
-    """FLOP/s of this machine's `device` in a few steps of made-up text.
+    """FLOP/s of this machine's `device`: the median of some steps of made-up text.
 
     The updates are in it as they are in a step of the run, which has more micro-batches.
+
+    Args:
+        config: of the run.
+        vocab_size: of the network.
+        num_sequences: of a micro-batch.
+        device: where.
+        at_least: seconds to measure for.
     """
     keep_freed_memory()
     judges_pairs = config.data.objective != "mlm"
@@ -219,8 +234,9 @@ def measured_rate(
     parallel = Parallel(model, ALONE, "ddp", device)
     optimizers = make_optimizers(model, config.training)
     batch = made_up_batch(config, vocab_size, num_sequences)
-    seconds = []
-    for _ in range(1 + _MEASURED_STEPS):
+    seconds: list[float] = []
+    began = time.perf_counter()
+    while len(seconds) <= _MEASURED_STEPS or time.perf_counter() - began < at_least:
         clock = PhaseClock(device)
         train_step(
             parallel,
@@ -237,7 +253,7 @@ def measured_rate(
         parts = clock.seconds
         seconds.append(rounds * (parts["forward"] + parts["backward"]) + parts["optimizer"])
     work = _Work.of(config.training.batch_size, batch.lengths[0], batch.num_masked_each[0])
-    return training_flops(config.model, vocab_size, work) / min(seconds[1:])
+    return training_flops(config.model, vocab_size, work) / statistics.median(seconds[1:])
 
 
 @dataclass(frozen=True)
@@ -336,7 +352,8 @@ def _libraries() -> int:
         preset="tiny",
         overrides={"num_hidden_layers": 1, "max_length": 8, "batch_size": 2, "device": "cpu"},
     )
-    measured_rate(config, vocab_size=100, num_sequences=2, device=torch.device("cpu"))
+    cpu = torch.device("cpu")
+    measured_rate(config, vocab_size=100, num_sequences=2, device=cpu, at_least=0.0)
     return resident_bytes()
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.numpy import load_file
 
 from bertsmith import ranks
 from bertsmith.report.metrics_file import read_metrics
-from tests.ranks.job import Job, bertsmith, run
+from tests.ranks.job import LONGEST, Job, bertsmith, run
 
 STEPS, GOES_ON_FROM = 10, 6
 TINY = (
@@ -150,6 +151,12 @@ def impatient(arguments: list[str]) -> None:
     bertsmith(arguments)
 
 
+def giving_up_soon(arguments: list[str]) -> None:
+    """The same, and it waits three seconds for one that does not answer."""
+    ranks._TIMEOUT = timedelta(seconds=3)
+    impatient(arguments)
+
+
 def restarted_in_part(arguments: list[str]) -> None:
     """The command line, started anew; one launcher of two counted that."""
     if os.environ["RANK"] == "1":
@@ -198,6 +205,21 @@ def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(
     again = [*arguments, "--steps", str(max(line["step"] for line in before) + 20)]
     run(2, restarted_in_part, again, logs=tmp_path / "again")
     assert_goes_on(before, folder)
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_is_given_up(text_file: Path, tmp_path: Path) -> None:
+    arguments = begin(text_file, tmp_path / "run", steps=100_000)
+    job = Job(2, giving_up_soon, arguments, logs=tmp_path / "logs")
+    wait_for_lines(tmp_path / "run", 10)
+    os.kill(int(job.processes[1].pid or 0), signal.SIGSTOP)
+    try:
+        job.processes[0].join(LONGEST)
+        assert job.processes[0].exitcode == 1
+    finally:
+        os.kill(int(job.processes[1].pid or 0), signal.SIGKILL)  # a launcher would, too
+    job.end()
+    assert "rank 0 lost the connection to another rank" in job.said(0)
 
 
 def test_ranks_with_other_settings_are_refused(text_file: Path, tmp_path: Path) -> None:
