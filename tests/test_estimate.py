@@ -112,7 +112,12 @@ def test_the_rate_is_that_of_a_device_that_is_here(monkeypatch: pytest.MonkeyPat
     asked_of = []
 
     def rate(
-        config: PretrainConfig, vocab_size: int, num_sequences: int, device: torch.device
+        config: PretrainConfig,
+        vocab_size: int,
+        num_sequences: int,
+        device: torch.device,
+        *,
+        at_least: float = 0.0,
     ) -> float:
         asked_of.append(device.type)
         return 1e9
