@@ -206,7 +206,7 @@ def test_gradients_are_those_of_one_process(size: int, case: Case, tmp_path: Pat
     assert torch.equal(found["sizes"], expected["sizes"])
     if case.precision == "bfloat16":  # products are; weights and their gradients are not
         assert {value.dtype for name, value in found.items() if name != "sizes"} == {torch.float32}
-    digits = {"float32": 1e-6, "bfloat16": 2**-7}[case.precision]
+    digits = {"float32": 1e-6, "bfloat16": 2**-6}[case.precision]
     for name, value in expected.items():
         difference = (found[name] - value).double().norm()
         # A gradient that is nothing but rounding, as that of a key's bias, has no digits to share.
