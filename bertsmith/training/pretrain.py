@@ -235,17 +235,20 @@ class _Job:
             )
 
     def _prepare(self, newest: Path | None) -> Prepared:
-        """What training reads; one rank prepares the text, the others find it prepared."""
-        preparation = self.config.preparation
-        with self.ranks.together(is_long=True):
-            prepared = prepare(
-                preparation if newest is None else with_tokenizer_of(preparation, newest),
-                self.config.data,
-                batch_size=self.config.training.batch_size,
-                seed=self.config.training.seed,
-                ranks=self.ranks,
-                display=self.display,
-            )
+        """What training reads; the first rank prepares the text, the others find it prepared."""
+        preparation, prepared = self.config.preparation, None
+        for is_turn_of_first in (True, False):  # its display shows how far it is
+            with self.ranks.together(is_long=True):
+                if self.ranks.is_first == is_turn_of_first:
+                    prepared = prepare(
+                        preparation if newest is None else with_tokenizer_of(preparation, newest),
+                        self.config.data,
+                        batch_size=self.config.training.batch_size,
+                        seed=self.config.training.seed,
+                        ranks=self.ranks,
+                        display=self.display,
+                    )
+        assert prepared is not None
         digests = prepared.report["sha256"]
         those_of_first = self.ranks.from_first(digests)
         with self.ranks.together():
