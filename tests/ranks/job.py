@@ -41,7 +41,7 @@ class Job:
         logs.mkdir(parents=True, exist_ok=True)
         self._logs = logs
         launcher = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-        launcher |= {"MASTER_PORT": str(_free_port())} | (variables or {})
+        launcher |= {"MASTER_PORT": str(free_port())} | (variables or {})
         self.processes: list[BaseProcess] = []
         for rank in range(size):
             own = {**launcher, "RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -95,7 +95,8 @@ def _work(
     sys.stdout.flush()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bertsmith.report.metrics_file import read_metrics
+from tests.ranks.job import free_port
 from tests.ranks.test_runs import assert_alike, assert_goes_on, begin, wait_for_lines
 
 pytestmark = pytest.mark.slow
@@ -24,13 +25,14 @@ def torchrun(size: int, *options: str) -> list[str]:
     return [*launcher, "--standalone", *options, "-m", "bertsmith"]
 
 
-def process_of_rank(launcher: int, rank: int) -> int:
-    """The process id of a worker of the launcher."""
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    for child in children:
-        if f"RANK={rank}" in Path(f"/proc/{child}/environ").read_text().split("\0"):
-            return int(child)
-    raise AssertionError(f"no process is rank {rank}")
+def workers(launcher: int) -> dict[int, int]:
+    """Process ids of a launcher's workers, by rank."""
+    found = {}
+    for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+        for variable in Path(f"/proc/{child}/environ").read_text().split("\0"):
+            if variable.startswith("RANK="):
+                found[int(variable.removeprefix("RANK="))] = int(child)
+    return found
 
 
 def test_the_launcher_names_a_rank_that_died_and_goes_on(text_file: Path, tmp_path: Path) -> None:
@@ -39,7 +41,7 @@ def test_the_launcher_names_a_rank_that_died_and_goes_on(text_file: Path, tmp_pa
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
         wait_for_lines(folder, 5)
         before = read_metrics(folder)
-        os.kill(process_of_rank(job.pid, 1), signal.SIGKILL)
+        os.kill(workers(job.pid)[1], signal.SIGKILL)
         _, said = job.communicate(timeout=600)
     assert job.returncode == 0, said
     assert "rank: 1" in said or "local_rank: 1" in said
@@ -51,7 +53,7 @@ def test_a_job_without_restarts_ends_soon_after_a_rank(text_file: Path, tmp_path
     command = [*torchrun(2), *begin(text_file, folder, steps=100_000)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
         wait_for_lines(folder, 10)
-        os.kill(process_of_rank(job.pid, 1), signal.SIGKILL)
+        os.kill(workers(job.pid)[1], signal.SIGKILL)
         began = time.monotonic()
         _, said = job.communicate(timeout=600)
         seconds = time.monotonic() - began
@@ -60,6 +62,26 @@ def test_a_job_without_restarts_ends_soon_after_a_rank(text_file: Path, tmp_path
     assert "local_rank: 1" in root
     assert "-9" in root
     assert seconds < 60
+
+
+def test_launchers_meet_and_one_goes_on_without_the_other(text_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    meeting = ["--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=3", "--rdzv-backend=c10d"]
+    meeting += [f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=test"]
+    command = [sys.executable, "-m", "torch.distributed.run", *meeting, "-m", "bertsmith"]
+    command += begin(text_file, folder, "--resume", steps=600)
+    environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as first:
+        with subprocess.Popen(command, env=environment) as second:
+            wait_for_lines(folder, 60)
+            mine, others = workers(first.pid), workers(second.pid)
+            assert {*mine, *others} == {0, 1}
+            before = read_metrics(folder)
+            for process in (second.pid, *others.values()):
+                os.kill(process, signal.SIGKILL)
+        _, said = first.communicate(timeout=600)
+    assert first.returncode == 0, said
+    assert_goes_on(before, folder)
 
 
 def test_the_launcher_gives_what_one_process_gives(text_file: Path, tmp_path: Path) -> None:
