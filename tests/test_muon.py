@@ -44,6 +44,19 @@ def test_singular_values_are_near_one() -> None:
     assert cosine.min() > 0.97
 
 
+@pytest.mark.parametrize("rank", [3, 16])
+@pytest.mark.parametrize("shape", [(16, 64), (64, 16), (16, 200)])
+def test_long_matrices_come_out_as_those_iterated_whole(shape: tuple[int, int], rank: int) -> None:
+    """Iterating on the Gram matrix alone makes the same, for matrices of few directions too."""
+    torch.manual_seed(3)
+    matrices = torch.randn(2, shape[0], rank) @ torch.randn(2, rank, shape[1])
+    expected = matrices.double() / matrices.double().norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        gram = expected @ expected.mT
+        expected = 3.4445 * expected + (-4.775 * gram + 2.0315 * gram @ gram) @ expected
+    torch.testing.assert_close(orthogonalized(matrices), expected.float(), rtol=0, atol=1e-5)
+
+
 def test_matrices_that_stand_in_one_parameter_are_updated_apart() -> None:
     torch.manual_seed(2)
     together = torch.nn.Parameter(torch.randn(24, 8))
