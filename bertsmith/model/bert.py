@@ -12,7 +12,7 @@ H = hidden size; V = vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from bertsmith.model.attention import attend
 from bertsmith.model.dropout import Noise, dropout
 from bertsmith.model.layout import Choice, Layout
 from bertsmith.model.loss import judge_labels, masked_lm_loss
+from bertsmith.model.near import queries_and_keys, waves
 from bertsmith.model.shards import put
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
@@ -175,14 +176,25 @@ class Bert(nn.Module):
         if judges_pairs:
             self.nsp_head = nn.Linear(config.hidden_size, 2)
 
-    def initialize(self, seed: int) -> None:
-        """Draw the weights: normal of `initializer_range`; biases 0, norms 1 (as the original)."""
+    def initialize(self, seed: int, *, looks_near: bool = False) -> None:
+        """Draw the weights: normal of `initializer_range`; biases 0, norms 1 (as the original).
+
+        Args:
+            seed: of what is drawn.
+            looks_near: begin with position vectors that are waves, and a first layer whose heads
+                look at the places around a token (`model/near.py`).
+        """
         generator = torch.Generator().manual_seed(seed)
+        first: Any = self.layers[0]
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 # Drawn on the host: the same weights whatever the device.
                 weight = torch.empty(module.weight.shape)
                 weight.normal_(0.0, self.config.initializer_range, generator=generator)
+                if looks_near and module is self.embeddings.position:
+                    weight = waves(self.config)
+                if looks_near and module is first.attention.qkv:
+                    weight[: 2 * self.config.hidden_size] += queries_and_keys(self.config)
                 put(module.weight, weight)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)

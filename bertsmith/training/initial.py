@@ -103,12 +103,14 @@ class FirstWeights:
 
     Args:
         seed: of what is drawn.
+        looks_near: whether the first layer's attention begins with the places around a token.
         state: weights of the model that is gone on from; empty without one.
         mlm_bias: float32 [V], log shares of the words, where the MLM head begins; None: at 0, or
             where `state` says.
     """
 
     seed: int
+    looks_near: bool
     state: dict[str, Tensor]
     mlm_bias: npt.NDArray[np.float32] | None
 
@@ -137,11 +139,12 @@ class FirstWeights:
         if "mlm_head" in missing and config.training.mlm_bias_init == "frequency":
             # The head then starts as good as word counts alone can be, and has context to learn.
             bias = log_shares(word_counts(prepared.batches.store, prepared.tokenizer))
-        return cls(config.training.seed, state, bias)
+        looks_near = config.training.attention_init == "near" and begins_from is None
+        return cls(config.training.seed, looks_near, state, bias)
 
     def into(self, model: Bert) -> None:
         """Set all weights of `model`; what the model gone on from lacks is drawn."""
-        model.initialize(self.seed)
+        model.initialize(self.seed, looks_near=self.looks_near)
         put_weights(model, self.state)
         if self.mlm_bias is not None:
             # The rest is of rows that only pad the matrix.

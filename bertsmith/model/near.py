@@ -1,0 +1,68 @@
+"""First weights with which a layer's heads look at the places around a token.
+
+A BERT begins with position vectors at random, and has to find out for each place which one is next
+to it: a small network sees twenty thousand pairs before it does, and until then learns nothing but
+how often words stand. Here the position vectors begin as waves (Vaswani et al. 2017, 3.5), of which
+a neighbour's is a rotation, the same at every place; keys of the first layer begin as the vectors
+themselves, and queries as the vectors turned by a place or several, back or on. It is near to
+mimetic initialization (Trockman and Kolter 2023), where queries and keys begin alike in all layers;
+here each head has its own distance, and only the first layer begins so, since later ones that look
+near keep [CLS] from learning about pairs (docs/experiments.md).
+
+Legend: P = places; H = hidden size; D = H / heads, the size of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bertsmith.config import ModelConfig
+
+_SIZE = 5.0  # amplitude of the waves, in standard deviations of a word's vector
+_SLOWEST = 1e-3  # radians a place; the quickest wave has 1
+
+
+def waves(config: ModelConfig) -> Tensor:
+    """Position vectors: in each head's part sine and cosine of the same waves. float32 [P, H]."""
+    places = torch.arange(config.max_position_embeddings, dtype=torch.float64)
+    angles = places[:, None] * _rates(config)
+    pairs = torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
+    part = torch.zeros(len(places), _head_size(config), dtype=torch.float64)
+    part[:, : pairs.shape[1]] = pairs
+    size = _SIZE * config.initializer_range
+    return (size * part).repeat(1, config.num_attention_heads).float()
+
+
+def queries_and_keys(config: ModelConfig) -> Tensor:
+    """Projections to add to what was drawn: of queries, and below them of keys. float32 [2H, H].
+
+    Head 0 looks a place back, head 1 a place on, heads 2 and 3 two places, and so on.
+    """
+    turns = [_turn(config, distance) for distance in distances(config.num_attention_heads)]
+    return torch.cat([torch.block_diag(*turns), torch.eye(config.hidden_size)])
+
+
+def distances(num_heads: int) -> list[int]:
+    """How many places on each head looks: -1, 1, -2, 2 and so on."""
+    return [(1 + head // 2) * (1 if head % 2 else -1) for head in range(num_heads)]
+
+
+def _turn(config: ModelConfig, distance: int) -> Tensor:
+    """What makes of the waves of a place those `distance` places on. float32 [D, D]."""
+    turn = torch.eye(_head_size(config), dtype=torch.float64)
+    for number, angle in enumerate(_rates(config) * distance):
+        cosine, sine = angle.cos(), angle.sin()
+        first = 2 * number
+        turn[first : first + 2, first : first + 2] = torch.tensor([[cosine, sine], [-sine, cosine]])
+    return turn.float()
+
+
+def _rates(config: ModelConfig) -> Tensor:
+    """Radians a place of each wave, from 1 down. float64 [D / 2]."""
+    number = _head_size(config) // 2
+    return _SLOWEST ** (torch.arange(number, dtype=torch.float64) / max(1, number))
+
+
+def _head_size(config: ModelConfig) -> int:
+    return config.hidden_size // config.num_attention_heads
