@@ -38,6 +38,7 @@ USUAL: dict[str, Any] = {
     "learning_rate": 2e-3,
     "batch_size": 128,
     "mlm_probability": 0.15,
+    "attention_init": "normal",
     "pairs": PAIRS,
 }
 SIDES: dict[str, tuple[str, dict[str, Any]]] = {

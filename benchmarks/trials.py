@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bertsmith.config import BUDGETS, drift, held, resolve, settings_of_run
 from bertsmith.report.metrics_file import read_metrics
 
 
@@ -51,14 +52,27 @@ class Trial:
                 found.append((seconds, line["validation_mlm_loss"]))
         return found
 
-    def write_settings(self) -> None:
-        """Note down what it is trained with. Raises: `SystemExit` if that was something else."""
-        note = self.folder.with_suffix(".json")
-        text = json.dumps(dict(self.settings), sort_keys=True, indent=1)
-        if note.is_file() and note.read_text(encoding="utf-8") != text:
-            raise SystemExit(f"{self.folder} was trained with other settings; remove it first.")
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(text, encoding="utf-8")
+    def refuse_others(self) -> None:
+        """Raise `SystemExit` if what lies there was begun with other settings, or other defaults.
+
+        A text may have moved: where it lies is not compared.
+        """
+        file = settings_of_run(self.folder)
+        if file is None:
+            return
+        settings = {name: value for name, value in self.settings.items() if name != "corpus"}
+        named = {name: settings.pop(name, None) for name in ("preset", "recipe")}
+        before, now = (
+            {**held(config), **{name: getattr(config.training, name) for name in BUDGETS}}
+            for config in (resolve(file=file), resolve(**named, overrides=settings))
+        )
+        if now["precision"] == "auto":  # a run settles it when it begins
+            del before["precision"], now["precision"]
+        if changes := drift(before, now):
+            raise SystemExit(
+                f"{self.folder} was trained with other settings: {'; '.join(changes)}. "
+                "Remove it first."
+            )
 
 
 def folder_name(name: str) -> str:
@@ -76,7 +90,7 @@ def run_trials(trials: Sequence[Trial], *, at_once: int = 1) -> None:
     if len({trial.folder for trial in trials}) < len(trials):
         raise SystemExit("Trials must have different folders: two names are too much alike.")
     for trial in trials:
-        trial.write_settings()
+        trial.refuse_others()
     waiting = [trial for trial in trials if not trial.is_finished]
     print(f"{len(trials)} trials, {len(trials) - len(waiting)} of them done", flush=True)
     with ThreadPoolExecutor(at_once) as pool:

@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks.ablations import mean_cell, report, trials_of
 from benchmarks.trials import Trial, folder_name, run_trials
+from bertsmith.config import presets
+from bertsmith.training.pretrain import Run
 from tests.conftest import TINY_RUN
 
 
@@ -36,11 +38,24 @@ def test_a_plan_is_trained_once_and_tabled(
     assert text.count(" ± ") > 6
 
 
-def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
-    Trial(tmp_path / "a", {"steps": 1}).write_settings()
-    Trial(tmp_path / "a", {"steps": 1}).write_settings()
-    with pytest.raises(SystemExit, match="other settings"):
-        Trial(tmp_path / "a", {"steps": 2}).write_settings()
+@pytest.mark.parametrize(
+    "change", [{"steps": 9}, {"learning_rate": 1.0}, {"hidden_size": 32}, {"recipe": "chapter"}]
+)
+def test_other_settings_in_the_same_folder_are_refused(
+    change: dict[str, Any], finished_run: Run
+) -> None:
+    same = {"corpus": "moved.txt", **TINY_RUN, "steps": 8}
+    run_trials([Trial(finished_run.output, same)])  # finished: not trained again
+    with pytest.raises(SystemExit, match=f"other settings.*{next(iter(change))}"):
+        run_trials([Trial(finished_run.output, {**same, **change})])
+
+
+def test_a_default_that_has_changed_since_is_other_settings(
+    finished_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(presets._SMALL, "muon_momentum", 0.5)
+    with pytest.raises(SystemExit, match=r"muon_momentum. \(0.95 before, 0.5 now\)"):
+        run_trials([Trial(finished_run.output, {**TINY_RUN, "steps": 8})])
 
 
 def test_names_that_are_too_much_alike_are_refused(tmp_path: Path) -> None:
