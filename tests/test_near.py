@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bertsmith import pretrain
-from bertsmith.config import PRESETS, RECIPES, ModelConfig, resolve
+from bertsmith.config import ModelConfig, resolve
 from bertsmith.model.bert import Bert
 from bertsmith.model.hugging_face import load_model
 from bertsmith.model.locate import find_model
@@ -45,13 +45,23 @@ def test_a_query_is_the_key_of_a_place_further_on(preset: str, changes: dict[str
         assert torch.equal((query[places] @ key.T).argmax(1), places + distance)
 
 
-def test_distances_go_both_ways() -> None:
-    assert distances(5) == [-1, 1, -2, 2, -3]
+def test_half_of_the_heads_look_near_and_both_ways() -> None:
+    assert [distances(heads) for heads in (1, 2, 4, 12)] == [
+        [-1],
+        [-1],
+        [-1, 1],
+        [-1, 1, -2, 2, -3, 3],
+    ]
+    config = shape_of("mini", {})
+    queries, keys = queries_and_keys(config).chunk(2)
+    half = config.hidden_size // 2
+    assert not queries[half:].any()
+    assert not keys[half:].any()
 
 
 def test_a_fresh_layer_looks_near_whatever_the_words(tiny_config: ModelConfig) -> None:
     """With words drawn, norm and all: the mean score is highest at each head's distance."""
-    config = replace(tiny_config, hidden_size=128, num_attention_heads=2)
+    config = replace(tiny_config, hidden_size=256, num_attention_heads=4)
     model = Bert(config, 500)
     model.initialize(0, looks_near=True)
     first: Any = model.layers[0]
@@ -62,7 +72,7 @@ def test_a_fresh_layer_looks_near_whatever_the_words(tiny_config: ModelConfig) -
         ids = torch.randint(500, (length,), generator=generator)
         hidden = model.embeddings(ids, torch.zeros_like(ids), torch.arange(length), None)
         query, key, _ = first.attention.qkv(hidden).detach().chunk(3, dim=1)
-        queries, keys = (part.reshape(length, 2, -1).transpose(0, 1) for part in (query, key))
+        queries, keys = (part.reshape(length, 4, -1).transpose(0, 1)[:2] for part in (query, key))
         scores += (queries @ keys.mT - torch.diag_embed((queries * keys).sum(2))) / 64
     by_distance = [[float(one.diagonal(k).mean()) for k in (-3, -2, -1, 1, 2, 3)] for one in scores]
     for means, distance in zip(by_distance, (-1, 1), strict=True):
@@ -130,13 +140,3 @@ def test_a_run_that_goes_on_from_a_model_keeps_its_vectors(
         for one in (finished_run, run)
     )
     torch.testing.assert_close(after, before, rtol=0, atol=1e-6)
-
-
-def test_the_small_presets_begin_near_and_the_chapter_does_not() -> None:
-    starts = {
-        (preset, recipe): resolve(preset=preset, recipe=recipe).training.attention_init
-        for preset in PRESETS
-        for recipe in RECIPES
-    }
-    near = {key for key, start in starts.items() if start == "near"}
-    assert near == {(name, "default") for name in ("textbook", "tiny", "mini", "small")}

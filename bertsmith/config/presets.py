@@ -53,7 +53,6 @@ _SMALL = {
     "muon_learning_rate": 0.01,
     "batch_size": 32,
     "mlm_probability": 0.3,
-    "attention_init": "near",
     "epochs": 4,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,

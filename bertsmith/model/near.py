@@ -6,8 +6,8 @@ how often words stand. Here the position vectors begin as waves (Vaswani et al. 
 a neighbour's is a rotation, the same at every place; keys of the first layer begin as the vectors
 themselves, and queries as the vectors turned by a place or several, back or on. It is near to
 mimetic initialization (Trockman and Kolter 2023), where queries and keys begin alike in all layers;
-here each head has its own distance, and only the first layer begins so, since later ones that look
-near keep [CLS] from learning about pairs (docs/experiments.md).
+here each head has its own distance, and only half of the first layer's heads begin so: where others
+look near as well, [CLS] learns about pairs later (docs/experiments.md).
 
 Legend: P = places; H = hidden size; D = H / heads, the size of a head.
 """
@@ -37,15 +37,20 @@ def waves(config: ModelConfig) -> Tensor:
 def queries_and_keys(config: ModelConfig) -> Tensor:
     """Projections to add to what was drawn: of queries, and below them of keys. float32 [2H, H].
 
-    Head 0 looks a place back, head 1 a place on, heads 2 and 3 two places, and so on.
+    Nothing is added to those of the heads that have no distance.
     """
     turns = [_turn(config, distance) for distance in distances(config.num_attention_heads)]
-    return torch.cat([torch.block_diag(*turns), torch.eye(config.hidden_size)])
+    added = torch.zeros(2, config.hidden_size, config.hidden_size)
+    near = len(turns) * _head_size(config)
+    added[0, :near, :near] = torch.block_diag(*turns)
+    added[1, :near, :near] = torch.eye(near)
+    return added.flatten(0, 1)
 
 
 def distances(num_heads: int) -> list[int]:
-    """How many places on each head looks: -1, 1, -2, 2 and so on."""
-    return [(1 + head // 2) * (1 if head % 2 else -1) for head in range(num_heads)]
+    """How many places on the first heads look: -1, 1, -2, 2 and so on; the other half is free."""
+    near = max(1, num_heads // 2)
+    return [(1 + head // 2) * (1 if head % 2 else -1) for head in range(near)]
 
 
 def _turn(config: ModelConfig, distance: int) -> Tensor:
