@@ -181,8 +181,8 @@ class Bert(nn.Module):
 
         Args:
             seed: of what is drawn.
-            looks_near: begin with position vectors that are waves, and a first layer whose heads
-                look at the places around a token (`model/near.py`).
+            looks_near: begin with position vectors that are waves, and a first layer half of whose
+                heads look at the places around a token (`model/near.py`).
         """
         generator = torch.Generator().manual_seed(seed)
         first: Any = self.layers[0]

@@ -103,7 +103,7 @@ class FirstWeights:
 
     Args:
         seed: of what is drawn.
-        looks_near: whether the first layer's attention begins with the places around a token.
+        looks_near: whether heads of the first layer begin with the places around a token.
         state: weights of the model that is gone on from; empty without one.
         mlm_bias: float32 [V], log shares of the words, where the MLM head begins; None: at 0, or
             where `state` says.
