@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bertsmith import pretrain
-from bertsmith.config import ModelConfig, resolve
+from bertsmith.config import PRESETS, ModelConfig, resolve
 from bertsmith.model.bert import Bert
 from bertsmith.model.hugging_face import load_model
 from bertsmith.model.locate import find_model
@@ -109,6 +109,15 @@ def test_heads_of_any_size_will_do(hidden: int, tiny_config: ModelConfig) -> Non
     assert not model.embeddings.position.weight[:, hidden // 2 - 1].any()
 
 
+def test_small_presets_begin_near_and_the_others_and_the_chapter_do_not() -> None:
+    found = {preset: resolve(preset=preset).training.attention_init for preset in PRESETS}
+    assert found == {
+        **dict.fromkeys(["textbook", "tiny", "mini", "small"], "near"),
+        **dict.fromkeys(["medium", "base", "large"], "normal"),
+    }
+    assert resolve(recipe="chapter").training.attention_init == "normal"
+
+
 STILL: Any = {
     "steps": 1,
     "learning_rate": 1e-9,
@@ -128,13 +137,15 @@ def test_a_run_begins_as_its_settings_say(
     assert torch.allclose(vectors, waves(model.config), atol=1e-6) == (wish == "near")
 
 
+@pytest.mark.parametrize("asked", [{}, {"attention_init": "near"}])
 def test_a_run_that_goes_on_from_a_model_keeps_its_vectors(
-    finished_run: Run, text_file: Path, tmp_path: Path
+    asked: dict[str, Any], finished_run: Run, text_file: Path, tmp_path: Path
 ) -> None:
     begins_from = str(finished_run.output)
-    run = pretrain(
-        text_file, output=tmp_path, attention_init="near", init_from=begins_from, **STILL
-    )
+    run = pretrain(text_file, output=tmp_path, init_from=begins_from, **asked, **STILL)
+    if not asked:
+        recorded = resolve(file=run.output / "config.toml")
+        assert recorded.training.attention_init == "normal"
     before, after = (
         load_model(find_model(one.output)).model.embeddings.position.weight.detach()
         for one in (finished_run, run)

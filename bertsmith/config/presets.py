@@ -56,6 +56,7 @@ _SMALL = {
     "epochs": 4,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
+    "attention_init": "near",
 }
 """What learnt most of a small text with the textbook preset, by docs/experiments.md; the rates of
 the other small ones are not tuned yet. Dropout is off: a run sees a text a few times, and a network

@@ -55,7 +55,7 @@ def given_by_model(path: str | None) -> list[Given]:
     refuse_large_vocabulary(folder, tokenizer, rows)
     settings = {name: value for name, value in vars(shape).items() if name not in _FREE}
     run_config = find_run_config(Path(path))
-    defaults: dict[str, Any] = {"tokenizer": str(folder.resolve())}
+    defaults: dict[str, Any] = {"tokenizer": str(folder.resolve()), "attention_init": "normal"}
     if run_config is not None:
         run = resolve(file=run_config)
         preset = run.preset
