@@ -41,7 +41,9 @@ def run(job: dict[str, Any]) -> None:
     status = 99
     faults = ctypes.CDLL(None)
     faults.faults_arm(ctypes.c_long(job["at"]), job["error"], os.fsencode(job["under"]))
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever started the tests may ignore it
+    # Whatever started the tests may ignore them, as a shell does for what runs in its background.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if job["alarm"]:
         signal.setitimer(signal.ITIMER_REAL, job["alarm"])
     try:
