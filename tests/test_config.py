@@ -84,6 +84,37 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], message: str)
 
 
 @pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": "adamw", "muon_momentum": 0.9}, "`optimizer` is adamw; .* choose muon"),
+        ({"objective": "mlm", "pairing": "filled"}, r"`objective` is mlm; .* choose mlm\+nsp"),
+        ({"short_pair_probability": 0.2}, "`pairing` is adjacent; .* choose filled"),
+        (
+            {"validation": ("b",), "validation_fraction": 0.1},
+            "`validation` is b; .* leave out `validation`",
+        ),
+        ({"near_duplicate_similarity": 0.9, "deduplicate": "exact"}, "`deduplicate` is exact"),
+        ({"vocab_size": 8000}, "`tokenizer` is word; .* choose wordpiece, bpe or unigram"),
+        ({"tokenizer": "unigram", "min_frequency": 3}, "`tokenizer` is unigram"),
+        ({"tokenizer": "a/folder", "lowercase": False}, "`tokenizer` is a/folder"),
+        ({"init_from": "a/folder", "attention_init": "near"}, "`init_from` is a/folder"),
+    ],
+)
+def test_what_is_asked_for_and_changes_nothing_is_refused(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"changes nothing where {message}"):
+        resolve(overrides=settings)
+
+
+def test_what_a_file_or_a_preset_has_may_change_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(to_toml(resolve(preset="tiny")))
+    config = resolve(file=file, overrides={"objective": "mlm", "optimizer": "adamw"})
+    assert config.data.pairing == "filled"
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[trainin]\n", "did you mean training"),

@@ -285,6 +285,8 @@ def test_padding_rows_of_the_matrix_are_never_proposed(model: PretrainedModel) -
         ("pretrain --max-length 7", 1, "at least 8"),
         ("pretrain --hidden-size 130 --num-attention-heads 4", 1, "multiple of"),
         ("pretrain --config none.toml", 1, "Cannot read"),
+        ("pretrain --optimizer adamw --muon-momentum 0.9", 1, "`muon_momentum` changes nothing"),
+        ("prepare --corpus a --output b --vocab-size 99", 1, "choose wordpiece, bpe or unigram"),
         ("pretrain --steps 3 --epochs 2", 2, "one budget"),
         ("pretrain --stepz 3", 2, "--stepz"),
         ("pretrain --steps three", 2, "three"),

@@ -99,19 +99,18 @@ def _run(arguments: list[str]) -> None:
         "args": arguments[1:],
         "registry": registry,
     }
-    if name == "prepare":
-        run(tyro.cli(cls, default=prepare.defaults(arguments[1:]), **parse))
-        return
-    if name == "estimate":
-        base = pretrain.parse_base(arguments[1:])
-        run(tyro.cli(cls, default=estimate.defaults(base), **parse))
-        return
-    if name != "pretrain":
+    if name not in ("pretrain", "prepare", "estimate"):
         run(tyro.cli(cls, **parse))
         return
-    _refuse_two_budgets(arguments[1:])
+    if name == "pretrain":
+        _refuse_two_budgets(arguments[1:])
     base = pretrain.parse_base(arguments[1:])
-    run(tyro.cli(cls, default=pretrain.defaults(base), **parse), base)
+    if name == "prepare":
+        run(tyro.cli(cls, default=prepare.defaults(base), **parse), base)
+    elif name == "estimate":
+        run(tyro.cli(cls, default=estimate.defaults(base), **parse))
+    else:
+        run(tyro.cli(cls, default=pretrain.defaults(base), **parse), base)
 
 
 def _refuse_two_budgets(arguments: list[str]) -> None:

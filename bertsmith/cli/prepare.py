@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from bertsmith.cli.arguments import Flag
-from bertsmith.cli.pretrain import parse_base
-from bertsmith.config import PreparationConfig
+from bertsmith.cli.settings import refuse_idle_flags
+from bertsmith.config import PreparationConfig, PretrainConfig
 from bertsmith.errors import ConfigError
 
 
@@ -41,17 +40,17 @@ class Prepare:
     )
 
 
-def defaults(arguments: Sequence[str]) -> Prepare:
-    """Defaults of the flags, by the preset and the file that `arguments` name."""
-    base = parse_base(arguments)
+def defaults(base: PretrainConfig) -> Prepare:
+    """Defaults of the flags."""
     return Prepare(output=tyro.MISSING, preset=base.preset, preparation=base.preparation)
 
 
-def run(command: Prepare) -> None:
+def run(command: Prepare, base: PretrainConfig) -> None:
     """Prepare, and print what is in the store and what was left out."""
     from bertsmith.display import Display
     from bertsmith.preparation import describe_text, describe_vocabulary, prepare_store
 
+    refuse_idle_flags(asdict(base.preparation), asdict(command.preparation))
     if command.processes is not None and command.processes < 1:
         raise ConfigError(f"`processes` must be over 0; got {command.processes}.")
     store = prepare_store(

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bertsmith.cli.arguments import Flag
-from bertsmith.cli.settings import Settings, defaults_from, with_budget
+from bertsmith.cli.settings import Settings, defaults_from, refuse_idle_flags, with_budget
 from bertsmith.config import (
     BUDGETS,
     Given,
@@ -18,6 +18,7 @@ from bertsmith.config import (
     given_by_store,
     refuse_contradiction,
     resolve,
+    settings_by_name,
     settings_of_run,
 )
 from bertsmith.errors import RunError
@@ -104,8 +105,9 @@ def settings(command: Pretrain, base: PretrainConfig) -> PretrainConfig:
     """The flags' settings, with the base's budget if they have none.
 
     Raises:
-        ConfigError: they contradict those with which the text was prepared.
+        ConfigError: they contradict those with which the text was prepared, or change nothing.
     """
+    refuse_idle_flags(settings_by_name(base), settings_by_name(command.to_config()))
     given = given_by_store(command.preparation.corpus)
     if not (command.resume and command.output and settings_of_run(command.output)):
         given += _given_by_model(command.training.init_from)

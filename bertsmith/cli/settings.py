@@ -15,6 +15,7 @@ from bertsmith.config import (
     PreparationConfig,
     PretrainConfig,
     TrainingConfig,
+    refuse_idle,
 )
 
 
@@ -42,6 +43,17 @@ class Settings:
 def defaults_from(base: PretrainConfig) -> dict[str, Any]:
     """Fields of `Settings`, without a budget: any one that is given replaces the base's."""
     return {**vars(base), "training": with_budget(base.training, {})}
+
+
+def refuse_idle_flags(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` if a flag changes nothing.
+
+    Args:
+        before: settings by name, without the flags. A flag that says the same is not told from one
+            that is not there.
+        now: with them.
+    """
+    refuse_idle({name: value for name, value in now.items() if value != before[name]}, now)
 
 
 def with_budget(training: TrainingConfig, budgets: Mapping[str, Any]) -> TrainingConfig:

@@ -1,6 +1,7 @@
 """Settings: `schema` says what there is, `presets` names sets, `resolve` joins them."""
 
 from bertsmith.config.finetune import FinetuneConfig, LabelledConfig, ProbeConfig
+from bertsmith.config.idle import refuse_idle
 from bertsmith.config.presets import PRESETS, RECIPES
 from bertsmith.config.resolve import (
     RUN_CONFIG_FILE,
@@ -12,6 +13,7 @@ from bertsmith.config.resolve import (
     held,
     refuse_contradiction,
     resolve,
+    settings_by_name,
     settings_of_run,
     to_toml,
 )
@@ -48,7 +50,9 @@ __all__ = [
     "held",
     "near",
     "refuse_contradiction",
+    "refuse_idle",
     "resolve",
+    "settings_by_name",
     "settings_of_run",
     "to_toml",
 ]

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from bertsmith.config.idle import refuse_idle
 from bertsmith.config.presets import PRESETS, RECIPES
 from bertsmith.config.schema import (
     BUDGETS,
@@ -58,7 +59,8 @@ def resolve(
             takes the place of any budget below it.
 
     Raises:
-        ConfigError: an unknown name, an impossible value, an unreadable file.
+        ConfigError: an unknown name, an impossible value, an unreadable file; a setting among
+            `overrides` that changes nothing beside the others.
     """
     from_file = _read(Path(file)) if file is not None else {}
     usual = next((one.preset for one in given if one.preset), "textbook")
@@ -75,7 +77,7 @@ def resolve(
     by_section: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for name, value in settings.items():
         by_section[section_of(name)][name] = value
-    return PretrainConfig(
+    config = PretrainConfig(
         preset=preset,
         recipe=recipe,
         preparation=PreparationConfig(**by_section["preparation"]),
@@ -83,6 +85,8 @@ def resolve(
         data=DataConfig(**by_section["data"]),
         training=TrainingConfig(**by_section["training"]),
     )
+    refuse_idle(overrides or {}, settings_by_name(config))
+    return config
 
 
 STORE_MANIFEST_FILE = "token-store.json"
@@ -108,13 +112,20 @@ def held(config: PretrainConfig) -> dict[str, Any]:
     by what it says.
     """
     fields: dict[str, Any] = {"preset": config.preset, "recipe": config.recipe}
-    for section in SECTIONS:
-        fields |= asdict(getattr(config, section))
+    fields |= settings_by_name(config)
     return {
         name: value
         for name, value in fields.items()
         if name not in MAY_CHANGE | {"corpus", "validation"}
     }
+
+
+def settings_by_name(config: PretrainConfig) -> dict[str, Any]:
+    """The settings of all sections; no two sections have one of the same name."""
+    found: dict[str, Any] = {}
+    for section in SECTIONS:
+        found |= asdict(getattr(config, section))
+    return found
 
 
 def drift(

@@ -239,8 +239,8 @@ class TrainingConfig:
     mlm_bias_init: Literal["frequency", "zero"] = "frequency"
     """Where the MLM head begins: at the words' log frequencies in the training text, or at 0."""
     attention_init: Literal["near", "normal"] = "normal"
-    """Where attention begins: half of the first layer looks at neighbours, or all is drawn. With
-    `init_from` it begins as it is there."""
+    """Where attention begins: half of the first layer looks at neighbours, or all is drawn. A run
+    with `init_from` begins as the model is."""
     max_grad_norm: float = 1.0
     """The gradient's norm is clipped to this; 0 switches clipping off."""
     seed: int = 0
