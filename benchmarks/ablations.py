@@ -3,7 +3,7 @@
     python -m benchmarks.ablations benchmarks/ablations/textbook.toml --at-once 2
 
 The file names a corpus, what all trainings have in common, seeds, and the variants, each a table of
-settings that differ from the default recipe (benchmarks/ablations/textbook.toml is one). Trainings
+settings that differ from what is common (benchmarks/ablations/textbook.toml is one). Trainings
 that are finished are not done again. Writes benchmarks/results/ablations-<name of the file>.md.
 """
 

@@ -49,10 +49,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 _SMALL = {
     "optimizer": "muon",
-    "learning_rate": 1.5e-3,
+    "learning_rate": 3e-3,
     "muon_learning_rate": 0.01,
     "batch_size": 32,
-    "mlm_probability": 0.3,
+    "mlm_probability": 0.4,
     "epochs": 4,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
