@@ -36,6 +36,7 @@ TARGET = 5.5  # nats
 USUAL: dict[str, Any] = {
     "optimizer": "adamw",
     "learning_rate": 2e-3,
+    "warmup_ratio": 0.1,
     "batch_size": 128,
     "mlm_probability": 0.15,
     "attention_init": "normal",

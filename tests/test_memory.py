@@ -61,7 +61,8 @@ def test_activations_are_what_autograd_keeps(act: str, dropout: float) -> None:
         hidden_act=act, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
     )
     for number in (1, 8):
-        batch = MicroBatch(num_sequences=number, length=32, num_masked=round(0.3 * 32))
+        masked = round(32 * config.data.mlm_probability)
+        batch = MicroBatch(num_sequences=number, length=32, num_masked=masked)
         counted = activation_bytes(config.model, VOCABULARY, batch)
         assert counted == pytest.approx(kept(config, number), rel=0.03)
 

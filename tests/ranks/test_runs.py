@@ -226,7 +226,7 @@ def test_a_rank_that_hangs_is_given_up(text_file: Path, tmp_path: Path) -> None:
 def test_ranks_with_other_settings_are_refused(text_file: Path, tmp_path: Path) -> None:
     job = Job(3, started_otherwise, begin(text_file, tmp_path / "run"), logs=tmp_path / "logs")
     assert job.end() == [1, 1, 1]
-    assert "`learning_rate` (0.0015 on rank 0, 0.1 here)" in job.said(0)
+    assert "`learning_rate` (0.003 on rank 0, 0.1 here)" in job.said(0)
     assert [job.said(1), job.said(2)] == ["", ""]
     assert not (tmp_path / "run").exists()
 
