@@ -103,7 +103,8 @@ def activation_bytes(
     masked = batch.num_sequences * batch.num_masked
     size = _HALF if is_half else _FLOAT
     # Around the head's dense layer, and the gradient that the loss makes in its forward pass.
-    head = masked * hidden * (4 * size + _FLOAT) + vocab_size * (hidden + 1) * _FLOAT
+    around = 2 + _of_activation(config)
+    head = masked * hidden * (around * size + _FLOAT) + vocab_size * (hidden + 1) * _FLOAT
     embeddings = 2 * entry + 4 * batch.num_tokens * _ID
     weights = 0
     if is_half:  # autocast keeps what it casts until the pass is over
@@ -128,8 +129,7 @@ def layer_bytes(
     hidden, inner = config.hidden_size, config.intermediate_size
     asking = batch.length if asking is None else asking
     rows = batch.num_sequences * asking
-    # A gelu keeps what goes in beside what comes out; of a relu one is enough.
-    inners = (2 if config.hidden_act == "gelu" else 1) * inner
+    inners = _of_activation(config) * inner
     keys = 2 * hidden * batch.num_tokens
     is_last = asking < batch.length
     scores = config.num_attention_heads * rows * batch.length
@@ -146,6 +146,11 @@ def layer_bytes(
     # Two norms, what goes into them and comes out; query; context; and of the last what it picks.
     kept = rows * (6 * hidden + inners + (hidden if is_last else 0))
     return (kept + keys + scores) * _FLOAT + noise
+
+
+def _of_activation(config: ModelConfig) -> int:
+    """A gelu keeps what goes in beside what comes out; of a relu one is enough."""
+    return 2 if config.hidden_act == "gelu" else 1
 
 
 def working_bytes(
