@@ -7,8 +7,9 @@ The protocol: the textbook model and its vocabulary, 204,800 pairs of WikiText-2
 tokens; the validation split with fixed masks of 15 %. The sides are the default recipe, a usual one
 (AdamW, 1,600 steps of 128), the textbook's own (Adam at a constant 0.01, 400 steps of 512), and a
 plain `transformers` loop. Beside it, how long the first two take to a validation loss of 5.5 nats,
-one with a sixth of the pairs, the other with half as many again, since with these it does not come
-there. With --sst2, fine-tuning and probing from a model and from random weights.
+the default with a sixth of those pairs, the usual one with half as many again, 307,200, since with
+204,800 it does not come there. With --sst2, fine-tuning and probing from a model and from random
+weights.
 
 Trainings that are finished are not done again. Writes benchmarks/results/quality.md from all that
 is there.
