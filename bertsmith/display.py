@@ -1,10 +1,11 @@
 """What a run shows while it works: bars on a terminal, plain lines elsewhere, a plot in a notebook.
 
-All of it goes to standard error; standard output is for results.
+All of it goes to standard error; standard output is for results (`show`, `show_json`).
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +23,25 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from bertsmith.errors import printable
+
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_PICTURES = 10.0
 _PICTURE_SHARE = 0.02  # most of a run's time that drawing may take
+
+
+def show(text: str = "") -> None:
+    """Print a result on standard output; line by line, with what is not visible escaped."""
+    print("\n".join(map(printable, text.split("\n"))))  # noqa: T201
+
+
+def show_json(result: object) -> None:
+    """Print a result as one JSON object in one line of ASCII.
+
+    Raises:
+        ValueError: it holds NaN or an infinity, which JSON has no words for: say null.
+    """
+    print(json.dumps(result, allow_nan=False))  # noqa: T201
 
 
 class _Console(Console):

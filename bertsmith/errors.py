@@ -6,6 +6,25 @@ error: somebody asked for it.
 """
 
 import signal
+import unicodedata
+
+_CONTROLS = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories: controls, surrogates, line ends
+_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that change the order in which what follows is shown."""
+
+
+def printable(text: str) -> str:
+    """`text` with the characters escaped that would speak to a terminal, as Python writes them.
+
+    A text, a file's name or a vocabulary entry may hold terminal escapes, line ends, overrides of
+    the direction, or half a surrogate pair. Joiners stay, which Persian and Hindi are written with.
+    """
+    return "".join(
+        c.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(c) in _CONTROLS or c in _DIRECTIONS
+        else c
+        for c in text
+    )
 
 
 class BertsmithError(Exception):
@@ -13,8 +32,7 @@ class BertsmithError(Exception):
 
     def __str__(self) -> str:
         """The message in one line: what a file brought in must not speak to the terminal."""
-        text = super().__str__()
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return printable(super().__str__())
 
 
 class ConfigError(BertsmithError):

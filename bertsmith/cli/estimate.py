@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from bertsmith.cli.arguments import Flag
 from bertsmith.cli.settings import Settings, defaults_from
 from bertsmith.config import PretrainConfig
+from bertsmith.display import show, show_json
 from bertsmith.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,12 +66,12 @@ def estimate(command: EstimateCommand) -> None:
     config = command.to_config()
     found = counted.estimate(config, machine)
     if command.json:
-        print(json.dumps(found.to_json()))
+        show_json(found.to_json())
         return
     _print_table(found, config, machine)
     if not found.fits:
         ways = counted.advice(config, machine)
-        print(f"It does not fit; {' or '.join(ways) if ways else 'more devices or less length'}.")
+        show(f"It does not fit; {' or '.join(ways) if ways else 'more devices or less length'}.")
 
 
 def _kind(device: str, memory: int | None) -> Literal["cpu", "cuda", "mps"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import tyro
 
 from bertsmith.cli.arguments import Flag, RunPath
 from bertsmith.config import FinetuneConfig, LabelledConfig, ProbeConfig
+from bertsmith.display import Display, show, show_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,6 @@ class Probe:
 
 def finetune(command: Finetune) -> None:
     """Fine-tune, and print the figures beside those from random weights."""
-    from bertsmith.display import Display
     from bertsmith.finetuning.finetune import finetune_folder
 
     with _told_once():
@@ -82,16 +81,15 @@ def finetune(command: Finetune) -> None:
         )
     results = found.results
     if command.json:
-        print(json.dumps(results))
+        show_json(results)
         return
     seeds = results["seeds"]
-    print("\n".join(_lines(results, f"{len(seeds)} seed{'s' * (len(seeds) > 1)}")))
-    print(f"model: {found.output} (seed {results['best_seed']}, best by {results['metric']})")
+    show("\n".join(_lines(results, f"{len(seeds)} seed{'s' * (len(seeds) > 1)}")))
+    show(f"model: {found.output} (seed {results['best_seed']}, best by {results['metric']})")
 
 
 def probe(command: Probe) -> None:
     """Probe, and print the figures beside those of a random encoder."""
-    from bertsmith.display import Display
     from bertsmith.finetuning.probe import probe_folder
 
     with _told_once():
@@ -105,9 +103,9 @@ def probe(command: Probe) -> None:
             display=Display(quiet=command.quiet),
         )
     if command.json:
-        print(json.dumps(results))
+        show_json(results)
         return
-    print("\n".join(_lines(results, f"{results['folds']} folds")))
+    show("\n".join(_lines(results, f"{results['folds']} folds")))
 
 
 def _lines(results: Mapping[str, Any], over: str) -> Iterator[str]:

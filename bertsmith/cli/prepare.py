@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +11,7 @@ import tyro
 from bertsmith.cli.arguments import Flag
 from bertsmith.cli.settings import refuse_idle_flags
 from bertsmith.config import PreparationConfig, PretrainConfig
+from bertsmith.display import Display, show, show_json
 from bertsmith.errors import ConfigError
 
 
@@ -47,7 +47,6 @@ def defaults(base: PretrainConfig) -> Prepare:
 
 def run(command: Prepare, base: PretrainConfig) -> None:
     """Prepare, and print what is in the store and what was left out."""
-    from bertsmith.display import Display
     from bertsmith.preparation import describe_text, describe_vocabulary, prepare_store
 
     refuse_idle_flags(asdict(base.preparation), asdict(command.preparation))
@@ -63,8 +62,8 @@ def run(command: Prepare, base: PretrainConfig) -> None:
     )
     report = store.manifest.report
     if command.json:
-        print(json.dumps({**report, "output": str(command.output)}))
+        show_json({**report, "output": str(command.output)})
         return
-    print("\n".join([*describe_vocabulary(report), *describe_text(report)]))
+    show("\n".join([*describe_vocabulary(report), *describe_text(report)]))
     size = sum(shard.bytes for split in store.manifest.splits.values() for shard in split.shards)
-    print(f"store: {command.output} ({size / 1e6:,.1f} MB)")
+    show(f"store: {command.output} ({size / 1e6:,.1f} MB)")

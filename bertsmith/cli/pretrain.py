@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from bertsmith.config import (
     settings_by_name,
     settings_of_run,
 )
+from bertsmith.display import show, show_json
 from bertsmith.errors import RunError
 from bertsmith.ranks import rank
 
@@ -133,9 +133,9 @@ def run(command: Pretrain, base: PretrainConfig) -> None:
     )
     if rank():
         return  # the first one says it for all
-    print("\n".join(finished.closing_lines()))
-    print(f"model:   {finished.output / 'model'}")
-    print(f"curves:  {finished.output / 'curves.png'}")
-    print(f"metrics: {finished.output / 'metrics.jsonl'}")
+    show("\n".join(finished.closing_lines()))
+    show(f"model:   {finished.output / 'model'}")
+    show(f"curves:  {finished.output / 'curves.png'}")
+    show(f"metrics: {finished.output / 'metrics.jsonl'}")
     if command.json:
-        print(json.dumps(finished.metrics))
+        show_json(finished.metrics)

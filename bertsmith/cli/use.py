@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from bertsmith.cli.arguments import Flag, RunPath
+from bertsmith.display import Display, show, show_json
 from bertsmith.errors import InputError
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def encode(command: Encode) -> None:
     found = model.encode_one(command.text, command.text_pair)
     other = model.encode_one(*command.compare) if command.compare else None
     if command.json:
-        print(json.dumps(_as_json(found, other, command.pooling)))
+        show_json(_as_json(found, other, command.pooling))
     else:
         _print_encoding(found, other, command.pooling)
 
@@ -163,13 +163,13 @@ def fill(command: Fill) -> None:
 
     masks = load(command.run, device=command.device).fill(command.text, top_k=command.top_k)
     if command.json:
-        print(json.dumps({"masks": [[asdict(word) for word in words] for words in masks]}))
+        show_json({"masks": [[asdict(word) for word in words] for words in masks]})
         return
     for words in masks:
         for word in words:
-            print(f"{word.probability:7.2%}  {word.text}")
+            show(f"{word.probability:7.2%}  {word.text}")
         if words is not masks[-1]:
-            print()
+            show()
 
 
 def next_sentence(command: Next) -> None:
@@ -180,15 +180,14 @@ def next_sentence(command: Next) -> None:
     probability = model.next_sentence(command.sentence_a, command.sentence_b)
     verdict = probability >= 0.5
     if command.json:
-        print(json.dumps({"probability": probability, "follows": verdict}))
+        show_json({"probability": probability, "follows": verdict})
     else:
-        print(f"{probability:.1%} that the second follows: {'yes' if verdict else 'no'}")
+        show(f"{probability:.1%} that the second follows: {'yes' if verdict else 'no'}")
 
 
 def similar(command: Similar) -> None:
     """Print the places of a word, the nearest first."""
     from bertsmith.corpus.lines import read_lines
-    from bertsmith.display import Display
     from bertsmith.inference.model import load
     from bertsmith.inference.similar import SHOWN, Place, similar_places
 
@@ -211,22 +210,21 @@ def similar(command: Similar) -> None:
     shown = others[: command.top_k]
     if command.json:
         nearest = [{**row(place), "cosine": cosine} for place, cosine in shown]
-        print(json.dumps({"to": row(reference), "places": len(others), "nearest": nearest}))
+        show_json({"to": row(reference), "places": len(others), "nearest": nearest})
         return
     where = "given" if command.to else f"line {reference.line}"
-    print(f"to:     {reference.left}[{reference.word}]{reference.right}  ({where})")
-    print(f"{len(others):,} other places; the nearest by the cosine of the word's vectors:")
+    show(f"to:     {reference.left}[{reference.word}]{reference.right}  ({where})")
+    show(f"{len(others):,} other places; the nearest by the cosine of the word's vectors:")
     for place, cosine in shown:
         left = f"…{place.left}" if len(place.left) == SHOWN else place.left
         right = f"{place.right}…" if len(place.right) == SHOWN else place.right
-        print(f"{cosine:.4f}  {left:>{SHOWN + 1}}[{place.word}]{right}  (line {place.line})")
+        show(f"{cosine:.4f}  {left:>{SHOWN + 1}}[{place.word}]{right}  (line {place.line})")
 
 
 def evaluate(command: Evaluate) -> None:
     """Print the figures of a model on a split."""
     from rich.console import Console
 
-    from bertsmith.display import Display
     from bertsmith.evaluation.of_folder import evaluate_folder
     from bertsmith.evaluation.table import print_evaluation
 
@@ -244,7 +242,7 @@ def evaluate(command: Evaluate) -> None:
         display=Display(quiet=command.json),
     )
     if command.json:
-        print(json.dumps(found.to_json(command.split)))
+        show_json(found.to_json(command.split))
         return
     print_evaluation(found, Console(highlight=False))
 
@@ -262,11 +260,11 @@ def corpora(command: Corpora) -> None:
             name: {"about": NAMES[name], "on_disk": str(where[name] or "")} for name in NAMES
         }
         rows["prepared"] = {"on_disk": str(stores), "stores": num_stores, "bytes": size}
-        print(json.dumps(rows))
+        show_json(rows)
         return
     for name, about in NAMES.items():
-        print(f"{name:12} {about}\n{'':12} {where[name] or f'not yet in {cache_folder()}'}")
-    print(
+        show(f"{name:12} {about}\n{'':12} {where[name] or f'not yet in {cache_folder()}'}")
+    show(
         f"{'prepared':12} {num_stores} texts that runs were trained on, {size / 1e6:,.0f} MB; "
         f"may be removed\n{'':12} {stores}"
     )
@@ -293,7 +291,7 @@ def _print_encoding(found: Encoding, other: Encoding | None, pooling: str) -> No
     from bertsmith.inference.model import compare, cosine_similarity
 
     vectors = found.pooled(pooling)
-    print(f"{pooling}: float32 {list(vectors.shape)}")
+    show(f"{pooling}: float32 {list(vectors.shape)}")
     rows = vectors if pooling == "tokens" else vectors[None]
     names = [pooling]
     if pooling == "tokens":
@@ -303,16 +301,16 @@ def _print_encoding(found: Encoding, other: Encoding | None, pooling: str) -> No
         ]
     width = max(map(len, names))
     for name, vector in zip(names, rows, strict=True):
-        print(f"  {name:{width}}  " + " ".join(f"{value:6.2f}" for value in vector[:6]) + " …")
+        show(f"  {name:{width}}  " + " ".join(f"{value:6.2f}" for value in vector[:6]) + " …")
     if other is None:
         return
-    print(f"beside: {' '.join(other.words)}")
-    print(f"cosine of the texts ([CLS]): {cosine_similarity(found.cls, other.cls):.4f}")
+    show(f"beside: {' '.join(other.words)}")
+    show(f"cosine of the texts ([CLS]): {cosine_similarity(found.cls, other.cls):.4f}")
     shared = compare(found, other)
     for word, cosine in shared:
-        print(f"cosine of {word!r} in the two contexts: {cosine:.4f}")
+        show(f"cosine of {word!r} in the two contexts: {cosine:.4f}")
     if not shared:
-        print("no word stands in both")
+        show("no word stands in both")
 
 
 def _read_texts(path: Path) -> list[str | tuple[str, str]]:
@@ -326,7 +324,6 @@ def _encode_file(command: Encode, source: Path, target: Path) -> None:
     """Write `vectors`: [N, H], or for tokens [sum of lengths, H] with `offsets` [N + 1]."""
     import numpy as np
 
-    from bertsmith.display import Display
     from bertsmith.inference.model import load
 
     if command.compare:
@@ -357,7 +354,7 @@ def _encode_file(command: Encode, source: Path, target: Path) -> None:
     shape = list(arrays["vectors"].shape)
     if command.json:
         figures = {"texts": len(rows), "cut_texts": num_cut, "shape": shape, "output": str(target)}
-        print(json.dumps(figures))
+        show_json(figures)
         return
     cut = f"; {num_cut} of them cut to {model.tokenizer.max_length} tokens" if num_cut else ""
-    print(f"{len(rows):,} texts{cut}; float32 {shape} in {target}")
+    show(f"{len(rows):,} texts{cut}; float32 {shape} in {target}")
