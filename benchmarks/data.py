@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import os
 import random
@@ -30,14 +31,9 @@ import psutil
 from benchmarks.report import column, processor, times, versions
 from bertsmith.config import STORE_MANIFEST_FILE
 from bertsmith.corpus import open_corpus
-from bertsmith.data.disk import (
-    FREQUENCIES_FILE,
-    Manifest,
-    SplitEntry,
-    open_store,
-    write_frequencies,
-    write_shard,
-)
+from bertsmith.data.disk import open_store
+from bertsmith.data.manifest import FREQUENCIES_FILE, Manifest, SplitEntry
+from bertsmith.data.shards import write_frequencies, write_shard
 from bertsmith.data.store import Offsets, Shard
 
 RESULTS = Path(__file__).parent / "results"
@@ -236,9 +232,13 @@ def repeat_store(source: Path, target: Path, num_tokens: int) -> Path:
     entries = [write_shard(shard, target / "train" / f"{n:06}-000.arrow") for n in range(count)]
     counts = store.split("train").frequencies(manifest.vocab_size) * count * times_a_shard
     digest = write_frequencies(counts, target / "train" / FREQUENCIES_FILE)
-    splits = {**manifest.splits, "train": SplitEntry(shards=entries, frequencies_sha256=digest)}
+    train = SplitEntry(shards=entries, frequencies_sha256=digest)
+    splits = {**manifest.splits, "train": train}
+    report = copy.deepcopy(manifest.report)
+    report["splits"]["train"] |= {"tokens": train.tokens}
+    report["sha256"] |= {"train": train.digest}
     fields = {name: getattr(manifest, name) for name in manifest.__struct_fields__}
-    text = Manifest(**{**fields, "splits": splits}).to_json()
+    text = Manifest(**{**fields, "splits": splits, "report": report}).to_json()
     (target / STORE_MANIFEST_FILE).write_bytes(text)
     return target
 

@@ -7,16 +7,21 @@ killed process left; nothing reads them.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 CHECKSUMS_FILE = "SHA256SUMS"
 """In the format of `sha256sum`, which also checks it."""
+
+LOST = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""What the system says where there is no file; ELOOP of a link that leads to itself."""
 
 _LEFTOVER = re.compile(r"\.(.+)\.(?:part|old)")
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+)")
@@ -49,7 +54,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
             path.chmod(mode)
             flush(path)
         write_text(work / CHECKSUMS_FILE, _checksums(work))
-        if target.exists():
+        if os.path.lexists(target):
             remove_folder(target)
         work.rename(target)
     except BaseException:
@@ -67,11 +72,17 @@ def make_folder(path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder such that no half of it is ever seen under its name."""
+    """Remove a folder, or what is in its place, such that no half is ever seen under its name."""
     old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    if os.path.lexists(old):
+        remove(old)
     path.rename(old)
-    shutil.rmtree(old)
+    remove(old)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with all that is in it, a file, or a link and not what it leads to."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def leftovers(folder: Path) -> dict[Path, str]:
@@ -85,7 +96,7 @@ def remove_leftovers(folder: Path, names: Callable[[str], object]) -> None:
     """Remove leftovers in `folder` that were meant for names of which `names` is true."""
     for path, name in leftovers(folder).items():
         if names(name):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            remove(path)
 
 
 def damage(folder: Path) -> str | None:
@@ -95,6 +106,8 @@ def damage(folder: Path) -> str | None:
         OSError: it cannot be read; whether it is damaged is not known.
     """
     try:
+        if not _is_regular(folder / CHECKSUMS_FILE):
+            return f"{CHECKSUMS_FILE} is not a regular file"
         with (folder / CHECKSUMS_FILE).open("rb") as stream:
             text = stream.read(_MOST_SUM_BYTES).decode("ascii", "replace")
         lines = [_SUM_LINE.fullmatch(line) for line in text.splitlines()]
@@ -102,17 +115,24 @@ def damage(folder: Path) -> str | None:
             return f"{CHECKSUMS_FILE} is not a list of checksums"
         for line in filter(None, lines):
             path = folder / line[2]
-            if path.exists() and not path.is_file():  # a pipe would be waited for
+            if not _is_regular(path):
                 return f"{path.name} is not a regular file"
             if _digest(path) != line[1]:
                 return f"{path.name} does not match its checksum"
-    except FileNotFoundError as error:
+    except OSError as error:
+        if error.errno not in LOST:
+            raise
         return f"{Path(error.filename).name} is missing"
     listed = {line[2] for line in lines if line}
     for path in folder.iterdir():
         if path.name not in listed | {CHECKSUMS_FILE}:
             return f"{CHECKSUMS_FILE} does not list {path.name}"
     return None
+
+
+def _is_regular(path: Path) -> bool:
+    """Whether it is a file: a pipe would be waited for, a device may never end."""
+    return stat.S_ISREG(path.stat().st_mode)
 
 
 def flush(path: Path) -> None:

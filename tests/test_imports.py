@@ -12,8 +12,8 @@ import bertsmith
 PACKAGE = Path(bertsmith.__file__).parent
 
 ROWS = (
-    "errors durable display ranks config corpus tokenizer data preparation model evaluation report "
-    "training inference finetuning api cli"
+    "errors durable display processes ranks config corpus tokenizer data preparation model "
+    "evaluation report training inference finetuning api cli"
 ).split()
 """From the lowest to the highest: a module imports only from rows above it in this list."""
 

@@ -386,48 +386,6 @@ def test_folders_that_are_not_ours_are_left_alone(corpus: Path, tmp_path: Path) 
     assert other.damage() == []
 
 
-def test_a_damaged_store_is_named_and_made_anew(corpus: Path, tmp_path: Path) -> None:
-    store = prepare_store(config(corpus), tmp_path / "store")
-    whole = content(store.path)
-    shard = store.path / store.manifest.splits["train"].shards[0].file
-    shard.write_bytes(shard.read_bytes()[:-8])
-    with pytest.raises(DataError, match=f"{shard} must have .* bytes; it has"):
-        store.split("train")
-    shard.unlink()
-    with pytest.raises(DataError, match="it is missing"):
-        store.split("train")
-    shard.write_bytes(b"x" * store.manifest.splits["train"].shards[0].bytes)
-    with pytest.raises(DataError, match="is damaged"):
-        store.split("train").bounds(np.array([0]))
-    again = prepare_store(config(corpus), store.path)
-    assert content(again.path) == whole
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda m: m.update(format=9), "must be of format 1; it is of 9"),
-        (lambda m: m.pop("splits"), "not the manifest"),
-        (lambda m: m["splits"]["train"]["shards"][0].update(file="../x.arrow"), "which is none"),
-        (lambda m: m["splits"]["train"]["shards"][0].update(file="/etc/0.arrow"), "which is none"),
-        (lambda m: m["splits"]["train"]["shards"][0].update(tokens=-1), "not the manifest"),
-        (lambda m: m["splits"]["train"]["shards"][0].update(tokens=3), "must hold"),
-        (lambda m: m.update(id_type="uint32"), "must hold ids of uint32"),
-        (lambda m: m.update(vocab_size=7), "must hold 7 counts"),
-        (lambda m: m["splits"].update({"../x": m["splits"]["train"]}), "and no others"),
-    ],
-)
-def test_manifests_from_strangers_are_checked(
-    change: Any, message: str, corpus: Path, tmp_path: Path
-) -> None:
-    store = prepare_store(config(corpus), tmp_path / "store")
-    manifest = json.loads((store.path / STORE_MANIFEST_FILE).read_text())
-    change(manifest)
-    (store.path / STORE_MANIFEST_FILE).write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match=message):
-        open_store(store.path).split("train").bounds(np.array([0]))
-
-
 def test_a_stranger_sets_no_other_settings(corpus: Path, tmp_path: Path) -> None:
     store = prepare_store(config(corpus), tmp_path / "store")
     path = store.path / STORE_MANIFEST_FILE
@@ -469,20 +427,6 @@ def test_what_a_killed_process_left_is_ours(name: str, corpus: Path, tmp_path: P
     (folder / ".plan.json.part").write_text("{")
     store = prepare_store(config(corpus), tmp_path / "store")
     assert content(store.path) == content(whole.path)
-
-
-def test_a_damaged_tokenizer_is_noticed(corpus: Path, tmp_path: Path) -> None:
-    store = prepare_store(config(corpus))  # in the cache, where sizes are looked at
-    path = store.path / "tokenizer" / "tokenizer.json"
-    before = path.read_text()
-    path.write_text(before.replace("crane", "enarc"))
-    assert "tokenizer" in store.damage()
-    assert prepare_store(config(corpus)).path == store.path
-    assert path.read_text() == before
-    shard = store.path / store.manifest.splits["train"].shards[0].file
-    shard.unlink()
-    prepare_store(config(corpus))
-    assert shard.is_file()
 
 
 def test_another_place_of_a_text_is_another_key(corpus: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A token store as a folder: Arrow shards, and a manifest that says what they are.
+"""A token store as a folder, of which nothing is handed out before it was checked.
 
 The format is written down in docs/data-format.md. Shards are mapped, not read: what is in memory is
 what training has touched, and the system may take it back.
@@ -6,185 +6,216 @@ what training has touched, and the system may take it back.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import msgspec
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-
-from bertsmith.config import STORE_MANIFEST_FILE
+from bertsmith.data.manifest import (
+    FREQUENCIES_FILE,
+    MANIFEST_FILE,
+    TOKENIZER_FOLDER,
+    DamagedFileError,
+    Manifest,
+    ShardEntry,
+)
 from bertsmith.data.random_bits import Int64
-from bertsmith.data.store import Shard, Size, TokenStore, digest_of_shards
-from bertsmith.durable import flush
+from bertsmith.data.shards import (
+    Stamp,
+    checked_digest,
+    open_shard,
+    read_frequencies,
+    tokenizer_digest,
+)
+from bertsmith.data.store import Shard, TokenStore
 from bertsmith.errors import DataError
+from bertsmith.processes import num_processors
 from bertsmith.tokenizer import Tokenizer
 
-MANIFEST_FILE = STORE_MANIFEST_FILE
-TOKENIZER_FOLDER = "tokenizer"
-FREQUENCIES_FILE = "frequencies.npy"
-FORMAT = 1
-SPLITS = ("train", "validation", "test")
-
-_COLUMN, _NAMES = "document", "name"
-_MOST_MANIFEST_BYTES = 2**28
+_MEGABYTE = 10**6
 
 
-class ShardEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A shard, as the manifest has it."""
+@dataclass(frozen=True)
+class StoreFolder:
+    """A store that is on disk.
 
-    file: str
-    """Inside the store's folder."""
-    sha256: str
-    bytes: int
-    tokens: int
-    sentences: int
-    paragraphs: int
-    documents: int
-
-    @property
-    def size(self) -> Size:
-        """How much is in it."""
-        return Size(self.tokens, self.sentences, self.paragraphs, self.documents)
-
-
-class SplitEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A split, as the manifest has it."""
-
-    shards: list[ShardEntry]
-    frequencies_sha256: str
-    """Of the file with how often each entry stands in the split."""
-
-    @property
-    def digest(self) -> str:
-        """Of all its shards."""
-        return digest_of_shards(shard.sha256 for shard in self.shards)
-
-
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a store is. It is written last: a folder with it is whole."""
-
-    format: int
-    key: str
-    """Digest of the text and of all settings with which it was prepared."""
-    id_type: str
-    """uint16 or uint32."""
-    vocab_size: int
-    tokenizer_sha256: str
-    """Of the two files of the tokenizer."""
-    settings: dict[str, Any]
-    """The fields of `PreparationConfig`."""
-    report: dict[str, Any]
-    """What corpus.json says: counts of what was read, kept and left out."""
-    splits: dict[str, SplitEntry]
-
-    @staticmethod
-    def read(folder: Path) -> Manifest:
-        """That of the store in `folder`. Raises: `DataError`."""
-        path = folder / MANIFEST_FILE
-        try:
-            if path.stat().st_size > _MOST_MANIFEST_BYTES:
-                raise DataError(f"{path} must be at most {_MOST_MANIFEST_BYTES} bytes.")
-            found = msgspec.json.decode(path.read_bytes(), type=Manifest)
-        except OSError as error:
-            raise DataError(f"Cannot read {path}: {error.strerror}.") from error
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise DataError(f"{path} is not the manifest of a token store: {error}.") from error
-        if found.format != FORMAT:
-            raise DataError(f"{path} must be of format {FORMAT}; it is of {found.format}.")
-        if not set(found.splits) <= set(SPLITS):
-            raise DataError(f"{path} must have the splits {', '.join(SPLITS)}, and no others.")
-        for split in found.splits.values():
-            for shard in split.shards:
-                _check_name(path, shard.file)
-                if min(shard.bytes, *shard.size) < 0:
-                    raise DataError(f"{path} is not the manifest of a token store: {shard.file}.")
-        return found
-
-    def to_json(self) -> bytes:
-        """As it is written, the same for the same store."""
-        return msgspec.json.format(msgspec.json.encode(self, order="sorted"), indent=1) + b"\n"
-
-
-class StoreFolder(NamedTuple):
-    """A store that is on disk."""
+    What it hands out was checked once before: each byte against the manifest's checksums, and that
+    offsets rise and ids are in the vocabulary, which a stranger's checksums do not say.
+    """
 
     path: Path
     manifest: Manifest
+    checks: bool = True
+    """False: this process made the store, or another one of this machine has just checked it."""
+    _stamps: dict[str, Stamp] = field(default_factory=dict, repr=False, compare=False)
+    """Of the shards that were found whole."""
 
     def tokenizer(self, max_length: int) -> Tokenizer:
-        """That of the store, for sequences of at most `max_length` tokens."""
-        return Tokenizer.load(self.path / TOKENIZER_FOLDER, default_max_length=max_length)
+        """That of the store, for sequences of at most `max_length` tokens. Raises: `DataError`."""
+        if self.checks:
+            with self._advising():
+                self._check_tokenizer()
+        folder = self.path / TOKENIZER_FOLDER
+        found = Tokenizer.load(folder, default_max_length=max_length)
+        if found.vocab_size != self.manifest.vocab_size:
+            raise DataError(
+                f"{folder} must have the {self.manifest.vocab_size} entries of the manifest; it "
+                f"has {found.vocab_size}."
+            )
+        return found
 
     def split(self, name: str) -> TokenStore:
-        """One of `manifest.splits`.
+        """One of `manifest.splits`; its shards are checked when the first one is asked for.
 
         Raises:
-            DataError: a shard is missing or not as long as it was. When something in it is asked
-                for, also: it is no such shard.
+            DataError: a file is missing, or not as long as it was.
         """
-        entry = self.manifest.splits[name]
-        for shard in entry.shards:
-            path = self.path / shard.file
-            size = path.stat().st_size if path.is_file() else -1
-            if size != shard.bytes:
-                raise DataError(
-                    f"{path} must have {shard.bytes} bytes; it "
-                    f"{'is missing' if size < 0 else f'has {size}'}. Prepare the store again."
-                )
+        entries = self.manifest.splits[name].shards
+        with self._advising():
+            for entry in entries:
+                self._check_length(entry)
+
+        def open_entry(number: int) -> Shard:
+            entry = entries[number]
+            if entry.file not in self._stamps:
+                self.check([name])
+            with self._advising():
+                return open_shard(self.path / entry.file, self.manifest.id_type, entry.size)
+
         return TokenStore(
-            [shard.size for shard in entry.shards],
-            partial(_open_entry, self.path, self.manifest.id_type, entry.shards),
-            digest=entry.digest,
-            frequencies=self._frequencies(name),
+            [entry.size for entry in entries],
+            open_entry,
+            digest=self.manifest.splits[name].digest,
+            frequencies=self.frequencies(name),
         )
 
-    def damage(self) -> list[str]:
-        """The files that are not as the manifest says, every byte looked at."""
-        wanted = {
-            shard.file: shard.sha256
-            for split in self.manifest.splits.values()
-            for shard in split.shards
-        }
-        wanted |= {
-            f"{name}/{FREQUENCIES_FILE}": split.frequencies_sha256
-            for name, split in self.manifest.splits.items()
-        }
-        damaged = [
-            name
-            for name, digest in wanted.items()
-            if not (self.path / name).is_file() or sha256_of(self.path / name) != digest
-        ]
-        if tokenizer_digest(self.path / TOKENIZER_FOLDER) != self.manifest.tokenizer_sha256:
-            damaged.append(TOKENIZER_FOLDER)
-        return damaged
+    def frequencies(self, split: str) -> Int64:
+        """How often each entry stands in a split, int64 [vocab_size]. Raises: `DataError`."""
+        with self._advising():
+            return self._read_frequencies(split)
 
-    def is_complete(self) -> bool:
-        """Whether all files are there, as long as they were; their content is not looked at."""
-        try:
-            for name in self.manifest.splits:
-                self.split(name)
-        except DataError:
-            return False
-        found = tokenizer_digest(self.path / TOKENIZER_FOLDER)
-        return found == self.manifest.tokenizer_sha256
+    def check(
+        self,
+        splits: Iterable[str] | None = None,
+        *,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Check what was not checked yet, with all processors.
 
-    def _frequencies(self, split: str) -> Int64:
-        path = self.path / split / FREQUENCIES_FILE
+        Args:
+            splits: of which shards and frequencies; None: all of the store.
+            progress: told megabytes done and in all.
+
+        Raises:
+            DataError: something is damaged, or cannot be read.
+        """
+        if self.checks and (damaged := self.damage(splits, progress=progress)):
+            raise self._error(damaged)
+
+    def damage(
+        self,
+        splits: Iterable[str] | None = None,
+        *,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[str]:
+        """What is wrong with the store, a file each; see `check`.
+
+        Raises:
+            DataError: a file cannot be read; whether it is damaged is not known.
+        """
+        checks: list[tuple[Callable[[], object], int]] = []
+        for split in self.manifest.splits if splits is None else splits:
+            for entry in self.manifest.splits[split].shards:
+                if entry.file not in self._stamps:
+                    checks.append((partial(self._check_shard, entry), entry.bytes))
+            checks.append((partial(self._read_frequencies, split), 0))
+        if splits is None:
+            checks.append((self._check_tokenizer, 0))
+        done, total = 0, sum(size for _, size in checks)
+        # Threads: neither hashing nor looking at arrays holds Python's lock.
+        with ThreadPoolExecutor(num_processors(), thread_name_prefix="check") as pool:
+            try:
+                said = []
+                for found, (_, size) in zip(
+                    pool.map(_said_by, [check for check, _ in checks]), checks, strict=True
+                ):
+                    done += size
+                    progress(done // _MEGABYTE, total // _MEGABYTE)
+                    said += found
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return said
+
+    def refuse_changed(self) -> None:
+        """Refuse a store of which a file has changed since it was checked.
+
+        Files whose size, time and place are as they were are taken to be the same; others are read
+        again. What was removed is still there for who has it mapped, and is no change.
+
+        Raises:
+            DataError: a file has other bytes.
+        """
+        entries = (e for split in self.manifest.splits.values() for e in split.shards)
+        for entry in entries:
+            before = self._stamps.get(entry.file)
+            path = self.path / entry.file
+            if before is None or not path.exists():
+                continue
+            now = Stamp.of(path)
+            if now != before and checked_digest(path) != entry.sha256:
+                raise DataError(
+                    f"{path} must stay as it is while it is trained on; it was changed. Put it "
+                    f"back, or prepare the text again into {self.path}, and go on by --resume."
+                )
+            self._stamps[entry.file] = now
+
+    @contextmanager
+    def _advising(self) -> Iterator[None]:
+        """Say of a damaged file what to do about it."""
         try:
-            found = np.lib.format.open_memmap(path, mode="r")
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path} is damaged: {error}. Prepare the store again.") from error
-        if found.shape != (self.manifest.vocab_size,) or found.dtype != np.int64:
-            raise DataError(f"{path} must hold {self.manifest.vocab_size} counts of int64.")
-        counts: Int64 = found
-        return counts
+            yield
+        except DamagedFileError as damaged:
+            raise self._error([str(damaged)]) from damaged
+
+    def _error(self, damaged: Sequence[str]) -> DataError:
+        others = f", and {len(damaged) - 1} more of the store are damaged" if damaged[1:] else ""
+        return DataError(
+            f"{damaged[0]}{others}. Put back what was there, or prepare the text again into "
+            f"{self.path}."
+        )
+
+    def _check_length(self, entry: ShardEntry) -> None:
+        path = self.path / entry.file
+        if (size := Stamp.of(path).size) != entry.bytes:
+            raise DamagedFileError(f"{path} must have {entry.bytes} bytes; it has {size}")
+
+    def _check_shard(self, entry: ShardEntry) -> None:
+        path = self.path / entry.file
+        stamp = Stamp.of(path)
+        self._check_length(entry)
+        if checked_digest(path) != entry.sha256:
+            raise DamagedFileError(f"{path} does not match its checksum")
+        manifest = self.manifest
+        open_shard(path, manifest.id_type, entry.size, vocab_size=manifest.vocab_size)
+        self._stamps[entry.file] = stamp
+
+    def _check_tokenizer(self) -> None:
+        folder = self.path / TOKENIZER_FOLDER
+        if tokenizer_digest(folder) != self.manifest.tokenizer_sha256:
+            raise DamagedFileError(f"{folder} does not match its checksum")
+
+    def _read_frequencies(self, split: str) -> Int64:
+        entry = self.manifest.splits[split]
+        return read_frequencies(
+            self.path / split / FREQUENCIES_FILE,
+            entry.frequencies_sha256,
+            self.manifest.vocab_size,
+            entry.tokens,
+        )
 
 
 def is_store(path: Path) -> bool:
@@ -192,110 +223,17 @@ def is_store(path: Path) -> bool:
     return (path / MANIFEST_FILE).is_file()
 
 
-def open_store(path: Path) -> StoreFolder:
-    """The store in a folder. Raises: `DataError`."""
-    return StoreFolder(path, Manifest.read(path))
-
-
-def write_shard(shard: Shard, path: Path) -> ShardEntry:
-    """Write a shard as an Arrow file; it is on the disk when this returns.
-
-    One record batch with a row a document: `document`, a list of paragraphs, which are lists of
-    sentences, which are lists of ids; and `name`, if documents have names. The lists of Arrow are
-    flat values and offsets, so that nothing is converted.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    values = _array(shard.ids)
-    for offsets in (shard.sentence_offsets, shard.paragraph_offsets, shard.document_offsets):
-        values = pa.ListArray.from_arrays(_array(offsets), values)
-    columns = {_COLUMN: values}
-    if shard.names is not None:
-        columns[_NAMES] = pa.array(shard.names, pa.string())
-    batch = pa.record_batch(columns)
-    # Another process may have been left behind and write the same.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    flush(part)
-    os.replace(part, path)
-    flush(path.parent)
-    return ShardEntry(
-        file=f"{path.parent.name}/{path.name}",
-        sha256=sha256_of(path),
-        bytes=path.stat().st_size,
-        **shard.size._asdict(),
-    )
-
-
-def open_shard(path: Path, id_type: str, size: Size) -> Shard:
-    """Map a shard.
+def open_store(path: Path, *, checks: bool = True) -> StoreFolder:
+    """The store in a folder.
 
     Args:
-        path: of `write_shard`.
-        id_type: uint16 or uint32.
-        size: what must be in it.
+        path: the folder.
+        checks: see `StoreFolder.checks`.
 
     Raises:
-        DataError: it is not such a file, or does not hold that much.
+        DataError: the manifest is damaged, or says what cannot be.
     """
-    try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        if reader.num_record_batches != 1:
-            raise DataError(f"{path} must have one record batch; it has another number.")
-        batch = reader.get_batch(0)
-        documents = batch.column(_COLUMN)
-        paragraphs = documents.values
-        sentences = paragraphs.values
-        ids = sentences.values
-        if str(ids.type) != id_type or sum(a.null_count for a in (documents, ids)):
-            raise DataError(f"{path} must hold ids of {id_type}; it holds {ids.type}.")
-        shard = Shard(
-            ids=_values(ids),
-            sentence_offsets=_values(sentences.offsets),
-            paragraph_offsets=_values(paragraphs.offsets),
-            document_offsets=_values(documents.offsets),
-            names=batch.column(_NAMES) if _NAMES in batch.schema.names else None,
-        )
-    except (
-        pa.ArrowException,
-        OSError,
-        AttributeError,
-        LookupError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise DataError(f"{path} is damaged: {error}. Prepare the store again.") from error
-    ends = (shard.sentence_offsets, shard.paragraph_offsets, shard.document_offsets)
-    if shard.size != size or [int(array[-1]) for array in ends] != [
-        size.tokens,
-        size.sentences,
-        size.paragraphs,
-    ]:
-        raise DataError(f"{path} must hold {size}; it holds {shard.size}. Prepare it again.")
-    return shard
-
-
-def write_frequencies(counts: Int64, path: Path) -> str:
-    """Write how often each entry stands in a split; gives the file's digest. Raises: `OSError`."""
-    np.save(path, counts, allow_pickle=False)
-    flush(path)
-    return sha256_of(path)
-
-
-def tokenizer_digest(folder: Path) -> str:
-    """Of both files of a tokenizer; empty if one is missing."""
-    files = [folder / name for name in ("tokenizer.json", "tokenizer_config.json")]
-    if not all(file.is_file() for file in files):
-        return ""
-    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    """The digest of a file. Raises: `OSError`."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return StoreFolder(path, Manifest.read(path), checks)
 
 
 def total_counts(parts: Sequence[dict[str, int]]) -> Counter[str]:
@@ -307,24 +245,10 @@ def total_counts(parts: Sequence[dict[str, int]]) -> Counter[str]:
     return total
 
 
-def _open_entry(folder: Path, id_type: str, entries: Sequence[ShardEntry], number: int) -> Shard:
-    entry = entries[number]
-    return open_shard(folder / entry.file, id_type, entry.size)
-
-
-def _array(values: npt.NDArray[np.generic]) -> Any:
-    """Numpy's memory as Arrow sees it, not copied; its own way there imports pandas."""
-    kind = pa.from_numpy_dtype(values.dtype)
-    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
-
-
-def _values(array: Any) -> Any:
-    """Arrow's memory as numpy sees it, not copied."""
-    values = np.frombuffer(array.buffers()[1], dtype=array.type.to_pandas_dtype())
-    return values[array.offset : array.offset + len(array)]
-
-
-def _check_name(path: Path, name: str) -> None:
-    folder, _, file = name.partition("/")
-    if not (folder.isidentifier() and file.replace("-", "").removesuffix(".arrow").isdigit()):
-        raise DataError(f"{path} names a shard {name!r}, which is none.")
+def _said_by(check: Callable[[], object]) -> list[str]:
+    """Of a file that is damaged, how."""
+    try:
+        check()
+    except DamagedFileError as damaged:
+        return [str(damaged)]
+    return []

@@ -10,6 +10,8 @@ Legend: E = examples of a shard; S = sentences; D = documents.
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from filelock import FileLock
 from bertsmith.corpus.cache import cache_folder
 from bertsmith.data.random_bits import Int64
 from bertsmith.data.store import Shard, TokenStore
-from bertsmith.durable import make_folder, whole_folder
+from bertsmith.durable import damage, make_folder, whole_folder
 from bertsmith.errors import DataError
 
 Kind = Literal["adjacent", "filled", "segments"]
@@ -83,18 +85,35 @@ def lay_out(
     name = f"{store.sha256()[:32]}-{store.num_tokens}-{kind}-{max_length}-{_FORMAT}"
     folder = cache_folder() / "examples" / name
     try:
-        if not folder.is_dir():
+        if (found := _kept(folder, store, kind)) is None:
             make_folder(folder.parent)
             with FileLock(folder.with_name(f"{name}.lock")):  # another run may make it, too
-                if not folder.is_dir():
+                if (found := _kept(folder, store, kind)) is None:
                     with whole_folder(folder) as work:
                         _write(work, store, kind, room, progress)
-        return _read(folder, kind)
+                    found = _read(folder, store, kind)
+        return found
     except OSError as error:
         raise DataError(
             f"The table of examples must be kept in {folder}: {error.strerror or error}. "
             "BERTSMITH_CACHE names another place."
         ) from error
+
+
+def _kept(folder: Path, store: TokenStore, kind: Kind) -> Examples | None:
+    """The table that is kept in `folder`, if every byte of it is as it was written."""
+    if not os.path.lexists(folder):
+        return None
+    try:
+        wrong = damage(folder) if folder.is_dir() else "it is no folder"
+        if wrong is None:
+            return _read(folder, store, kind)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        wrong = str(error)
+    warnings.warn(
+        f"The table of examples {folder} is damaged ({wrong}): making it anew.", stacklevel=2
+    )
+    return None
 
 
 def _write(
@@ -114,13 +133,16 @@ def _write(
     (folder / "about.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
 
 
-def _read(folder: Path, kind: Kind) -> Examples:
+def _read(folder: Path, store: TokenStore, kind: Kind) -> Examples:
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     width = 1 if kind == "adjacent" else 2
     dtype = np.dtype(about["dtype"])
     path = folder / "rows.bin"
     is_empty = path.stat().st_size == 0  # of which there is no map
     flat = np.zeros(0, dtype) if is_empty else np.memmap(path, dtype, mode="r")
+    most = store.num_tokens if kind == "segments" else store.num_sentences
+    if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) <= most:
+        raise ValueError("it has examples beyond the text")
     return Examples(flat.reshape(-1, width), Counter(about["counts"]))
 
 

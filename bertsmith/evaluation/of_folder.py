@@ -185,11 +185,13 @@ def _training_counts(config: PreparationConfig, tokenizer: Tokenizer) -> Int64 |
     """How often each entry stands in the training text of a run, if that is still at hand."""
     try:
         prepared = find_store(config)
-    except BertsmithError:  # moved, or changed since
+        if prepared is None:
+            return None
+        if prepared.tokenizer(tokenizer.max_length).sha256() != tokenizer.sha256():
+            return None
+        return word_counts(prepared.split("train"), tokenizer)
+    except BertsmithError:  # moved, changed since, or damaged
         return None
-    if prepared is None or prepared.tokenizer(tokenizer.max_length).sha256() != tokenizer.sha256():
-        return None
-    return word_counts(prepared.split("train"), tokenizer)
 
 
 def _refuse_unknown(name: str, split: str, known: Iterable[str]) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Generator, Sequence
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
 from bertsmith.errors import BertsmithError, DataError
+from bertsmith.processes import end_with_parent, num_processors
 
 Engine = Literal["local", "ray"]
 Result = TypeVar("Result")
@@ -20,13 +19,6 @@ _LEAST_BYTES = 2**25  # under which starting processes takes longer than they sa
 
 Task = tuple[Any, ...]
 """The arguments of a call."""
-
-
-def num_processors() -> int:
-    """Processors that this process may use."""
-    with contextlib.suppress(AttributeError, OSError):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def run_all(
@@ -94,7 +86,7 @@ def _in_processes(
     threads = max(1, num_processors() // processes)
     pool = ProcessPoolExecutor(
         processes,
-        initializer=_end_with,
+        initializer=end_with_parent,
         initargs=(os.getpid(),),
         env={"RAYON_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": str(threads > 1)},
     )
@@ -120,17 +112,6 @@ def _in_processes(
         ) from error
     finally:
         pool.shutdown(wait=True, kill_workers=not ended)
-
-
-def _end_with(parent: int) -> None:
-    """End this process soon after its parent died: whoever goes on must be alone."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _on_ray(

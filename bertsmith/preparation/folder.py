@@ -17,15 +17,16 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from bertsmith.data.disk import (
+from bertsmith.data.disk import StoreFolder, is_store, open_store
+from bertsmith.data.manifest import (
     FREQUENCIES_FILE,
     MANIFEST_FILE,
     SPLITS,
     TOKENIZER_FOLDER,
-    is_store,
-    open_store,
+    DamagedFileError,
 )
-from bertsmith.durable import make_folder, remove_leftovers, write_text
+from bertsmith.display import Display
+from bertsmith.durable import make_folder, remove, remove_leftovers, write_text
 from bertsmith.errors import BertsmithError, DataError
 
 CORPUS_FILE = "corpus.json"
@@ -52,43 +53,65 @@ class OutputFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def is_done(
-        self, key: str, *, checks: bool, overwrite: bool, warn: Callable[[str], None]
-    ) -> bool:
-        """Whether the store `key` is there; if not, the folder is made ready for it.
+    def finished(
+        self, key: str, *, is_cache: bool, checks: bool, overwrite: bool, display: Display
+    ) -> StoreFolder | None:
+        """The store `key` if it is there, every byte checked; if not, the folder is ready for it.
 
         Args:
-            checks: whether every byte of a store that is there is looked at.
+            key: of the store that is wanted.
+            is_cache: whether nobody else put anything here: what is damaged is made anew.
+            checks: False: another process of this machine has just checked it.
             overwrite: whether another store that is there may be removed.
-            warn: told of damage.
+            display: told of damage.
 
         Raises:
-            DataError: the folder holds something else.
+            DataError: the folder holds something else, or a file in it cannot be read.
         """
-        self._refuse_strangers()
+        if not is_cache:
+            self._refuse_strangers()
         begun = self._key_of_plan()
         if is_store(self.path) and not overwrite:
-            store = open_store(self.path)
-            if store.manifest.key != key:
-                raise DataError(
-                    f"{self.path} holds a store of another text or other settings; name another "
-                    "folder with --output, or replace it with --overwrite."
-                )
-            damaged = store.damage() if checks else []
-            if not damaged and store.is_complete():
+            damaged, store = self._opened(key, is_cache=is_cache, checks=checks)
+            if store is not None and checks:
+                with display.stage("Checking the store (MB)") as progress:
+                    damaged = store.damage(progress=progress)
+            if store is not None and not damaged:
                 self.end()
-                return True
-            names = ", ".join(damaged[:3])
-            warn(f"{self.path} is damaged ({names}): making it anew.")
+                return store
+            display.warn(f"{damaged[0].rstrip('.')}: making {self.path} anew.")
         elif begun == key and not is_store(self.path):
-            return False
+            return None
         elif begun and not overwrite and any(self.path.glob(f"{WORK_FOLDER}/*/pieces/*.json")):
             raise DataError(
                 f"{self.path} was begun with another text or other settings; name another folder "
                 "with --output, or begin anew with --overwrite."
             )
+        elif is_cache and (self.path / CORPUS_FILE).exists():
+            display.warn(f"{self.path / MANIFEST_FILE} is missing: making {self.path} anew.")
         self._clear()
-        return False
+        return None
+
+    def _opened(
+        self, key: str, *, is_cache: bool, checks: bool
+    ) -> tuple[list[str], StoreFolder | None]:
+        """The store `key`; or what is wrong with it, if it may be made anew."""
+        try:
+            store = open_store(self.path, checks=checks)
+        except DamagedFileError as damaged:
+            if is_cache:
+                return [str(damaged)], None
+            raise DataError(
+                f"{str(damaged).rstrip('.')}; --overwrite makes the store anew."
+            ) from damaged
+        if store.manifest.key == key:
+            return [], store
+        if is_cache:
+            return [f"{self.path / MANIFEST_FILE} is of another text or other settings"], None
+        raise DataError(
+            f"{self.path} holds a store of another text or other settings; name another "
+            "folder with --output, or replace it with --overwrite."
+        )
 
     def _refuse_strangers(self) -> None:
         """Refuse a folder with files that no preparation writes: others are never removed."""
@@ -116,7 +139,7 @@ class OutputFolder:
         make_folder(self.path / WORK_FOLDER)
         order = {MANIFEST_FILE: 0, WORK_FOLDER: 2}
         for path in sorted(entries, key=lambda path: order.get(path.name, 1)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove(path)
         self.end()
 
     def begin(self, key: str) -> Path:

@@ -8,28 +8,23 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from bertsmith.config import PreparationConfig
 from bertsmith.corpus import NUM_ROWS, Corpus, open_corpus
 from bertsmith.corpus.cache import cache_folder
-from bertsmith.data.disk import (
+from bertsmith.data.disk import StoreFolder, is_store, open_store, total_counts
+from bertsmith.data.manifest import (
     FORMAT,
     FREQUENCIES_FILE,
     MANIFEST_FILE,
     TOKENIZER_FOLDER,
     Manifest,
     SplitEntry,
-    StoreFolder,
-    is_store,
-    open_shard,
-    open_store,
-    tokenizer_digest,
-    total_counts,
-    write_frequencies,
 )
+from bertsmith.data.shards import open_shard, tokenizer_digest, write_frequencies
 from bertsmith.display import Display
 from bertsmith.durable import make_folder, whole_folder, write_text
 from bertsmith.errors import DataError
@@ -53,18 +48,18 @@ from bertsmith.preparation.work import (
 from bertsmith.tokenizer import Tokenizer
 
 
-def finished_store(corpus: Sequence[str]) -> StoreFolder | None:
+def finished_store(corpus: Sequence[str], *, checks: bool = True) -> StoreFolder | None:
     """The store that `corpus` names, if it names one and nothing else. Raises: `DataError`."""
     if len(corpus) != 1 or not is_store(Path(corpus[0])):
         return None
-    return open_store(Path(corpus[0]))
+    return open_store(Path(corpus[0]), checks=checks)
 
 
 def find_store(config: PreparationConfig) -> StoreFolder | None:
-    """The store of a corpus if it is whole in the cache, or is what the corpus names.
+    """The store of a corpus if it is in the cache, or is what the corpus names.
 
     Raises:
-        BertsmithError: the text cannot be read.
+        BertsmithError: the text cannot be read, or the manifest is damaged.
     """
     config = with_absolute_paths(config)
     if (store := finished_store(config.corpus)) is not None:
@@ -82,6 +77,7 @@ def prepare_store(
     engine: Engine = "local",
     processes: int | None = None,
     display: Display | None = None,
+    checks: bool = True,
 ) -> StoreFolder:
     """Turn a corpus into a token store, or find the one that was made of it before.
 
@@ -96,15 +92,21 @@ def prepare_store(
         engine: processes of this machine, or a Ray cluster that reaches the same folders.
         processes: of this machine; default: one a processor.
         display: default: a silent one.
+        checks: whether every byte of a store that is there is held against its checksums; False:
+            another process of this machine has just done that.
 
     Raises:
-        BertsmithError: the text cannot be read, the folder holds something else, the disk is full.
+        BertsmithError: the text cannot be read, a store that is named is damaged, the folder
+            holds something else, the disk is full.
     """
     display = display or Display(quiet=True)
     config = with_absolute_paths(config)
-    if (store := finished_store(config.corpus)) is not None:
+    if (store := finished_store(config.corpus, checks=checks)) is not None:
         if output is not None:
             raise DataError(f"{store.path} is a token store already; name the text it is to hold.")
+        if checks:
+            with display.stage("Checking the store (MB)") as progress:
+                store.check(progress=progress)
         return store
     with display.stage("Opening the corpus") as progress:
         corpus = _open(config, progress)
@@ -112,13 +114,15 @@ def prepare_store(
         key = key_of(config, corpus, tokenizer)
     folder = output or _cached(key)
     with written_to(folder), taken(folder, waits=output is None, say=display.say) as target:
-        in_user_folder = output is not None
-        if target.is_done(key, checks=in_user_folder, overwrite=overwrite, warn=display.warn):
+        store = target.finished(
+            key, is_cache=output is None, checks=checks, overwrite=overwrite, display=display
+        )
+        if store is not None:
             display.say(f"The text is prepared already: {folder}")
-        else:
-            preparation = _Preparation(config, corpus, tokenizer, key, target, display)
-            preparation.make(engine, processes)
-        return open_store(folder)
+            return store
+        preparation = _Preparation(config, corpus, tokenizer, key, target, display)
+        preparation.make(engine, processes)
+        return open_store(folder, checks=checks)
 
 
 def _open(
@@ -265,9 +269,8 @@ class _Preparation:
         left_out = total_counts([piece.left_out for piece in pieces])
         report = self._report(tokenizer, splits, counts, left_out)
         manifest = self._manifest(tokenizer, splits, report)
-        report["vocabulary"] = measure_vocabulary(
-            StoreFolder(self.folder, manifest), self.config.tokenizer, dict(counts["train"])
-        )
+        own = StoreFolder(self.folder, manifest, checks=False)
+        report["vocabulary"] = measure_vocabulary(own, self.config.tokenizer, dict(counts["train"]))
         write_text(self.folder / CORPUS_FILE, report_json(report))
         write_text(self.folder / MANIFEST_FILE, manifest.to_json().decode())
 
@@ -307,6 +310,6 @@ class _Preparation:
         )
 
 
-def id_type(tokenizer: Tokenizer) -> str:
+def id_type(tokenizer: Tokenizer) -> Literal["uint16", "uint32"]:
     """What ids are stored in, as the manifest has it."""
-    return np.dtype(tokenizer.id_type).name
+    return "uint16" if tokenizer.id_type is np.uint16 else "uint32"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bertsmith.config import TOKENIZERS, PreparationConfig
 from bertsmith.corpus import Columns, Corpus, Rules, Splitter, absolute_names
-from bertsmith.data.disk import FORMAT
+from bertsmith.data.manifest import FORMAT
 from bertsmith.tokenizer import Tokenizer
 
 _RULE_LIBRARIES = ("bertsmith", "rensa", "sentencex", "tokenizers")

@@ -18,7 +18,8 @@ import msgspec
 import numpy as np
 
 from bertsmith.corpus import Document, Part
-from bertsmith.data.disk import ShardEntry, sha256_of, write_shard
+from bertsmith.data.manifest import ShardEntry
+from bertsmith.data.shards import sha256_of, write_shard
 from bertsmith.data.store import ShardBuilder
 from bertsmith.durable import flush
 from bertsmith.tokenizer import Tokenizer

@@ -64,8 +64,13 @@ class Checkpoints:
         self._folder = run / CHECKPOINTS_FOLDER
         self._keep = keep
         self._keep_every = keep_every
+        self._holds: Callable[[], None] = lambda: None
         self._writer: threading.Thread | None = None
         self._error: Exception | None = None
+
+    def only_while(self, holds: Callable[[], None]) -> None:
+        """Call `holds` before each checkpoint; where it raises, on any rank, none is written."""
+        self._holds = holds
 
     def save(
         self,
@@ -78,8 +83,11 @@ class Checkpoints:
 
         Raises:
             OSError: the checkpoint before could not be written. Whole ones are as they were.
+            BertsmithError: of `only_while`.
         """
         self.wait()
+        with self._ranks.together():
+            self._holds()
         target = checkpoint_folder(self._run, progress.spent.step)
         keeps = self._ranks.is_first
         snapshot = Snapshot.of(model, tokenizer, keeps=keeps)

@@ -26,6 +26,8 @@ class Prepared:
     batches: Batches
     validation: Batches | None
     """None if no example was held out."""
+    store: StoreFolder
+    """Where both lie."""
     report: dict[str, Any]
     """What corpus.json says."""
 
@@ -38,13 +40,20 @@ def prepare(
     seed: int,
     display: Display,
     ranks: Ranks = ALONE,
+    checks: bool = True,
 ) -> Prepared:
     """Prepare the text, or find it prepared, and lay out the examples.
+
+    Args:
+        preparation, data, batch_size, seed: of the run's settings.
+        display: shows what goes on.
+        ranks: who trains.
+        checks: see `prepare_store`.
 
     Raises:
         BertsmithError: the corpus, the vocabulary or the examples do not suffice.
     """
-    store = prepare_store(preparation, display=display)
+    store = prepare_store(preparation, display=display, checks=checks)
     tokenizer = store.tokenizer(data.max_length)
     display.say(f"Vocabulary: {tokenizer.vocab_size:,} entries.")
     report = copy.deepcopy(store.manifest.report)
@@ -57,7 +66,9 @@ def prepare(
             _add_examples(report["splits"]["validation"], validation)
     for line in describe_text(report, data):
         display.say(line)
-    return Prepared(tokenizer=tokenizer, batches=batches, validation=validation, report=report)
+    return Prepared(
+        tokenizer=tokenizer, batches=batches, validation=validation, report=report, store=store
+    )
 
 
 def refuse_other_text(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -235,11 +235,16 @@ class _Job:
             )
 
     def _prepare(self, newest: Path | None) -> Prepared:
-        """What training reads; the first rank prepares the text, the others find it prepared."""
+        """What training reads.
+
+        The first rank prepares the text, or checks what is there, and shows how far it is; then one
+        rank of each other machine does; the others find it prepared and checked.
+        """
         preparation, prepared = self.config.preparation, None
-        for is_turn_of_first in (True, False):  # its display shows how far it is
+        own_turn = 0 if self.ranks.is_first else 1 if local_rank() == 0 else 2
+        for turn in range(3 if self.ranks.size > 1 else 1):
             with self.ranks.together(is_long=True):
-                if self.ranks.is_first == is_turn_of_first:
+                if turn == own_turn:
                     prepared = prepare(
                         preparation if newest is None else with_tokenizer_of(preparation, newest),
                         self.config.data,
@@ -247,6 +252,7 @@ class _Job:
                         seed=self.config.training.seed,
                         ranks=self.ranks,
                         display=self.display,
+                        checks=own_turn < 2,
                     )
         assert prepared is not None
         digests = prepared.report["sha256"]
@@ -324,6 +330,7 @@ class _Job:
             f"Model: {config.preset}, {num_parameters:,} parameters, "
             f"on {_describe(self.device, ranks)}; {micro_batch:,} tokens at once."
         )
+        self.checkpoints.only_while(prepared.store.refuse_changed)
         if self.folder is not None and not resumes:
             self.folder.begin(to_toml(config), report_json(prepared.report))
         stop = StopRequest()
