@@ -44,7 +44,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
     It gets the checksums of its files.
     """
     work = target.with_name(f".{target.name}.part")
-    shutil.rmtree(work, ignore_errors=True)
+    if os.path.lexists(work):
+        remove(work)
     make_folder(target.parent)
     work.mkdir()
     try:
@@ -128,6 +129,19 @@ def damage(folder: Path) -> str | None:
         if path.name not in listed | {CHECKSUMS_FILE}:
             return f"{CHECKSUMS_FILE} does not list {path.name}"
     return None
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder is one that `whole_folder` made, and nothing else was put into it."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    try:
+        names = {path.name for path in folder.iterdir()}
+        with (folder / CHECKSUMS_FILE).open("rb") as stream:
+            text = stream.read(_MOST_SUM_BYTES).decode("ascii", "replace")
+    except OSError:
+        return False
+    return names <= {line.partition("  ")[2] for line in text.splitlines()} | {CHECKSUMS_FILE}
 
 
 def _is_regular(path: Path) -> bool:

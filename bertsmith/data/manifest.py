@@ -27,6 +27,9 @@ SPLITS = ("train", "validation", "test")
 _MOST_MANIFEST_BYTES = 2**28
 _LARGEST_VOCABULARY = 2**24
 
+_REPORTED = ("documents", "sentences", "tokens", "unknown_tokens")
+"""Counts of a split without which nothing can be told of it."""
+
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -71,18 +74,6 @@ class SplitEntry(msgspec.Struct, frozen=True, kw_only=True):
         return sum(shard.tokens for shard in self.shards)
 
 
-class _SplitReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What is read of a report's counts of a split; it has more."""
-
-    documents: Count
-    sentences: Count
-    tokens: Count
-    unknown_tokens: Count
-    empty_sentences: Count = 0
-    paragraphs_of_one_sentence: Count = 0
-    documents_of_one_sentence: Count = 0
-
-
 class _VocabularyReport(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     entries: Count
@@ -96,7 +87,7 @@ class _Report(msgspec.Struct, frozen=True, kw_only=True):
 
     corpus: str
     sha256: dict[str, Digest]
-    splits: dict[str, _SplitReport]
+    splits: dict[str, dict[str, Count]]
     left_out: dict[str, Count]
     vocabulary: _VocabularyReport
 
@@ -193,7 +184,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             for shard in split.shards:
                 if not _is_shard_name(shard.file, name):
                     yield f"it names a shard {shard.file!r}, which is none of {name}"
-            if name not in report.splits or report.splits[name].tokens != split.tokens:
+            counts = report.splits.get(name, {})
+            if missing := [key for key in _REPORTED if key not in counts]:
+                yield f"its report must have the {missing[0]} of {name}"
+            elif counts["tokens"] != split.tokens:
                 yield f"its report must have the {split.tokens} tokens of {name}"
             if report.sha256.get(name) != split.digest:
                 yield f"its report must have the checksum of {name}"

@@ -35,7 +35,8 @@ def list_checkpoints(run: Path) -> list[Path]:
     folder = run / CHECKPOINTS_FOLDER
     if not folder.is_dir():
         return []
-    found = (path for path in folder.iterdir() if is_checkpoint_name(path.name))
+    # A file, or a link that leads nowhere, is none, whatever it is called.
+    found = (path for path in folder.iterdir() if is_checkpoint_name(path.name) and path.is_dir())
     return sorted(found, key=step_of)
 
 

@@ -13,6 +13,7 @@ Nothing else is needed to go on: batches and dropout are functions of seed and s
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bertsmith.durable import damage, remove_folder, remove_leftovers, whole_folder
+from bertsmith.durable import (
+    damage,
+    is_ours,
+    remove_folder,
+    remove_leftovers,
+    whole_folder,
+)
 from bertsmith.errors import ModelError, RunError
 from bertsmith.model.bert import Bert
 from bertsmith.model.hugging_face import Snapshot, load_weights, save_tensors
@@ -98,6 +105,7 @@ class Checkpoints:
 
         def write() -> None:
             try:
+                self._make_room(target)
                 with whole_folder(target) as folder:
                     snapshot.write(folder)
                     save_tensors(moments, folder / OPTIMIZER_FILE)
@@ -163,6 +171,9 @@ class Checkpoints:
 
     def _look_for_whole(self, say: Callable[[str], None]) -> Path | None:
         remove_leftovers(self._folder, _is_own)
+        for path in self._folder.iterdir() if self._folder.is_dir() else ():
+            if is_checkpoint_name(path.name) and not path.is_dir():
+                say(f"{path} is no checkpoint, though it is called so: it is left alone.")
         found = None
         damaged = []
         for folder in reversed(list_checkpoints(self._run)):
@@ -179,20 +190,37 @@ class Checkpoints:
             )
         for folder, wrong in damaged:
             assert found is not None
-            aside = folder.with_name(f"{folder.name}.damaged")
-            if aside.exists():
-                remove_folder(aside)
-            folder.rename(aside)
+            aside = _set_aside(folder)
             say(
                 f"The checkpoint {folder.name} is damaged: {wrong}; going on from {found.name}, "
                 f"{aside.name} is kept."
             )
         return found
 
+    def _make_room(self, target: Path) -> None:
+        """Set aside what lies where a checkpoint is to be, unless it is one."""
+        if os.path.lexists(target) and not is_ours(target):
+            _set_aside(target)
+
     def _prune(self) -> None:
-        for old in list_checkpoints(self._run)[: -self._keep]:
+        # Somebody may have put a folder there, a link to one, or a file into a checkpoint.
+        own = [path for path in list_checkpoints(self._run) if is_ours(path)]
+        for old in own[: -self._keep]:
             if not self._keep_every or step_of(old) % self._keep_every:
                 remove_folder(old)
+
+
+def _set_aside(path: Path) -> Path:
+    """Give what is damaged, or is no checkpoint, another name, which is given back."""
+    aside = path.with_name(f"{path.name}.damaged")
+    number = 1
+    while os.path.lexists(aside) and not is_ours(aside):
+        number += 1
+        aside = path.with_name(f"{path.name}-{number}.damaged")
+    if os.path.lexists(aside):
+        remove_folder(aside)
+    path.rename(aside)
+    return aside
 
 
 def restore(folder: Path, model: Bert, optimizers: Optimizers) -> Progress:

@@ -30,9 +30,16 @@ class EarlierRun:
     @classmethod
     def read(cls, run: Path) -> Self:
         """From its folder. Raises: `BertsmithError` for files that are not a run's."""
+        report = read_json(run / CORPUS_FILE)
+        digests = report.get("sha256")
+        if not isinstance(digests, dict) or not isinstance(digests.get("train"), str):
+            raise RunError(
+                f"{run / CORPUS_FILE} must hold the checksums of the text that the run began with; "
+                "it does not. Put it back, or begin anew with --overwrite."
+            )
         return cls(
             config=resolve(file=run / RUN_CONFIG_FILE),
-            report=read_json(run / CORPUS_FILE),
+            report=report,
             last_line=last_metrics(run),
             has_model=(run / MODEL_FOLDER / WEIGHTS_FILE).is_file(),
         )

@@ -77,10 +77,9 @@ def refuse_other_text(before: dict[str, Any], now: dict[str, Any]) -> None:
     Raises:
         RunError: the text or the vocabulary is not the same.
     """
-    old, new = before.get("sha256"), now["sha256"]
+    old, new = before["sha256"], now["sha256"]
     if old == new:
         return
-    old = old if isinstance(old, dict) else {}
     parts = sorted(part for part in {*old, *new} if old.get(part) != new.get(part))
     names = f"{before.get('corpus')} before, {now['corpus']} now"
     if before.get("corpus") == now["corpus"]:
