@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from bertsmith.errors import BertsmithError, ConfigError, SaidElsewhere
+from bertsmith.processes import end_with_parent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +31,12 @@ _TIMEOUT = timedelta(minutes=10)
 
 _PREPARATION_TIMEOUT = timedelta(days=7)
 """The same while a text is prepared, which one rank does and the others wait for."""
+
+_SECONDS_TO_STOP = 20.0
+"""What a rank has for a last checkpoint when its launcher is gone."""
+
+_OWN, _PARENT = os.getpid(), os.getppid()
+"""Of the process that loaded this module; see `_end_with_launcher`."""
 
 _SECONDS_TO_BE_ENDED = 10.0
 """A rank that lost another leaves the launcher so long to find out which, and to end all."""
@@ -181,6 +189,7 @@ def joined(*, uses_cuda: bool) -> Iterator[Ranks]:
     Raises:
         SaidElsewhere: another process died; the launcher says which.
     """
+    _end_with_launcher()
     size = _number("WORLD_SIZE")
     if size <= 1:
         yield ALONE
@@ -209,6 +218,17 @@ def joined(*, uses_cuda: bool) -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
+def _end_with_launcher() -> None:
+    """End soon after the launcher, if PyTorch's started this process.
+
+    It would otherwise wait for ranks that nobody starts any more, or train on with nobody to end
+    it. Whoever started ranks by hand may leave: nothing says that they must end then.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        parent = _PARENT if os.getpid() == _OWN else os.getppid()
+        end_with_parent(parent, seconds_to_stop=_SECONDS_TO_STOP)
+
+
 def _store_of_attempt() -> Store | None:
     """Where processes that the launcher started anew find each other; None: as PyTorch does it.
 
@@ -222,9 +242,22 @@ def _store_of_attempt() -> Store | None:
         return None
     stores: Any = dist  # which does not say that it has them
     address, port = os.environ.get("MASTER_ADDR", ""), _number("MASTER_PORT")
+    _refuse_lost_launcher(address, port)
     store = stores.TCPStore(address, port, is_master=False, timeout=_TIMEOUT)
     found: Store = stores.PrefixStore(f"attempt-{_number('TORCHELASTIC_RESTART_COUNT')}", store)
     return found
+
+
+def _refuse_lost_launcher(address: str, port: int) -> None:
+    """Raise `SaidElsewhere` if the launcher of this machine does not answer.
+
+    It did before it started this process. One that was killed before this process could look who
+    its parent is would be waited for.
+    """
+    try:
+        socket.create_connection((address, port), _TIMEOUT.total_seconds()).close()
+    except OSError as error:
+        raise SaidElsewhere(f"The launcher of rank {rank()} is gone: {error}.") from error
 
 
 def _is_of_connection(error: RuntimeError) -> bool:
