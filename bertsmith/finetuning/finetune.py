@@ -13,7 +13,8 @@ from __future__ import annotations
 import copy
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ import numpy as np
 import numpy.typing as npt
 import tomli_w
 import torch
+from filelock import FileLock, Timeout
 
 from bertsmith.config import FinetuneConfig, LabelledConfig
 from bertsmith.display import Display
-from bertsmith.durable import whole_folder
+from bertsmith.durable import make_folder, whole_folder
 from bertsmith.errors import InputError, RunError
 from bertsmith.finetuning.classifier import SequenceClassifier, snapshot, with_dropout
 from bertsmith.finetuning.labels import Targets, Task, task_of
@@ -116,7 +118,7 @@ def finetune_folder(
         keep_freed_memory()
     try:
         # Made before the work begins: what cannot be written is said at once.
-        with whole_folder(output.resolve()) as part:
+        with _taken(output, overwrite=overwrite), whole_folder(output.resolve()) as part:
             best, results = _train_all(folder.model, tables, config, device, baseline, display)
             snapshot(best.model, tokenizer, tables.task).write(part)
             lines = tables.lines
@@ -270,6 +272,33 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
             f"The output folder {output} already holds a fine-tuned model; name another with "
             "--output, or replace it with --overwrite."
         )
+
+
+@contextmanager
+def _taken(output: Path, *, overwrite: bool) -> Iterator[None]:
+    """The output for one process at a time; what another one has put there meanwhile is seen.
+
+    The lock lies beside the folder, which is replaced as a whole, and is removed at the end.
+
+    Raises:
+        RunError: another process has it, or what is there may not be replaced.
+    """
+    path = output.resolve()
+    make_folder(path.parent)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RunError(
+            f"The output folder {output} is in use by another fine-tuning; wait for it, or name "
+            "another with --output."
+        ) from error
+    try:
+        _check_output(output, overwrite=overwrite)
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 class _Summary:
