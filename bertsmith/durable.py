@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bertsmith.errors import BertsmithError
+
 CHECKSUMS_FILE = "SHA256SUMS"
 """In the format of `sha256sum`, which also checks it."""
 
@@ -42,7 +44,11 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """A new folder to fill that takes the place of `target` at the end, or vanishes on an error.
 
     It gets the checksums of its files.
+
+    Raises:
+        BertsmithError: as `make_folder`.
     """
+    refuse_undecodable(target)
     work = target.with_name(f".{target.name}.part")
     if os.path.lexists(work):
         remove(work)
@@ -65,11 +71,30 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, if they are not there."""
+    """Make a folder and those above it, if they are not there.
+
+    Raises:
+        BertsmithError: its name cannot be written down.
+    """
+    refuse_undecodable(path)
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
         flush(path.parent)
+
+
+def refuse_undecodable(path: Path) -> None:
+    """Raise `BertsmithError` for a place whose name is no text.
+
+    Libraries that write files take names in UTF-8 alone, and so do the JSON and TOML in them.
+    """
+    try:
+        str(path.absolute()).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BertsmithError(
+            f"The path {error.object} must be in UTF-8 to be written to; it is not. Rename the "
+            "folder, or name another place."
+        ) from error
 
 
 def remove_folder(path: Path) -> None:
