@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -93,6 +95,15 @@ def _work(
     torch.set_num_threads(1)
     work(*arguments)
     sys.stdout.flush()
+
+
+def wait_for_port(port: int) -> None:
+    """Until somebody on this machine listens on it."""
+    for _ in range(2400):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"nobody listens on port {port}")
 
 
 def free_port() -> int:

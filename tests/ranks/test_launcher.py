@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bertsmith.report.metrics_file import read_metrics
-from tests.ranks.job import free_port
+from tests.ranks.job import free_port, wait_for_port
 from tests.ranks.test_runs import assert_alike, assert_goes_on, begin, wait_for_lines
 
 pytestmark = pytest.mark.slow
@@ -67,11 +67,13 @@ def test_a_job_without_restarts_ends_soon_after_a_rank(text_file: Path, tmp_path
 def test_launchers_meet_and_one_goes_on_without_the_other(text_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     meeting = ["--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=3", "--rdzv-backend=c10d"]
-    meeting += [f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=test"]
+    port = free_port()
+    meeting += [f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=test"]
     command = [sys.executable, "-m", "torch.distributed.run", *meeting, "-m", "bertsmith"]
     command += begin(text_file, folder, "--resume", steps=600)
     environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as first:
+        wait_for_port(port)  # where they meet is with the first one, which stays
         with subprocess.Popen(command, env=environment) as second:
             wait_for_lines(folder, 60)
             mine, others = workers(first.pid), workers(second.pid)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bertsmith.report.metrics_file import read_metrics
-from tests.ranks.job import free_port
+from tests.ranks.job import free_port, wait_for_port
 from tests.ranks.test_launcher import torchrun, workers
 from tests.ranks.test_runs import begin, go_on, wait_for_lines
 
@@ -57,10 +56,7 @@ def lonely_rank(corpus: Path, output: Path, **variables: str) -> Iterator[tuple[
         assert launcher.stdout is not None
         rank = int(launcher.stdout.readline())
         try:
-            for _ in range(1200):  # until it listens for the others
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                    break
-                time.sleep(0.05)
+            wait_for_port(port)  # on which it listens for the others
             yield launcher.pid, rank
         finally:
             for process in (launcher.pid, rank):
