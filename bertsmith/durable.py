@@ -28,6 +28,7 @@ LOST = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _LEFTOVER = re.compile(r"\.(.+)\.(?:part|old)")
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+)")
 _MOST_SUM_BYTES = 2**16
+_HEX_DIGITS = 64
 
 
 def write_text(path: Path, text: str) -> None:
@@ -37,6 +38,31 @@ def write_text(path: Path, text: str) -> None:
     flush(part)
     os.replace(part, path)
     flush(path.parent)
+
+
+def write_with_sum(path: Path, content: bytes) -> None:
+    """Put `content` into a file, with its digest after it.
+
+    It is not flushed: a machine that dies may lose it, and the digest tells.
+    """
+    # Another process may have been left behind and write the same.
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_bytes(content + hashlib.sha256(content).hexdigest().encode())
+    os.replace(part, path)
+
+
+def read_with_sum(path: Path) -> bytes | None:
+    """What `write_with_sum` wrote; None: it is not there, or is damaged. Raises: `OSError`."""
+    try:
+        if not _is_regular(path):
+            return None
+        raw = path.read_bytes()
+    except OSError as error:
+        if error.errno not in LOST:
+            raise
+        return None
+    content, digest = raw[:-_HEX_DIGITS], raw[-_HEX_DIGITS:]
+    return content if hashlib.sha256(content).hexdigest().encode() == digest else None
 
 
 @contextmanager

@@ -11,8 +11,8 @@ its band.
 
 from __future__ import annotations
 
+import io
 import itertools
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from bertsmith.corpus import Document, Part, digest, unwarned
 from bertsmith.data.random_bits import Int64, UInt64, extend
+from bertsmith.durable import read_with_sum, write_with_sum
 from bertsmith.preparation.work import Job, dropped_file
 
 _PERMUTATIONS = 128
@@ -47,7 +48,8 @@ def fingerprint_part(job: Job, number: int, part: Part, similarity: float | None
     """
     near = similarity is not None
     path = _prints(job, number)
-    if path.is_file():
+    made = [path, *([_signatures(job, number), _keys(job, number)] if near else [])]
+    if all(read_with_sum(file) is not None for file in made):
         return len(np.load(path, mmap_mode="r"))
     digests: list[bytes] = []
     signatures: list[list[int]] = []
@@ -186,9 +188,8 @@ def _keys(job: Job, number: int) -> Path:
 
 
 def _save(path: Path, array: npt.NDArray[np.generic]) -> None:
-    """Write an array whole or not at all; it need not outlive the machine."""
+    """Write an array with its digest, which numpy does not see."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as stream:
-        np.save(stream, array, allow_pickle=False)
-    os.replace(part, path)
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    write_with_sum(path, content.getvalue())

@@ -159,9 +159,9 @@ class OutputFolder:
 
     def _key_of_plan(self) -> str:
         """The key of what was begun here; empty if nothing was, or nobody knows what."""
+        path = self.path / WORK_FOLDER / _PLAN_FILE
         try:
-            plan = json.loads((self.path / WORK_FOLDER / _PLAN_FILE).read_text("utf-8"))
-            return str(plan["key"])
+            return str(json.loads(path.read_text("utf-8"))["key"]) if path.is_file() else ""
         except (OSError, ValueError, KeyError, TypeError):
             return ""
 

@@ -26,7 +26,7 @@ from bertsmith.data.manifest import (
 )
 from bertsmith.data.shards import open_shard, tokenizer_digest, write_frequencies
 from bertsmith.display import Display
-from bertsmith.durable import make_folder, whole_folder, write_text
+from bertsmith.durable import damage, make_folder, read_with_sum, whole_folder, write_text
 from bertsmith.errors import DataError
 from bertsmith.preparation.bad_rows import RowJudge
 from bertsmith.preparation.duplicates import find_duplicates, fingerprint_part
@@ -176,7 +176,7 @@ class _Preparation:
             make_folder(folder)
         if self.config.deduplicate != "none":
             self._find_duplicates(engine, processes)
-        if not self.job.tokenizer.is_dir():
+        if not self.job.tokenizer.is_dir() or damage(self.job.tokenizer) is not None:
             with self.display.stage("Building the vocabulary"):
                 tokenizer = self.given or train_tokenizer(
                     self.config, self.corpus, self.job, engine=engine, processes=processes
@@ -190,7 +190,8 @@ class _Preparation:
     def _find_duplicates(self, engine: Engine, processes: int | None) -> None:
         near = self.config.deduplicate == "near"
         parts = self.corpus.parts
-        if all(dropped_file(self.job, number).is_file() for number in range(len(parts))):
+        files = (dropped_file(self.job, number) for number in range(len(parts)))
+        if all(read_with_sum(file) is not None for file in files):
             return
         similarity = self.config.near_duplicate_similarity if near else None
         tasks = [(self.job, number, part, similarity) for number, part in enumerate(parts)]

@@ -18,10 +18,10 @@ import msgspec
 import numpy as np
 
 from bertsmith.corpus import Document, Part
-from bertsmith.data.manifest import ShardEntry
-from bertsmith.data.shards import sha256_of, write_shard
+from bertsmith.data.manifest import DamagedFileError, ShardEntry
+from bertsmith.data.shards import checked_digest, write_shard
 from bertsmith.data.store import ShardBuilder
-from bertsmith.durable import flush
+from bertsmith.durable import read_with_sum, write_with_sum
 from bertsmith.tokenizer import Tokenizer
 
 PIECE_BYTES = 3 * 2**25
@@ -167,12 +167,7 @@ def _make(
         left_out=dict(left_out),
         warnings=[str(one.message) for one in caught],
     )
-    path = _piece_path(job, part, number)
-    # Another process may have been left behind and write the same.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    unfinished.write_bytes(msgspec.json.encode(piece))
-    flush(unfinished)
-    os.replace(unfinished, path)
+    write_with_sum(_piece_path(job, part, number), msgspec.json.encode(piece))
     mark(read_before + size)
     return piece
 
@@ -218,16 +213,16 @@ def _piece_path(job: Job, part: int, number: int) -> Path:
 
 def _finished_piece(job: Job, path: Path) -> Piece | None:
     """What is written down of a piece, if its shards are there as they were."""
-    if not path.is_file():
+    content = read_with_sum(path)
+    if content is None:
         return None
     try:
-        piece = msgspec.json.decode(path.read_bytes(), type=Piece)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        piece = msgspec.json.decode(content, type=Piece)
+        for shard in piece.shards.values():
+            if checked_digest(job.folder / shard.file) != shard.sha256:
+                return None
+    except (msgspec.DecodeError, UnicodeDecodeError, DamagedFileError):  # of another version, too
         return None
-    for shard in piece.shards.values():
-        file = job.folder / shard.file
-        if not file.is_file() or sha256_of(file) != shard.sha256:
-            return None
     return piece
 
 
