@@ -28,6 +28,8 @@ from bertsmith.preparation import (
 )
 from bertsmith.tokenizer import Tokenizer
 
+_MANY_UNKNOWN = 0.5  # share of the tokens
+
 Objective = Literal["mlm+nsp", "mlm"]
 Pairing = Literal["adjacent", "filled"]
 
@@ -99,23 +101,42 @@ def evaluate_folder(
             progress=progress,
         )
     found = replace(found, counts_of=counts_of)
-    if num_sentences < 1:
-        return found
-    with display.stage("Masking every token of some sentences") as progress:
-        pseudo = pseudo_perplexity(
-            model,
-            store,
-            tokenizer,
-            num_sentences=num_sentences,
-            device=where,
-            tokens_at_once=at_once,
-            counts=counts,
-            progress=progress,
+    if num_sentences > 0:
+        with display.stage("Masking every token of some sentences") as progress:
+            pseudo = pseudo_perplexity(
+                model,
+                store,
+                tokenizer,
+                num_sentences=num_sentences,
+                device=where,
+                tokens_at_once=at_once,
+                counts=counts,
+                progress=progress,
+            )
+        found = replace(found, pseudo=pseudo)
+    if not found.is_finite:
+        raise ModelError(
+            f"{folder}: the model's losses are not finite numbers; its weights are far too large."
         )
-    if not pseudo.num_tokens:
+    if not found.num_masked_tokens:
+        unit = "segments" if found.nsp_loss is None else "pairs"
+        display.warn(
+            f"No masked token was scored: none of the {found.num_pairs:,} {unit} has a word that "
+            "the model knows. Evaluate on text in the language and spelling of its vocabulary."
+        )
+    elif (share := _share_unknown(store, tokenizer)) > _MANY_UNKNOWN:
+        display.warn(
+            f"{share:.0%} of the tokens of this text are unknown to the model, and not scored: the "
+            "figures are of the others."
+        )
+    if found.pseudo is not None and not found.pseudo.num_tokens:
         display.warn("No sentence has a known word and fits in the model: no pseudo-perplexity.")
-        return found
-    return replace(found, pseudo=pseudo)
+    return found
+
+
+def _share_unknown(store: TokenStore, tokenizer: Tokenizer) -> float:
+    counts = store.frequencies(tokenizer.vocab_size)
+    return float(counts[tokenizer.unk_id] / max(counts.sum(), 1))
 
 
 def _with_wishes(

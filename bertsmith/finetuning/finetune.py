@@ -33,6 +33,7 @@ from bertsmith.finetuning.metrics import (
     main_metric,
     majority_accuracy,
     predictions_of,
+    refuse_alike,
     spread_of,
 )
 from bertsmith.finetuning.tables import read_labelled, refuse_other_kind
@@ -111,7 +112,8 @@ def finetune_folder(
         tables = _read(train, validation, test, labelled, tokenizer)
     if tables.has_pairs and folder.model.config.type_vocab_size < 2:
         raise InputError("The model has one segment; it cannot take pairs of texts.")
-    main_metric(config.metric, tables.task)
+    metric = main_metric(config.metric, tables.task)
+    refuse_alike(validation, tables.validation[1], tables.task, metric)
     if device.type == "cpu":
         keep_freed_memory()
     try:
@@ -162,8 +164,7 @@ def _train_all(
         for seed in config.seeds:
             found = _train(kind, pretrained, tables, config, seed, device, display)
             summary.add(found)
-            is_better = best is None or found.metrics[wanted] > best.metrics[wanted]
-            if kind == "pretrained" and is_better:
+            if kind == "pretrained" and (best is None or found.value > best.value):
                 best, best_seed = found, seed
         summaries[kind] = summary.to_json()
     assert best is not None
@@ -276,7 +277,7 @@ class _Summary:
     """Figures of several trainings."""
 
     def __init__(self) -> None:
-        self._metrics: list[dict[str, float]] = []
+        self._metrics: list[dict[str, float | None]] = []
         self._epochs: list[tuple[float, float]] = []
 
     def add(self, found: Best) -> None:

@@ -133,7 +133,7 @@ def _cross_validate(
         splitter(config.folds, shuffle=True, random_state=config.seed).split(vectors, targets)
     )
     name = "spearman" if task.is_regression else "accuracy"
-    best: tuple[float, Any, list[dict[str, float]]] | None = None
+    best: tuple[float, Any, list[dict[str, float | None]]] | None = None
     for penalty in _PENALTIES:
         linear = (
             Ridge(alpha=penalty * len(vectors))
@@ -146,7 +146,12 @@ def _cross_validate(
             model.fit(vectors[fitted_on], targets[fitted_on])
             guesses = model.predict(vectors[judged_on]).astype(targets.dtype)
             found.append(metrics_of(guesses, targets[judged_on], task))
-        mean = float(np.mean([one[name] for one in found]))
+        mean = spread_of([one[name] for one in found])["mean"]
+        if mean is None:
+            raise DataError(
+                "A fold must have different scores to be judged by; each has one score alone. "
+                "Change --folds or --seed, or add rows."
+            )
         if best is None or mean > best[0]:
             best = mean, model, found
     assert best is not None

@@ -44,7 +44,9 @@ class Best:
 
     model: SequenceClassifier
     """With the weights of that moment."""
-    metrics: dict[str, float]
+    value: float
+    """Of the metric that it is the best by."""
+    metrics: dict[str, float | None]
     outputs: npt.NDArray[np.float32]
     """[N, K]; of the validation rows."""
     epoch: float
@@ -130,10 +132,13 @@ def train_classifier(
         found = scale.back(predict(model, validation[0], device))
         metrics = metrics_of(predictions_of(found, task), validation[1], task)
         waited += 1
-        if best is None or metrics[wanted] > best.metrics[wanted]:
+        value = metrics[wanted]
+        assert value is not None  # `refuse_alike`
+        if best is None or value > best.value:
             waited = 0
             best = Best(
                 model=copy.deepcopy(model),
+                value=value,
                 metrics=metrics,
                 outputs=found,
                 epoch=(step + 1) / steps_per_epoch,
@@ -150,7 +155,11 @@ def train_classifier(
 def predict(
     model: SequenceClassifier, rows: Sequence[Row], device: torch.device
 ) -> npt.NDArray[np.float32]:
-    """Outputs of the rows, in their order: float32 [N, K]."""
+    """Outputs of the rows, in their order: float32 [N, K].
+
+    Raises:
+        DivergenceError: one is not a finite number; as a class it would be taken for one.
+    """
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
     found = np.empty((len(rows), model.classifier.out_features), dtype=np.float32)
     done = 0
@@ -159,6 +168,8 @@ def predict(
         group = order[done : done + max(1, _TOKENS_AT_ONCE // longest)]
         found[group] = model(pack([rows[i] for i in group], device)).float().cpu().numpy()
         done += len(group)
+    if not np.isfinite(found).all():
+        raise DivergenceError("The outputs are not finite numbers; lower --learning-rate.")
     return found
 
 

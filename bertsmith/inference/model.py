@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, ModelError
 from bertsmith.inference.texts import Row, kept_places, pack
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import choose_device
@@ -23,6 +23,13 @@ from bertsmith.tokenizer import TokenizedText, Tokenizer
 Float32 = npt.NDArray[np.float32]
 
 _TOKENS_AT_ONCE = 2**14
+
+_LARGEST_NUMBER = 1e15  # of a vector: means and cosines of these are finite in float32
+
+_TOO_LARGE = (
+    "The model's results must be finite numbers; for this text they are not: its weights are far "
+    "too large, as after a training that diverged. Take another checkpoint."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +155,7 @@ class PretrainedModel:
         if not places:
             raise InputError(f"The text must hold {mask} where a word is wanted; got {text!r}.")
         hidden = self._forward([row])
-        scores = self.bert.mlm_logits(hidden[places]).float().softmax(-1)
+        scores = _shares(self.bert.mlm_logits(hidden[places]))
         scores[:, self.tokenizer.special_ids] = -1.0
         scores[:, self.tokenizer.vocab_size :] = -1.0  # rows that only pad the matrix
         best = scores.topk(min(top_k, len(self.tokenizer.regular_ids)))
@@ -174,7 +181,7 @@ class PretrainedModel:
         row, _ = self._tokenize(sentence_a, sentence_b)
         hidden = self._forward([row])
         first = torch.zeros(2, dtype=torch.int32, device=self._device)
-        scores = self.bert.nsp_logits(self.bert.pool(hidden, first)).float().softmax(-1)
+        scores = _shares(self.bert.nsp_logits(self.bert.pool(hidden, first)))
         return float(scores[0, 0])
 
     def _require(self, part: str, purpose: str) -> None:
@@ -229,6 +236,8 @@ class PretrainedModel:
             longest = len(rows[order[len(found)]].ids)
             group = order[len(found) : len(found) + max(1, _TOKENS_AT_ONCE // longest)]
             hidden = self._forward([rows[i] for i in group]).float().cpu().numpy()
+            if not np.abs(hidden).max() < _LARGEST_NUMBER:  # nor is NaN
+                raise ModelError(_TOO_LARGE)
             end = 0
             for i in group:
                 begin, end = end, end + len(rows[i].ids)
@@ -250,6 +259,14 @@ def load(path: str | Path, *, device: str = "auto") -> PretrainedModel:
     where = choose_device(device)
     model, tokenizer, missing = load_model(find_model(Path(path)))
     return PretrainedModel(model.to(where), tokenizer, missing, where)
+
+
+def _shares(logits: torch.Tensor) -> torch.Tensor:
+    """Probabilities by softmax, float32. Raises: `ModelError` if they are no numbers."""
+    shares = logits.float().softmax(-1)
+    if not bool(torch.isfinite(shares).all()):
+        raise ModelError(_TOO_LARGE)
+    return shares
 
 
 def cosine_similarity(left: Float32, right: Float32) -> float:

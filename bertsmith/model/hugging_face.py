@@ -280,8 +280,12 @@ def read_weights(folder: Path, model: Bert) -> tuple[dict[str, Tensor], frozense
                 shape = [len(value) // len(expected[name]), *value.shape[1:]]
                 for target in expected[name]:
                     _check_entry(path, file, stored, target, shape)
-                parts = [file.get_tensor(stored[target]) for target in expected[name]]
-                state[name] = torch.cat(parts).float()
+                state[name] = torch.cat(
+                    [
+                        _finite(path, target, file.get_tensor(stored[target]))
+                        for target in expected[name]
+                    ]
+                )
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged: {error}.") from error
     return state, missing
@@ -313,6 +317,17 @@ def _canonical(name: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
         "LayerNorm.beta", "LayerNorm.bias"
     )
+
+
+def _finite(path: Path, name: str, value: Tensor) -> Tensor:
+    """In float32; what a NaN or an infinity is multiplied with would be one as well."""
+    value = value.float()
+    if not bool(torch.isfinite(value).all()):
+        raise ModelError(
+            f"{path}: all of {name} must be finite numbers; it has NaN or infinity. The training "
+            "of these weights diverged, or the file was damaged: take another checkpoint."
+        )
+    return value
 
 
 def _check_entry(
