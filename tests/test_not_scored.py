@@ -253,6 +253,7 @@ def test_means_are_over_what_is_known() -> None:
         ([0, 0, 0], {"metric": "f1"}, "different classes .* `metric` f1"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*no word that the model knows")
 def test_a_best_moment_needs_rows_that_tell_it(
     labels: list[float], settings: dict[str, Any], message: str, folder: Path, tmp_path: Path
 ) -> None:

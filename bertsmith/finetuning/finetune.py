@@ -228,7 +228,7 @@ def _read(
     sizes: dict[str, int] = {}
     for name, table in tables.items():
         refuse_other_kind(tables["train"], table)
-        rows[name], num_cut = tokenize(table.texts, tokenizer)
+        rows[name], num_cut = tokenize(table.texts, tokenizer, source=str(table.path))
         sizes |= {name: len(table), f"{name}_left_out": table.num_left_out, f"{name}_cut": num_cut}
     return _Tables(
         train=(rows["train"], task.targets(tables["train"])),

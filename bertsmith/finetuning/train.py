@@ -23,7 +23,12 @@ from bertsmith.errors import DivergenceError
 from bertsmith.finetuning.classifier import SequenceClassifier
 from bertsmith.finetuning.labels import Targets, Task
 from bertsmith.finetuning.metrics import main_metric, metrics_of, predictions_of
-from bertsmith.inference.texts import kept_places, pack
+from bertsmith.inference.texts import (
+    kept_places,
+    pack,
+    say_what_is_unknown,
+    say_what_was_cut,
+)
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.optimizer import Optimizers, make_optimizers, rate_share
 
@@ -56,15 +61,23 @@ class Best:
 
 
 def tokenize(
-    texts: Sequence[tuple[str, str | None]], tokenizer: Tokenizer
+    texts: Sequence[tuple[str, str | None]], tokenizer: Tokenizer, *, source: str = ""
 ) -> tuple[list[Row], int]:
-    """Rows of at most the tokenizer's `max_length` tokens, and how many were longer."""
-    rows = []
-    num_cut = 0
+    """Rows of at most the tokenizer's `max_length` tokens, and how many were longer.
+
+    Those that are cut or hold no known word are said, as of `source`.
+    """
+    rows, lengths = [], []
+    num_cut = num_unknown = 0
+    special = frozenset(tokenizer.special_ids.tolist())
     for ids, segments in tokenizer.encode_many(texts):
         kept = kept_places(segments, tokenizer.max_length)
+        lengths.append(len(ids))
         num_cut += len(kept) < len(ids)
+        num_unknown += tokenizer.unk_id in ids and special.issuperset(ids)
         rows.append(Row([ids[i] for i in kept], [segments[i] for i in kept]))
+    say_what_is_unknown(num_unknown, len(rows), source=source)
+    say_what_was_cut(lengths, tokenizer.max_length, source=source)
     return rows, num_cut
 
 
