@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from bertsmith.config import RUN_CONFIG_FILE
 from bertsmith.errors import ModelError
-from bertsmith.model.hugging_face import CONFIG_FILE
+from bertsmith.model.hugging_face import CONFIG_FILE, read_json
 
 MODEL_FOLDER = "model"
 CHECKPOINTS_FOLDER = "checkpoints"
+
+_METRICS_FILE = "metrics.jsonl"  # as `bertsmith.report` writes it
+_LARGEST_SETTINGS = 2**20  # bytes
 
 _CHECKPOINT = re.compile(r"step-(\d{8,})")
 
@@ -63,11 +68,38 @@ def find_model(path: Path) -> Path:
 
 
 def find_run_config(path: Path) -> Path | None:
-    """The config.toml of the run that `path` is or lies in (as its model, as a checkpoint)."""
-    path = path.resolve()
-    run = path
-    if path.name == MODEL_FOLDER:
-        run = path.parent
-    elif path.parent.name == CHECKPOINTS_FOLDER:
-        run = path.parent.parent
-    return run / RUN_CONFIG_FILE if (run / RUN_CONFIG_FILE).is_file() else None
+    """The config.toml of the run that `path` is or lies in (as its model, as a checkpoint).
+
+    What is in the folders decides, not what they are called: a run may be called `model`, and lie
+    among others in a folder `checkpoints`.
+    """
+    for here in dict.fromkeys((path.absolute(), path.resolve())):
+        for folder in (here, *here.parents[:2]):
+            settings = _settings_of_run(folder)
+            if settings is not None and (folder == here or _is_of(here, settings)):
+                return folder / RUN_CONFIG_FILE
+    return None
+
+
+def _settings_of_run(folder: Path) -> dict[str, Any] | None:
+    """What the config.toml of a run holds; empty if it is damaged; None: it is not a run's."""
+    file = folder / RUN_CONFIG_FILE
+    if not file.is_file():
+        return None
+    try:
+        with file.open("rb") as stream:
+            found = tomllib.loads(stream.read(_LARGEST_SETTINGS).decode("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {} if (folder / _METRICS_FILE).is_file() else None  # whoever reads it says so
+    return found if isinstance(found.get("preset"), str) else None
+
+
+def _is_of(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether the model in `folder` has the shape that a run's settings say."""
+    if not (folder / CONFIG_FILE).is_file():
+        return False
+    shape = settings.get("model")
+    if not isinstance(shape, dict):
+        return True
+    found = read_json(folder / CONFIG_FILE)
+    return all(found.get(name, value) == value for name, value in shape.items())
