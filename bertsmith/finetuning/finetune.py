@@ -41,7 +41,7 @@ from bertsmith.finetuning.train import Best, Row, predict, tokenize, train_class
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import choose_device, keep_freed_memory
 from bertsmith.model.hugging_face import CONFIG_FILE, ModelFolder, load_model
-from bertsmith.model.locate import find_model
+from bertsmith.model.locate import read_newest
 from bertsmith.tokenizer import Tokenizer
 
 RESULTS_FILE = "results.json"
@@ -106,7 +106,7 @@ def finetune_folder(
     display = display or Display(quiet=True)
     device = choose_device(config.device)
     _check_output(output, overwrite=overwrite)
-    folder = load_model(find_model(path))
+    folder = read_newest(path, load_model)
     tokenizer = _of_length(folder, config)
     with display.stage("Reading the tables"):
         tables = _read(train, validation, test, labelled, tokenizer)

@@ -26,7 +26,7 @@ from bertsmith.inference.texts import (
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import choose_device
 from bertsmith.model.hugging_face import load_model
-from bertsmith.model.locate import find_model
+from bertsmith.model.locate import read_newest
 from bertsmith.tokenizer import TokenizedText, Tokenizer
 
 Float32 = npt.NDArray[np.float32]
@@ -319,7 +319,7 @@ def load(path: str | Path, *, device: str = "auto") -> PretrainedModel:
         DeviceError: `device` is not on this machine.
     """
     where = choose_device(device)
-    model, tokenizer, missing = load_model(find_model(Path(path)))
+    model, tokenizer, missing = read_newest(Path(path), load_model)
     return PretrainedModel(model.to(where), tokenizer, missing, where)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bertsmith.config import RUN_CONFIG_FILE
-from bertsmith.errors import ModelError
+from bertsmith.errors import BertsmithError, ModelError
 from bertsmith.model.hugging_face import CONFIG_FILE, read_json
 
 MODEL_FOLDER = "model"
@@ -16,6 +17,9 @@ CHECKPOINTS_FOLDER = "checkpoints"
 
 _METRICS_FILE = "metrics.jsonl"  # as `bertsmith.report` writes it
 _LARGEST_SETTINGS = 2**20  # bytes
+_MOST_READINGS = 10
+
+_T = TypeVar("_T")
 
 _CHECKPOINT = re.compile(r"step-(\d{8,})")
 
@@ -65,6 +69,39 @@ def find_model(path: Path) -> Path:
         f"{path} must be a run, one of its checkpoints, or a Hugging Face BERT folder "
         f"(with {CONFIG_FILE}); it is none of them."
     )
+
+
+def read_newest(path: Path, read: Callable[[Path], _T]) -> _T:
+    """What `read` makes of the Hugging Face folder that `path` means.
+
+    A run that goes on removes old checkpoints, and puts its model in the place of the one before:
+    where that happened under the reader, the newest one is read instead.
+
+    Args:
+        path: as `find_model` takes it.
+        read: given the folder; what it raises counts if the folder is still the same.
+
+    Raises:
+        ModelError: `path` means no model.
+    """
+    for _ in range(_MOST_READINGS):
+        folder = find_model(path)
+        before = _identity(folder)
+        try:
+            return read(folder)
+        except (BertsmithError, OSError):
+            if before is not None and _identity(folder) == before:
+                raise
+    return read(find_model(path))
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Which folder it is, whatever has its name later; None: it is gone."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def find_run_config(path: Path) -> Path | None:
