@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForPreTraining, AutoTokenizer
 
 import bertsmith
 from bertsmith.cli.main import main
@@ -131,6 +132,55 @@ def test_the_command_says_which_mask_is_which(
     lines = capsys.readouterr().out.splitlines()
     assert [lines[0], lines[2], lines[3]] == ["mask 1 of 2", "", "mask 2 of 2"]
     assert lines[1].endswith("lifts a [MASK]")
+
+
+def test_the_command_shows_of_a_long_text_what_is_around_the_mask(
+    finished_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "crane " * 30 + "the [MASK] waits" + " bird" * 30
+    with pytest.raises(SystemExit), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        main(["fill", str(finished_run.output), text, "--top-k", "3"])
+    for line in capsys.readouterr().out.splitlines():
+        assert len(line) < 140
+        shown = line.split("%  ")[1]
+        assert (shown[0], shown[-1]) == ("…", "…")
+        assert " the " in shown
+        assert " waits bird" in shown
+
+
+def test_the_trained_length_is_in_the_folder_and_said(
+    text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = "--hidden-size 16 --intermediate-size 32 --num-hidden-layers 1 --max-length 24"
+    command = ["pretrain", "--corpus", str(text_file), "--output", str(tmp_path / "r"), "--quiet"]
+    with pytest.raises(SystemExit) as stop:
+        main([*command, *flags.split(), "--steps", "1", "--batch-size", "8", "--device", "cpu"])
+    assert stop.value.code == 0
+    folder = tmp_path / "r" / "model"
+    assert f"{folder} (reads 24 tokens of a text; --max-length)" in capsys.readouterr().out
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["trained_max_length"], config["max_position_embeddings"]) == (24, 512)
+    tokenizer = AutoTokenizer.from_pretrained(folder)  # what the pipelines cut by
+    assert len(tokenizer("crane " * 100, truncation=True)["input_ids"]) == 24
+    assert AutoModelForPreTraining.from_pretrained(folder).config.max_position_embeddings == 512
+
+
+def test_fine_tuning_beyond_the_trained_length_says_so(folder: Path, tmp_path: Path) -> None:
+    train = tmp_path / "t.tsv"
+    train.write_text("text\tlabel\nthe bird\t1\nthe crane\t0\n")
+    with pytest.warns(UserWarning, match="trained on 32 tokens: what its positions up to 40"):
+        bertsmith.finetune(
+            folder,
+            train=train,
+            validation=train,
+            output=tmp_path / "o",
+            max_length=40,
+            epochs=1,
+            baseline=False,
+            device="cpu",
+            quiet=True,
+        )
 
 
 def test_the_warning_names_the_line_that_called(model: PretrainedModel) -> None:

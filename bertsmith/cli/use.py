@@ -16,6 +16,8 @@ from bertsmith.errors import InputError, printable
 if TYPE_CHECKING:
     from bertsmith.inference.model import Encoding
 
+_LONGEST_SHOWN = 120  # characters of a text on a line
+
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 _Text = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
@@ -166,10 +168,20 @@ def fill(command: Fill) -> None:
     for number, words in enumerate(masks, start=1):
         if len(masks) > 1:
             show(f"mask {number} of {len(masks)}")
+        pairs = enumerate(zip(command.text, words[0].text, strict=False))
+        place = next((i for i, (old, new) in pairs if old != new), 0)  # where the mask is
         for word in words:
-            show(f"{word.probability:7.2%}  {printable(word.text)}")
+            show(f"{word.probability:7.2%}  {printable(_around(word.text, place))}")
         if number < len(masks):
             show()
+
+
+def _around(text: str, place: int) -> str:
+    """A text, or what stands around a place in it if it is long."""
+    begin, end = max(0, place - _LONGEST_SHOWN // 2), place + _LONGEST_SHOWN // 2
+    if len(text) <= _LONGEST_SHOWN:
+        return text
+    return f"{'…' * (begin > 0)}{text[begin:end]}{'…' * (end < len(text))}"
 
 
 def next_sentence(command: Next) -> None:

@@ -38,6 +38,7 @@ from bertsmith.finetuning.metrics import (
 )
 from bertsmith.finetuning.tables import read_labelled, refuse_other_kind
 from bertsmith.finetuning.train import Best, Row, predict, tokenize, train_classifier
+from bertsmith.inference.texts import warn
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import choose_device, keep_freed_memory
 from bertsmith.model.hugging_face import CONFIG_FILE, ModelFolder, load_model
@@ -248,6 +249,11 @@ def _of_length(folder: ModelFolder, config: FinetuneConfig) -> Tokenizer:
     if not 3 < asked <= most:
         raise InputError(
             f"`max_length` must be from 4 to the model's {most} positions; got {asked}."
+        )
+    if asked > folder.tokenizer.max_length:
+        warn(
+            f"The model was trained on {folder.tokenizer.max_length} tokens: what its positions "
+            f"up to {asked} mean it learns from the labelled rows alone."
         )
     tokenizer = copy.copy(folder.tokenizer)
     tokenizer.max_length = asked

@@ -119,6 +119,8 @@ class Snapshot:
             "tie_word_embeddings": True,
             "dtype": "float32",
             **asdict(model.config),
+            # Positions beyond it are as they were drawn; see docs/design/model.md.
+            "trained_max_length": tokenizer.max_length,
         }
         weights = to_hugging_face(model.state_dict(), keeps=keeps)
         return Snapshot(config=config, weights=weights, tokenizer=tokenizer)

@@ -361,6 +361,7 @@ class _Job:
             closing = {
                 **_closing(loop, num_parameters),
                 **_utilisation(loop, config),
+                "max_length": config.data.max_length,
                 **_validate(loop, config, prepared, display),
             }
             if self.clock:
