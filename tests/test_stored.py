@@ -124,6 +124,14 @@ def test_a_tensor_in_two_files_is_refused(sharded: Path) -> None:
         load_model(sharded)
 
 
+@pytest.mark.parametrize("length", [2, 1, 0, -7])
+def test_a_model_that_cannot_read_a_word_is_refused(length: int, folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": length}))
+    with pytest.raises(ModelError, match=f"must be 3 or more, .* got {length}"):
+        load_model(folder)
+
+
 def test_one_file_goes_before_an_index(folder: Path) -> None:
     write_index(folder, {"x": "y"})
     assert not load_model(folder).missing

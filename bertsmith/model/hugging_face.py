@@ -61,6 +61,7 @@ OPTIONAL_PARTS = {
 """Parts that a folder may lack (a bare `BertModel`, a `BertForMaskedLM`), by their prefix there."""
 
 _MAX_JSON_BYTES = 2**20
+_SHORTEST = 3  # tokens that a model reads at least
 _LARGEST_SIZE, _MOST_LAYERS = 2**24, 512  # bounds on what a stranger's config may ask for
 
 
@@ -155,6 +156,11 @@ def load_model(folder: Path) -> ModelFolder:
     config, vocab_size = read_config(folder)
     tokenizer = Tokenizer.load(folder, default_max_length=config.max_position_embeddings)
     refuse_large_vocabulary(folder, tokenizer, vocab_size)
+    if tokenizer.max_length < _SHORTEST:
+        raise ModelError(
+            f"{folder}: `model_max_length` and `max_position_embeddings` must be {_SHORTEST} or "
+            f"more, for [CLS], a word and [SEP]; got {tokenizer.max_length}."
+        )
     # On the meta device no memory is taken before the file has been held against the config.
     with torch.device("meta"):
         model = Bert(config, vocab_size)
