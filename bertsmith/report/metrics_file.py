@@ -1,9 +1,10 @@
 """metrics.jsonl of a run: one object a line, each with its `step`.
 
 Training lines have `mlm_loss`, `nsp_loss`, `learning_rate`, `grad_norm` and the throughput, as
-means over the steps since the line before (null where no token was masked); validation lines have `validation_…`; the last line of a
-finished run has `finished: true` and the run's closing figures. A line with `rolled_back_from` says
-that the loss diverged at that step, that training went back to `step`, and which batch it left out.
+means over the steps since the line before; validation lines have `validation_…`; the last line of a
+finished run has `finished: true` and the run's closing figures. A loss over no masked token is
+null. A line with `rolled_back_from` says that the loss diverged at that step, that training went
+back to `step`, and which batch it left out.
 """
 
 from __future__ import annotations
