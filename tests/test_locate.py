@@ -11,7 +11,7 @@ import pytest
 import bertsmith
 from bertsmith.durable import remove_folder
 from bertsmith.errors import BertsmithError, ModelError
-from bertsmith.model import hugging_face, locate
+from bertsmith.model import hugging_face, locate, stored
 from bertsmith.model.locate import find_run_config, list_checkpoints, read_newest
 from bertsmith.training.pretrain import Run
 
@@ -95,12 +95,17 @@ def prune_under(live: Path, monkeypatch: pytest.MonkeyPatch, before: str) -> lis
             pruned.append(newest)
         return read(*arguments, **keywords)
 
-    read = getattr(hugging_face, before)
-    monkeypatch.setattr(hugging_face, before, first)
+    owners = {"tensor": stored.StoredTensors, "safe_open": stored}
+    owner = owners.get(before, hugging_face)
+    read = getattr(owner, before)
+    monkeypatch.setattr(owner, before, first)
     return pruned
 
 
-@pytest.mark.parametrize("before", ["read_config", "refuse_large_vocabulary", "read_weights"])
+@pytest.mark.parametrize(
+    "before",
+    ["read_config", "refuse_large_vocabulary", "read_weights", "opened", "safe_open", "tensor"],
+)
 @pytest.mark.parametrize(
     "use",
     [
@@ -115,6 +120,23 @@ def test_a_model_that_is_pruned_while_it_is_read_gives_way_to_the_newest(
     assert use(live)
     assert len(pruned) == 1
     assert not pruned[0].exists()
+
+
+def test_checkpoints_that_go_while_they_are_listed_are_listed_again(
+    live: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = list_checkpoints(live)
+
+    def listed(run: Path) -> list[Path]:
+        if found[0].exists():
+            shutil.copytree(found[-1], live / "checkpoints" / "step-00000099")
+            for checkpoint in found:
+                remove_folder(checkpoint)
+            return found
+        return list_checkpoints(run)
+
+    monkeypatch.setattr(locate, "list_checkpoints", listed)
+    assert locate.find_model(live).name == "step-00000099"
 
 
 def test_a_model_put_in_the_place_of_another_is_read_again(

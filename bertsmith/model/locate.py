@@ -60,9 +60,13 @@ def find_model(path: Path) -> Path:
         raise ModelError(f"Cannot read {path}: {error.strerror}.") from error
     if not exists:
         raise ModelError(f"There is no run and no model folder {path}.")
-    for folder in (path, path / MODEL_FOLDER, *reversed(list_checkpoints(path))):
-        if (folder / CONFIG_FILE).is_file():
-            return folder
+    for _ in range(_MOST_READINGS):
+        checkpoints = list_checkpoints(path)
+        for folder in (path, path / MODEL_FOLDER, *reversed(checkpoints)):
+            if (folder / CONFIG_FILE).is_file():
+                return folder
+        if list_checkpoints(path) == checkpoints:  # else the run removed them meanwhile
+            break
     if (path / RUN_CONFIG_FILE).is_file():
         raise ModelError(f"The run {path} has no model yet: it ended before its first checkpoint.")
     raise ModelError(

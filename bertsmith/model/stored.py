@@ -62,7 +62,7 @@ class StoredTensors:
                     f"{path}: {name} must have shape {shape} by the config; got {found}."
                 )
             value: Tensor = file.get_tensor(stored)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, RuntimeError) as error:
             raise ModelError(f"{path} is damaged: {error}.") from error
         return value
 
@@ -94,7 +94,8 @@ def opened(
             try:
                 file = stack.enter_context(safe_open(path, framework="pt"))
                 found = set(file.keys())
-            except (SafetensorError, OSError) as error:
+            # PyTorch opens the file a second time, and it may be gone since.
+            except (SafetensorError, OSError, RuntimeError) as error:
                 raise ModelError(f"{path} is damaged: {error}.") from error
             if expected is not None and (wrong := sorted(expected ^ found)):
                 has = "lacks" if wrong[0] in expected else "has beside them"
