@@ -215,6 +215,7 @@ def _open_text(
         validation_fraction=config.validation_fraction if own else 0.0,
         rules=rules_of(config),
         columns=columns_of(config),
+        encoding=config.encoding if own else "utf-8",
     )
     if not own and split == "validation" and text.splits == ("train",):
         split = "train"
