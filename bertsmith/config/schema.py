@@ -90,8 +90,9 @@ class PreparationConfig:
     """From text to a token store: sources, documents, sentences, the tokenizer."""
 
     corpus: tuple[str, ...] = ("wikitext-2",)
-    """A corpus by name (`bertsmith corpora` lists them), files, folders, patterns or addresses of
-    text, a Hugging Face dataset (`hf:owner/name`), or the folder of a prepared store."""
+    """A corpus by name (`bertsmith corpora` lists them), files, folders, archives, patterns or
+    addresses of text, a Hugging Face dataset (`hf:owner/name`), the folder of a prepared store, or
+    - (standard input, to prepare it)."""
     validation: tuple[str, ...] = ()
     """Text to validate on, named as the corpus is; without it, a part of the corpus is held out."""
     validation_fraction: float = 0.05

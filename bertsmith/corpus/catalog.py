@@ -18,6 +18,8 @@ from bertsmith.corpus.holdout import with_validation
 from bertsmith.corpus.hub import PREFIX, is_saved_dataset, open_dataset
 from bertsmith.corpus.opened import UTF8, File
 from bertsmith.corpus.rows import Columns
+from bertsmith.corpus.standard_input import NAME as STANDARD_INPUT
+from bertsmith.corpus.standard_input import file_of_standard_input
 from bertsmith.corpus.wikitext import is_wikitext_folder, open_wikitext
 from bertsmith.errors import CorpusError
 
@@ -33,7 +35,9 @@ def absolute_names(names: Sequence[str]) -> tuple[str, ...]:
     try:
         return tuple(
             str(Path(name).resolve())
-            if not is_address(name) and (Path(name).exists() or glob.has_magic(name))
+            if name != STANDARD_INPUT
+            and not is_address(name)
+            and (Path(name).exists() or glob.has_magic(name))
             else name
             for name in names
         )
@@ -55,7 +59,7 @@ def open_corpus(
 
     Args:
         names: names of `NAMES`, text files and tables, folders and patterns of these, addresses
-            of any of them, WikiText folders, Hugging Face datasets.
+            of any of them, `-` (standard input), WikiText folders, Hugging Face datasets.
         validation: names of what is validated on, all of it; then nothing is held out.
         validation_fraction: share held out of each text that has no validation split.
         rules: what documents, paragraphs and sentences are; default: `Rules()`.
@@ -144,7 +148,8 @@ def _open_one(
         raise CorpusError(
             f"{name} is a token store that is not finished; `bertsmith prepare` goes on with it."
         )
-    if not (paths := expand(name)) and (is_address(name) or glob.has_magic(name)):
+    paths = [file_of_standard_input()] if name == STANDARD_INPUT else expand(name)
+    if not paths and (is_address(name) or glob.has_magic(name)):
         raise CorpusError(f"There is no file at {name}, or nothing answers there.")
     if not paths:
         raise CorpusError(

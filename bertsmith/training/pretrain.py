@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from bertsmith.config import BUDGETS, PretrainConfig, drift, held, to_toml
+from bertsmith.corpus.standard_input import refuse_standard_input
 from bertsmith.data.store import word_counts
 from bertsmith.display import Display
 from bertsmith.durable import whole_folder
@@ -123,6 +124,7 @@ def run_pretraining(
     with joined(uses_cuda=kind.type == "cuda") as ranks:
         with ranks.together():
             _refuse_unclear(resume=resume, overwrite=overwrite, output=output)
+            refuse_standard_input(config.preparation.corpus, config.preparation.validation)
             device = device_of_rank(kind, local_rank()) if ranks.size > 1 else kind
             config = _settled(config, device)
         _refuse_different(config, kind, ranks)
