@@ -437,7 +437,7 @@ def test_an_unseen_label_is_said_with_its_line(folder: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["t.txt", "t"])
 def test_other_formats_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(BertsmithError, match=r"\.tsv, \.csv or \.jsonl"):
+    with pytest.raises(BertsmithError, match=r"\.tsv, \.csv, \.jsonl"):
         read_labelled(write(tmp_path / name, rows_of(4)), LabelledConfig())
 
 

@@ -1,4 +1,4 @@
-"""Standard input as a file: a pipe gives its text once, and a preparation reads it several times."""
+"""Standard input as a file: a pipe gives a text once, and a preparation reads it several times."""
 
 from __future__ import annotations
 
