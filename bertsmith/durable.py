@@ -7,10 +7,12 @@ killed process left; nothing reads them.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +60,22 @@ def whole_folder(target: Path) -> Iterator[Path]:
     flush(target.parent)
 
 
+def read_small(path: Path, most_bytes: int) -> bytes:
+    """The content of a regular file that has at most so many bytes.
+
+    Raises:
+        OSError: it cannot be read, is a pipe or a device, which would be waited for or never ends,
+            or has more bytes; `strerror` says so.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "It is no regular file", str(path))
+    with path.open("rb") as stream:
+        content = stream.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise OSError(errno.EFBIG, f"It has more than {most_bytes} bytes", str(path))
+    return content
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and those above it, if they are not there."""
     if not path.is_dir():
@@ -95,6 +113,8 @@ def damage(folder: Path) -> str | None:
         OSError: it cannot be read; whether it is damaged is not known.
     """
     try:
+        if not stat.S_ISREG((folder / CHECKSUMS_FILE).stat().st_mode):
+            return f"{CHECKSUMS_FILE} is not a regular file"
         with (folder / CHECKSUMS_FILE).open("rb") as stream:
             text = stream.read(_MOST_SUM_BYTES).decode("ascii", "replace")
         lines = [_SUM_LINE.fullmatch(line) for line in text.splitlines()]

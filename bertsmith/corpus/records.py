@@ -76,13 +76,15 @@ def _separated(
     with _told(file, reader):
         first = next(reader)
         header = header_of(first)
-        row: list[str] | None = first if header else next(reader, None)
+        row: list[str] | None = first
+        if header is None:
+            row = next(reader, None)
     if row is None:
         raise CorpusError(f"{file} must have rows under its header; it has none.")
     header = header or _different(file, first)
 
     def rows(columns: Sequence[str]) -> Iterator[tuple[int, Record]]:
-        following = row
+        following: list[str] | None = row
         with _told(file, reader):
             while following is not None:
                 if following:

@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from bertsmith.config import STORE_MANIFEST_FILE
+from bertsmith.config import MOST_MANIFEST_BYTES, STORE_MANIFEST_FILE
 from bertsmith.data.random_bits import Int64
 from bertsmith.data.store import Shard, Size, TokenStore, digest_of_shards
-from bertsmith.durable import flush
+from bertsmith.durable import flush, read_small
 from bertsmith.errors import DataError
 from bertsmith.tokenizer import Tokenizer
 
@@ -33,7 +33,6 @@ FORMAT = 1
 SPLITS = ("train", "validation", "test")
 
 _COLUMN, _NAMES = "document", "name"
-_MOST_MANIFEST_BYTES = 2**28
 
 
 class ShardEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,9 +88,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """That of the store in `folder`. Raises: `DataError`."""
         path = folder / MANIFEST_FILE
         try:
-            if path.stat().st_size > _MOST_MANIFEST_BYTES:
-                raise DataError(f"{path} must be at most {_MOST_MANIFEST_BYTES} bytes.")
-            found = msgspec.json.decode(path.read_bytes(), type=Manifest)
+            found = msgspec.json.decode(read_small(path, MOST_MANIFEST_BYTES), type=Manifest)
         except OSError as error:
             raise DataError(f"Cannot read {path}: {error.strerror}.") from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -178,6 +175,8 @@ class StoreFolder(NamedTuple):
     def _frequencies(self, split: str) -> Int64:
         path = self.path / split / FREQUENCIES_FILE
         try:
+            if path.exists() and not path.is_file():  # a pipe would be waited for
+                raise ValueError("it is no regular file")
             found = np.lib.format.open_memmap(path, mode="r")
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path} is damaged: {error}. Prepare the store again.") from error

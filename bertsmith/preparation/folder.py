@@ -25,12 +25,13 @@ from bertsmith.data.disk import (
     is_store,
     open_store,
 )
-from bertsmith.durable import make_folder, remove_leftovers, write_text
+from bertsmith.durable import make_folder, read_small, remove_leftovers, write_text
 from bertsmith.errors import BertsmithError, DataError
 
 CORPUS_FILE = "corpus.json"
 WORK_FOLDER = ".work"
 _PLAN_FILE = "plan.json"
+_MOST_PLAN_BYTES = 2**16
 _LOCK_FILE = ".lock"
 
 _UNFINISHED = r"\.[^/]+\.(part|old)(/[^/]+)*"
@@ -137,7 +138,7 @@ class OutputFolder:
     def _key_of_plan(self) -> str:
         """The key of what was begun here; empty if nothing was, or nobody knows what."""
         try:
-            plan = json.loads((self.path / WORK_FOLDER / _PLAN_FILE).read_text("utf-8"))
+            plan = json.loads(read_small(self.path / WORK_FOLDER / _PLAN_FILE, _MOST_PLAN_BYTES))
             return str(plan["key"])
         except (OSError, ValueError, KeyError, TypeError):
             return ""

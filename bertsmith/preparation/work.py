@@ -20,13 +20,14 @@ import numpy as np
 from bertsmith.corpus import Document, Part
 from bertsmith.data.disk import ShardEntry, sha256_of, write_shard
 from bertsmith.data.store import ShardBuilder
-from bertsmith.durable import flush
+from bertsmith.durable import flush, read_small
 from bertsmith.tokenizer import Tokenizer
 
 PIECE_BYTES = 3 * 2**25
 """Of text, in UTF-8; more than a part has, unless it is of a file that is read as a whole."""
 
 _REPORT_BYTES = 2**20  # between two marks of progress
+_MOST_PIECE_BYTES = 2**26  # of what is written down of one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,11 +218,9 @@ def _piece_path(job: Job, part: int, number: int) -> Path:
 
 def _finished_piece(job: Job, path: Path) -> Piece | None:
     """What is written down of a piece, if its shards are there as they were."""
-    if not path.is_file():
-        return None
     try:
-        piece = msgspec.json.decode(path.read_bytes(), type=Piece)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        piece = msgspec.json.decode(read_small(path, _MOST_PIECE_BYTES), type=Piece)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
     for shard in piece.shards.values():
         file = job.folder / shard.file

@@ -16,8 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from bertsmith.errors import RunError
+
 METRICS_FILE = "metrics.jsonl"
-_LONGEST_LINE = 2**16
+_LONGEST_LINE = 2**16  # bytes
 
 
 def read_metrics(run: Path, *, about: int | None = None) -> list[dict[str, Any]]:
@@ -32,7 +34,7 @@ def read_metrics(run: Path, *, about: int | None = None) -> list[dict[str, Any]]
         return []
     found, every, number = [], 1, 0
     with path.open("rb") as stream:
-        for line in stream:
+        while line := stream.readline(_LONGEST_LINE):
             if not line.endswith(b"\n") or line.isspace():
                 continue
             # A picture of a long run needs few of its lines, and taking all apart takes long.
@@ -49,7 +51,10 @@ def read_metrics(run: Path, *, about: int | None = None) -> list[dict[str, Any]]
 def last_metrics(run: Path) -> dict[str, Any]:
     """The last line, without reading the others; empty if there is none, or it is not whole."""
     try:
-        with (run / METRICS_FILE).open("rb") as stream:
+        path = run / METRICS_FILE
+        if not path.is_file():  # a pipe would be waited for
+            return {}
+        with path.open("rb") as stream:
             length = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, length - _LONGEST_LINE))
             lines = stream.read().split(b"\n")
@@ -98,6 +103,8 @@ class MetricsFile(Metrics):
 
     def __init__(self, run: Path) -> None:
         self._run = run
+        if (path := run / METRICS_FILE).exists() and not path.is_file():
+            raise RunError(f"{path} must be a regular file; it is not. Remove it.")
         self._stream = (run / METRICS_FILE).open("ab", buffering=0)
 
     def write(self, step: int, figures: dict[str, Any]) -> None:
