@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from bertsmith.config import PreparationConfig
+from bertsmith.config import PreparationConfig, given_by_store, resolve
 from bertsmith.corpus import Document, open_corpus
 from bertsmith.corpus.encodings import as_utf8
 from bertsmith.errors import ConfigError, CorpusError
@@ -146,6 +146,22 @@ def test_the_key_says_the_encoding_only_where_it_is_another(tmp_path: Path) -> N
 
     assert key("UTF8") == key("utf-8")
     assert key("cp1252") == key("windows-1252") != key("utf-8")
+
+
+def test_a_store_from_before_there_were_encodings_is_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("The crane lifts a beam. The bird flies north.\n\n" * 30)
+    config = PreparationConfig(corpus=(str(file),))
+    store = prepare_store(config, tmp_path / "st")
+    manifest = store.path / "token-store.json"
+    found = json.loads(manifest.read_bytes())
+    del found["settings"]["encoding"]
+    manifest.write_text(json.dumps(found))
+    (given,) = given_by_store([str(store.path)])
+    resolve(given=[given], overrides={"corpus": [str(store.path)]})
+    before = manifest.stat()
+    prepare_store(config, store.path)  # finds it
+    assert manifest.stat().st_mtime_ns == before.st_mtime_ns
 
 
 def test_a_store_says_its_encoding(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ _BLOCK_BYTES = 2**22
 _KEPT_BLOCKS = 4  # what is looked at and then read is unpacked once
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_ENCRYPTED = 0x41  # a flag of either kind
 _LOCAL_HEADER = 30  # bytes of a zip file before a member's name
 
 
@@ -113,7 +114,7 @@ def _in_zip(archive: Archive) -> _Found:
     for number, info in enumerate(infos):
         if info.is_dir():
             continue
-        if info.flag_bits & 1:
+        if info.flag_bits & _ENCRYPTED:
             raise CorpusError(f"{archive} must not be encrypted; unpack it, and name the folder.")
         if info.compress_type not in _METHODS:
             raise CorpusError(

@@ -26,7 +26,8 @@ _SHORT_FORMS = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzs
 
 def damage() -> tuple[type[Exception], ...]:
     """What readers raise, besides `OSError`, where the bytes are not what they are taken for."""
-    of_archives = (zipfile.BadZipFile, tarfile.TarError, UnicodeError)  # the last of names
+    # UnicodeError: of names; NotImplementedError: of what no writer of zip files asks for.
+    of_archives = (zipfile.BadZipFile, tarfile.TarError, UnicodeError, NotImplementedError)
     zstd = sys.modules.get(_ZSTD)
     of_zstd = (zstd.ZstdError,) if zstd else ()
     return (EOFError, zlib.error, lzma.LZMAError, *of_zstd, *of_archives)
