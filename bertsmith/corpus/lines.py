@@ -103,6 +103,6 @@ def _decode(raw: bytes, file: File, place: int) -> str:
             ) from error
         raise CorpusError(
             f"{file} must be UTF-8; byte {place + error.start} (0x{raw[error.start]:02x}) is not. "
-            "Save it as UTF-8 or, of a corpus, say what it is, as with --encoding windows-1252 "
-            "(or gbk, shift_jis, …)."
+            "Save it as UTF-8 or, where a corpus is prepared, say what it is, as with "
+            "--encoding windows-1252 (or gbk, shift_jis, …)."
         ) from error
