@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from bertsmith.corpus import open_corpus, packings
-from bertsmith.errors import CorpusError
 
 
 def frame(content: bytes, window_log: int) -> bytes:
@@ -26,19 +25,8 @@ def test_a_window_of_128_mib_is_read(tmp_path: Path) -> None:
 
 
 def test_the_largest_window_is_read(tmp_path: Path) -> None:
-    pytest.importorskip(packings._ZSTD)
     corpus = open_corpus([packed(tmp_path, 31)], validation_fraction=0)
     assert list(corpus.read("train")) == [[["One is here.", "Two is there."]]]
-
-
-def test_a_window_that_nothing_here_reads_is_not_called_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packings, "_ZSTD", "no.such.library")
-    corpus = open_corpus([packed(tmp_path, 31)], validation_fraction=0)
-    with pytest.raises(CorpusError, match=r"pip install backports\.zstd, or unpack it") as caught:
-        list(corpus.read("train"))
-    assert "damaged" not in str(caught.value)
 
 
 def test_a_window_without_memory_for_it_is_not_called_damage() -> None:
