@@ -1,5 +1,7 @@
 # Set-up is part of every target: the first call makes .venv and installs what constraints.txt pins.
 PYTHON ?= python3
+# An index that PyTorch alone is taken from, such as that of its CPU builds; empty: PyPI.
+TORCH_INDEX ?=
 BIN := .venv/bin
 
 .PHONY: demo test test-slow lint types format check bench clean
@@ -39,7 +41,12 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Bertsmith needs Python 3.11 or newer; try: make PYTHON=python3.11 ..." >&2; exit 1; }
 	@echo "Setting up .venv: PyTorch and what else constraints.txt pins; a minute or two."
+	@test -n "$(TORCH_INDEX)" || test "$$(uname -s)" != Linux || { \
+	  echo "On Linux, PyPI's PyTorch is the CUDA build (2.8 GB to download). For the CPU build (0.2 GB):"; \
+	  echo "  make TORCH_INDEX=ADDRESS ...   with the index that https://pytorch.org/get-started shows."; }
 	@$(PYTHON) -m venv .venv
+	@test -z "$(TORCH_INDEX)" || $(BIN)/pip install --quiet --disable-pip-version-check \
+	  -c constraints.txt --index-url "$(TORCH_INDEX)" torch
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 

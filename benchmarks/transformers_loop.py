@@ -68,7 +68,7 @@ def padded(batch: Batch) -> dict[str, torch.Tensor]:
     }
 
 
-def train(corpus: str, pairs: int, seed: int, folder: Path) -> dict[str, float]:
+def train(corpus: str, pairs: int, seed: int, folder: Path) -> dict[str, float | None]:
     """Train from scratch, save, and judge what was saved."""
     from transformers import get_linear_schedule_with_warmup
 

@@ -212,7 +212,7 @@ def finetune(
 
     Args:
         path: as in `load`.
-        train, validation: tables of labelled texts: .tsv, .csv or .jsonl.
+        train, validation: tables of labelled texts: .tsv, .csv, .jsonl, .json or .parquet.
         output: the folder to make, a Hugging Face `BertForSequenceClassification`.
         test: a table of texts to predict.
         baseline: whether the same is done from random weights.
@@ -257,7 +257,8 @@ def probe(
 
     Args:
         path: as in `load`.
-        train: a table of labelled texts, which is cross-validated: .tsv, .csv or .jsonl.
+        train: a table of labelled texts, which is cross-validated: .tsv, .csv, .jsonl, .json or
+            .parquet.
         validation: another, on which the model of all training rows is judged.
         baseline: whether the same is done with a random encoder.
         quiet: show no progress.

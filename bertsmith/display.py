@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -96,7 +97,7 @@ class Display:
             yield update
 
     @contextmanager
-    def training(self) -> Iterator[Callable[[float, int, dict[str, float]], None]]:
+    def training(self) -> Iterator[Callable[[float, int, Mapping[str, Any]], None]]:
         """The training bar; gives a function of progress (0 to 1), step, and the latest figures."""
         if not self._is_live:
             yield self._training_lines()
@@ -109,7 +110,7 @@ class Display:
         with self._bar(*columns) as bar:
             task = bar.add_task("training", total=1.0, figures="")
 
-            def update(progress: float, step: int, figures: dict[str, float]) -> None:
+            def update(progress: float, step: int, figures: Mapping[str, Any]) -> None:
                 bar.update(task, completed=progress, figures=_describe(step, figures))
 
             yield update
@@ -152,10 +153,10 @@ class Display:
             transient=True,
         )
 
-    def _training_lines(self) -> Callable[[float, int, dict[str, float]], None]:
+    def _training_lines(self) -> Callable[[float, int, Mapping[str, Any]], None]:
         next_line = time.monotonic()
 
-        def update(progress: float, step: int, figures: dict[str, float]) -> None:
+        def update(progress: float, step: int, figures: Mapping[str, Any]) -> None:
             nonlocal next_line
             if time.monotonic() >= next_line:
                 self.say(f"{progress:4.0%}  {_describe(step, figures)}")
@@ -164,8 +165,9 @@ class Display:
         return update
 
 
-def _describe(step: int, figures: dict[str, float]) -> str:
+def _describe(step: int, figures: Mapping[str, Any]) -> str:
     nsp = f"NSP {figures['nsp_loss']:.3f}  " if "nsp_loss" in figures else ""
+    mlm = "–" if figures["mlm_loss"] is None else f"{figures['mlm_loss']:.3f}"
     pairs, segments = (figures.get(f"{n}_per_second") for n in ("sentence_pairs", "segments"))
     rate = f"{segments:.0f} segments/s" if pairs is None else f"{pairs:.0f} pairs/s"
-    return f"step {step:,}  MLM {figures['mlm_loss']:.3f}  {nsp}{rate}"
+    return f"step {step:,}  MLM {mlm}  {nsp}{rate}"

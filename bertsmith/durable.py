@@ -25,10 +25,14 @@ CHECKSUMS_FILE = "SHA256SUMS"
 LOST = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 """What the system says where there is no file; ELOOP of a link that leads to itself."""
 
+NO_SMALL_FILE = _NOT_REGULAR, _TOO_LARGE = (errno.EINVAL, errno.EFBIG)
+"""What `read_small` says of what it does not read."""
+
 _LEFTOVER = re.compile(r"\.(.+)\.(?:part|old)")
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+)")
 _MOST_SUM_BYTES = 2**16
 _HEX_DIGITS = 64
+_MOST_SUMMED_BYTES = 2**31
 
 
 def write_text(path: Path, text: str) -> None:
@@ -54,11 +58,9 @@ def write_with_sum(path: Path, content: bytes) -> None:
 def read_with_sum(path: Path) -> bytes | None:
     """What `write_with_sum` wrote; None: it is not there, or is damaged. Raises: `OSError`."""
     try:
-        if not _is_regular(path):
-            return None
-        raw = path.read_bytes()
+        raw = read_small(path, _MOST_SUMMED_BYTES)
     except OSError as error:
-        if error.errno not in LOST:
+        if error.errno not in LOST + NO_SMALL_FILE:
             raise
         return None
     content, digest = raw[:-_HEX_DIGITS], raw[-_HEX_DIGITS:]
@@ -94,6 +96,22 @@ def whole_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
         raise
     flush(target.parent)
+
+
+def read_small(path: Path, most_bytes: int) -> bytes:
+    """The content of a regular file that has at most so many bytes.
+
+    Raises:
+        OSError: it cannot be read, is a pipe or a device, which would be waited for or never ends,
+            or has more bytes; `strerror` says so.
+    """
+    if not _is_regular(path):
+        raise OSError(_NOT_REGULAR, "It is no regular file", str(path))
+    with path.open("rb") as stream:
+        content = stream.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise OSError(_TOO_LARGE, f"It has more than {most_bytes} bytes", str(path))
+    return content
 
 
 def make_folder(path: Path) -> None:

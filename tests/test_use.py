@@ -234,6 +234,7 @@ def test_encode_fill_next_and_evaluate_on_the_command_line(
     assert "wikitext-2" in call(capsys, "corpora")[1]
 
 
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("pooling", ["tokens", "cls", "mean"])
 def test_a_file_of_texts_is_encoded(
     pooling: str, finished_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]

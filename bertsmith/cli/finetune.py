@@ -148,18 +148,22 @@ def _metrics(summary: Mapping[str, Any]) -> Sequence[str]:
     return [name for name, value in summary.items() if isinstance(value, dict) and "mean" in value]
 
 
-def _figure(name: str, value: float) -> str:
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
     return f"{value:.1%}" if name in ("accuracy", "f1") else f"{value:.3f}"
 
 
-def _cell(name: str, mean: float, std: float | None, values: Sequence[float]) -> str:
+def _cell(name: str, mean: float | None, std: float | None, values: Sequence[object]) -> str:
     figure = _figure(name, mean)
     return figure if std is None else f"{figure} ± {_figure(name, std)}"
 
 
-def _gain(name: str, means: Sequence[float]) -> list[str]:
+def _gain(name: str, means: Sequence[float | None]) -> list[str]:
     if len(means) < 2:
         return []
+    if means[0] is None or means[1] is None:
+        return ["–"]
     gain = means[0] - means[1]
     return [f"{100 * gain:+.1f} points" if name in ("accuracy", "f1") else f"{gain:+.3f}"]
 

@@ -134,7 +134,10 @@ def run(command: Pretrain, base: PretrainConfig) -> None:
     if rank():
         return  # the first one says it for all
     show("\n".join(finished.closing_lines()))
-    show(f"model:   {finished.output / 'model'}")
+    # Not in the figures of a run that an older version finished.
+    longest = finished.metrics.get("max_length")
+    reads = "" if longest is None else f" (reads {longest} tokens of a text; --max-length)"
+    show(f"model:   {finished.output / 'model'}{reads}")
     show(f"curves:  {finished.output / 'curves.png'}")
     show(f"metrics: {finished.output / 'metrics.jsonl'}")
     if command.json:

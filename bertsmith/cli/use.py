@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,12 +11,12 @@ import tyro
 
 from bertsmith.cli.arguments import Flag, RunPath
 from bertsmith.display import Display, show, show_json
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, printable
 
 if TYPE_CHECKING:
     from bertsmith.inference.model import Encoding
 
-_TEXTS_AT_ONCE = 4096  # of a file; sorted by length together
+_LONGEST_SHOWN = 120  # characters of a text on a line
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -41,7 +41,7 @@ class Encode:
     input: Path | None = None
     """A UTF-8 file with a text a line (a tab parts the two texts of a pair)."""
     output: Path | None = None
-    """Where the vectors of --input go: a NumPy .npz file."""
+    """Where the vectors of --input go: a .npz or .npy file of NumPy, or a .csv table."""
     device: Device = "auto"
     """Where to compute."""
     json: Flag = False
@@ -50,7 +50,7 @@ class Encode:
 
 @dataclass(frozen=True, kw_only=True)
 class Fill:
-    """Propose words for each [MASK] in a text."""
+    """Propose words for each [MASK] in a text; a long text is read around its masks."""
 
     run: RunPath
     """A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
@@ -139,7 +139,7 @@ def encode(command: Encode) -> None:
     if (command.input is None) == (command.text is None):
         raise InputError("Give a text to encode, or a file of texts with --input; one of the two.")
     if (command.input is None) != (command.output is None):
-        raise InputError("--input FILE and --output FILE.npz go together; only one was given.")
+        raise InputError("--input FILE and --output FILE go together; only one was given.")
     if len(command.compare) > 2:
         raise InputError(f"--compare takes a text or a pair; got {len(command.compare)} texts.")
     if command.input is not None and command.output is not None:
@@ -165,11 +165,23 @@ def fill(command: Fill) -> None:
     if command.json:
         show_json({"masks": [[asdict(word) for word in words] for words in masks]})
         return
-    for words in masks:
+    for number, words in enumerate(masks, start=1):
+        if len(masks) > 1:
+            show(f"mask {number} of {len(masks)}")
+        pairs = enumerate(zip(command.text, words[0].text, strict=False))
+        place = next((i for i, (old, new) in pairs if old != new), 0)  # where the mask is
         for word in words:
-            show(f"{word.probability:7.2%}  {word.text}")
-        if words is not masks[-1]:
+            show(f"{word.probability:7.2%}  {printable(_around(word.text, place))}")
+        if number < len(masks):
             show()
+
+
+def _around(text: str, place: int) -> str:
+    """A text, or what stands around a place in it if it is long."""
+    begin, end = max(0, place - _LONGEST_SHOWN // 2), place + _LONGEST_SHOWN // 2
+    if len(text) <= _LONGEST_SHOWN:
+        return text
+    return f"{'…' * (begin > 0)}{text[begin:end]}{'…' * (end < len(text))}"
 
 
 def next_sentence(command: Next) -> None:
@@ -187,10 +199,15 @@ def next_sentence(command: Next) -> None:
 
 def similar(command: Similar) -> None:
     """Print the places of a word, the nearest first."""
+    from rich.cells import cell_len
+
     from bertsmith.corpus.lines import read_lines
     from bertsmith.inference.model import load
     from bertsmith.inference.similar import SHOWN, Place, similar_places
+    from bertsmith.inference.texts import refuse_no_text
 
+    for text in filter(None, (command.word, command.to)):
+        refuse_no_text(text)
     if command.top_k < 1:
         raise InputError(f"`top_k` must be at least 1; got {command.top_k}.")
     model = load(command.run, device=command.device)
@@ -213,12 +230,15 @@ def similar(command: Similar) -> None:
         show_json({"to": row(reference), "places": len(others), "nearest": nearest})
         return
     where = "given" if command.to else f"line {reference.line}"
-    show(f"to:     {reference.left}[{reference.word}]{reference.right}  ({where})")
+    parts = map(printable, (reference.left, reference.word, reference.right))
+    show("to:     {}[{}]{}  ({})".format(*parts, where))
     show(f"{len(others):,} other places; the nearest by the cosine of the word's vectors:")
     for place, cosine in shown:
-        left = f"…{place.left}" if len(place.left) == SHOWN else place.left
-        right = f"{place.right}…" if len(place.right) == SHOWN else place.right
-        show(f"{cosine:.4f}  {left:>{SHOWN + 1}}[{place.word}]{right}  (line {place.line})")
+        left, word, right = map(printable, (place.left, place.word, place.right))
+        left = f"…{left}" if len(place.left) == SHOWN else left
+        right = f"{right}…" if len(place.right) == SHOWN else right
+        room = " " * (SHOWN + 1 - cell_len(left))
+        show(f"{cosine:.4f}  {room}{left}[{word}]{right}  (line {place.line})")
 
 
 def evaluate(command: Evaluate) -> None:
@@ -288,6 +308,8 @@ def _as_json(found: Encoding, other: Encoding | None, pooling: str) -> dict[str,
 
 
 def _print_encoding(found: Encoding, other: Encoding | None, pooling: str) -> None:
+    from rich.cells import cell_len
+
     from bertsmith.inference.model import compare, cosine_similarity
 
     vectors = found.pooled(pooling)
@@ -299,12 +321,14 @@ def _print_encoding(found: Encoding, other: Encoding | None, pooling: str) -> No
             word if word == token else f"{word} {token}"
             for word, token in zip(found.words, found.token_texts, strict=True)
         ]
-    width = max(map(len, names))
+    names = [printable(name) for name in names]
+    width = max(map(cell_len, names))
     for name, vector in zip(names, rows, strict=True):
-        show(f"  {name:{width}}  " + " ".join(f"{value:6.2f}" for value in vector[:6]) + " …")
+        figures = " ".join(f"{value:6.2f}" for value in vector[:6])
+        show(f"  {name}{' ' * (width - cell_len(name))}  {figures} …")
     if other is None:
         return
-    show(f"beside: {' '.join(other.words)}")
+    show(f"beside: {printable(' '.join(other.words))}")
     show(f"cosine of the texts ([CLS]): {cosine_similarity(found.cls, other.cls):.4f}")
     shared = compare(found, other)
     for word, cosine in shared:
@@ -321,40 +345,28 @@ def _read_texts(path: Path) -> list[str | tuple[str, str]]:
 
 
 def _encode_file(command: Encode, source: Path, target: Path) -> None:
-    """Write `vectors`: [N, H], or for tokens [sum of lengths, H] with `offsets` [N + 1]."""
-    import numpy as np
-
+    """Write the vectors of a file's texts."""
     from bertsmith.inference.model import load
+    from bertsmith.inference.vectors_file import refuse_output, write_vectors
 
     if command.compare:
         raise InputError("--compare is for a text, not for --input; leave one of them out.")
-    if not target.parent.is_dir():
-        raise InputError(f"The folder of --output must exist; {target.parent} does not.")
+    refuse_output(target, command.pooling)
     texts = _read_texts(source)
     model = load(command.run, device=command.device)
-    rows = []
-    num_cut = 0
-    with warnings.catch_warnings(), Display().stage("Encoding") as progress:
-        warnings.simplefilter("ignore")  # counted below
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            for one in model.encode_many(texts[start : start + _TEXTS_AT_ONCE]):
-                rows.append(one.pooled(command.pooling).copy())  # lets go of the other vectors
-                num_cut += one.num_cut_tokens > 0
-            progress(len(rows), len(texts))
-    arrays = {"vectors": np.concatenate(rows) if command.pooling == "tokens" else np.stack(rows)}
-    if command.pooling == "tokens":
-        arrays["offsets"] = np.cumsum([0, *map(len, rows)])
-    part = target.with_name(f".{target.name}.part.npz")
-    try:
-        np.savez(part, **arrays)  # type: ignore[arg-type]
-        part.replace(target)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InputError(f"Cannot write {target}: {error.strerror}.") from error
-    shape = list(arrays["vectors"].shape)
+    with Display(quiet=command.json).stage("Encoding") as progress:
+
+        def counted() -> Iterator[Encoding]:
+            for done, one in enumerate(model.encode_each(texts), start=1):
+                yield one
+                progress(done, len(texts))
+
+        found = write_vectors(target, counted(), command.pooling)
+    shape = list(found.shape)
     if command.json:
-        figures = {"texts": len(rows), "cut_texts": num_cut, "shape": shape, "output": str(target)}
-        show_json(figures)
+        figures = {"texts": found.num_texts, "cut_texts": found.num_cut, "shape": shape}
+        show_json({**figures, "output": str(target)})
         return
-    cut = f"; {num_cut} of them cut to {model.tokenizer.max_length} tokens" if num_cut else ""
-    show(f"{len(rows):,} texts{cut}; float32 {shape} in {target}")
+    longest = model.tokenizer.max_length
+    cut = f"; {found.num_cut} of them cut to {longest} tokens" if found.num_cut else ""
+    show(f"{found.num_texts:,} texts{cut}; float32 {shape} in {printable(str(target))}")

@@ -4,6 +4,7 @@ from bertsmith.config.finetune import FinetuneConfig, LabelledConfig, ProbeConfi
 from bertsmith.config.idle import refuse_idle
 from bertsmith.config.presets import PRESETS, RECIPES
 from bertsmith.config.resolve import (
+    MOST_MANIFEST_BYTES,
     RUN_CONFIG_FILE,
     STORE_MANIFEST_FILE,
     Given,
@@ -30,6 +31,7 @@ from bertsmith.config.schema import (
 
 __all__ = [
     "BUDGETS",
+    "MOST_MANIFEST_BYTES",
     "PRESETS",
     "RECIPES",
     "RUN_CONFIG_FILE",

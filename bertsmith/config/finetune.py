@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from bertsmith.config.schema import check_types, fraction, positive
+from bertsmith.config.schema import check_types, encoding_name, fraction, positive
 from bertsmith.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledConfig:
-    """Which columns of a table hold texts and labels, and what the labels are."""
+    """How a table is read, which columns hold texts and labels, and what the labels are."""
 
+    encoding: str = "utf-8"
+    """Encoding of tables (windows-1252, utf-16, gbk, shift_jis, …); where a byte-order mark says
+    another, that holds."""
+    delimiter: str | None = None
+    """Character between the columns of .csv and .tsv; None: a comma, a tab."""
     text_column: str | None = None
     """Column of the text; None: by the names that are usual (GLUE's among them)."""
     text_pair_column: str | None = None
@@ -29,6 +34,13 @@ class LabelledConfig:
     def __post_init__(self) -> None:
         check_types(self)
         fraction(self, "max_bad_rows")
+        object.__setattr__(self, "encoding", encoding_name(self.encoding))
+        if self.delimiter == "\\t":  # as shells hand it on
+            object.__setattr__(self, "delimiter", "\t")
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n\0'):
+            raise ConfigError(
+                f"`delimiter` must be one character, as ; or | or \\t; got {self.delimiter!r}."
+            )
         if self.text_pair_column is not None and self.text_column is None:
             raise ConfigError("`text_pair_column` needs `text_column` beside it; name both.")
         if len(set(self.label_names)) < len(self.label_names):

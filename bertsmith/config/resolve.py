@@ -23,7 +23,10 @@ from bertsmith.config.schema import (
     near,
     section_of,
 )
+from bertsmith.durable import read_small
 from bertsmith.errors import ConfigError
+
+_MOST_BYTES = 2**20  # of a config.toml
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,9 @@ def resolve(
 
 STORE_MANIFEST_FILE = "token-store.json"
 """In a token store's folder: what it is."""
+
+MOST_MANIFEST_BYTES = 2**28
+"""Of that file; one of a million shards has less."""
 
 RUN_CONFIG_FILE = "config.toml"
 """In a run's folder: all its settings."""
@@ -186,7 +192,7 @@ def given_by_store(corpus: Sequence[str]) -> list[Given]:
     try:
         if path is None or not path.is_file():
             return []
-        settings = json.loads(path.read_bytes())["settings"]
+        settings = json.loads(read_small(path, MOST_MANIFEST_BYTES))["settings"]
         known = {entry.name for entry in fields(PreparationConfig)}
         if set(settings) - known:
             raise ValueError("unknown settings")
@@ -228,7 +234,7 @@ def _rename_old(table: dict[str, Any]) -> None:
 def _read(path: Path) -> dict[str, Any]:
     """The settings of a TOML file, its sections laid flat."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(read_small(path, _MOST_BYTES).decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"Cannot read the config file {path}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:

@@ -8,6 +8,7 @@ its help are generated from these classes: the text under a field is its help.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import math
 import re
@@ -89,12 +90,16 @@ class PreparationConfig:
     """From text to a token store: sources, documents, sentences, the tokenizer."""
 
     corpus: tuple[str, ...] = ("wikitext-2",)
-    """A corpus by name (`bertsmith corpora` lists them), files, folders, patterns or addresses of
-    text, a Hugging Face dataset (`hf:owner/name`), or the folder of a prepared store."""
+    """A corpus by name (`bertsmith corpora` lists them), files, folders, archives, patterns or
+    addresses of text, a Hugging Face dataset (`hf:owner/name`), the folder of a prepared store, or
+    - (standard input, to prepare it)."""
     validation: tuple[str, ...] = ()
     """Text to validate on, named as the corpus is; without it, a part of the corpus is held out."""
     validation_fraction: float = 0.05
     """Share of documents held out for validation where the corpus has no validation split."""
+    encoding: str = "utf-8"
+    """Encoding of text files and tables (windows-1252, utf-16, gbk, shift_jis, …); where a
+    byte-order mark says another, that holds."""
     text_column: str = "text"
     """Column of tables (JSON lines, CSV, TSV, Parquet, datasets) that holds the text."""
     id_column: str | None = None
@@ -136,6 +141,7 @@ class PreparationConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
+        object.__setattr__(self, "encoding", encoding_name(self.encoding))
         positive(self, "min_frequency")
         fraction(self, "max_bad_rows", "near_duplicate_similarity")
         fraction(self, "validation_fraction", below_one=True)
@@ -372,6 +378,18 @@ def check_types(config: Any) -> None:
             raise ConfigError(f"`{name}` must be of type {kind.__name__}; got {value!r}.")
         if kind is float and not math.isfinite(value):
             raise ConfigError(f"`{name}` must be a finite number; got {value}.")
+
+
+def encoding_name(name: str) -> str:
+    """Python's own name of an encoding of text. Raises: `ConfigError`."""
+    try:
+        "text".encode(name)  # encodings that are not of text are refused here
+        return codecs.lookup(name).name
+    except (LookupError, ValueError) as error:
+        raise ConfigError(
+            f"`encoding` must be an encoding of text such as windows-1252, utf-16, gbk or "
+            f"shift_jis; got {name!r}."
+        ) from error
 
 
 def positive(config: Any, *names: str) -> None:

@@ -16,8 +16,10 @@ from bertsmith.corpus.document import Corpus, labelled
 from bertsmith.corpus.files import digest_of, expand, find_files, is_address, parts_of_files
 from bertsmith.corpus.holdout import with_validation
 from bertsmith.corpus.hub import PREFIX, is_saved_dataset, open_dataset
-from bertsmith.corpus.opened import File
+from bertsmith.corpus.opened import UTF8, File
 from bertsmith.corpus.rows import Columns
+from bertsmith.corpus.standard_input import NAME as STANDARD_INPUT
+from bertsmith.corpus.standard_input import file_of_standard_input
 from bertsmith.corpus.wikitext import is_wikitext_folder, open_wikitext
 from bertsmith.errors import CorpusError
 
@@ -33,7 +35,9 @@ def absolute_names(names: Sequence[str]) -> tuple[str, ...]:
     try:
         return tuple(
             str(Path(name).resolve())
-            if not is_address(name) and (Path(name).exists() or glob.has_magic(name))
+            if name != STANDARD_INPUT
+            and not is_address(name)
+            and (Path(name).exists() or glob.has_magic(name))
             else name
             for name in names
         )
@@ -48,33 +52,33 @@ def open_corpus(
     validation_fraction: float = 0.05,
     rules: Rules | None = None,
     columns: Columns | None = None,
+    encoding: str = UTF8,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> Corpus:
     """One corpus of all that `names` stand for, in their order, with `train` and `validation`.
 
     Args:
         names: names of `NAMES`, text files and tables, folders and patterns of these, addresses
-            of any of them, WikiText folders, Hugging Face datasets.
+            of any of them, `-` (standard input), WikiText folders, Hugging Face datasets.
         validation: names of what is validated on, all of it; then nothing is held out.
         validation_fraction: share held out of each text that has no validation split.
         rules: what documents, paragraphs and sentences are; default: `Rules()`.
         columns: of tables; default: `Columns()`.
+        encoding: of files of text, where no byte-order mark says another.
         progress: told of a download: the file's name, bytes so far, bytes in all.
 
     Raises:
         CorpusError: an unknown name, or a path that cannot be read as text.
     """
     rules, columns = rules or Rules(), columns or Columns()
-    texts = [
-        _in_place(f"text {number}", _open_one(name, rules, columns, progress))
-        for number, name in enumerate(names)
-    ]
+    open_one = partial(
+        _open_one, rules=rules, columns=columns, encoding=encoding, progress=progress
+    )
+    texts = [_in_place(f"text {number}", open_one(name)) for number, name in enumerate(names)]
     if validation:
         texts = [_only_training(text) for text in texts]
         texts += [
-            _as_validation(
-                _in_place(f"validation {number}", _open_one(name, rules, columns, progress))
-            )
+            _as_validation(_in_place(f"validation {number}", open_one(name)))
             for number, name in enumerate(validation)
         ]
     else:
@@ -116,7 +120,11 @@ def _as_validation(text: Corpus) -> Corpus:
 
 
 def _open_one(
-    name: str, rules: Rules, columns: Columns, progress: Callable[[str, int, int], None]
+    name: str,
+    rules: Rules,
+    columns: Columns,
+    encoding: str,
+    progress: Callable[[str, int, int], None],
 ) -> Corpus:
     path = Path(name)
     if name == "python-docs":
@@ -140,7 +148,8 @@ def _open_one(
         raise CorpusError(
             f"{name} is a token store that is not finished; `bertsmith prepare` goes on with it."
         )
-    if not (paths := expand(name)) and (is_address(name) or glob.has_magic(name)):
+    paths = [file_of_standard_input()] if name == STANDARD_INPUT else expand(name)
+    if not paths and (is_address(name) or glob.has_magic(name)):
         raise CorpusError(f"There is no file at {name}, or nothing answers there.")
     if not paths:
         raise CorpusError(
@@ -150,7 +159,7 @@ def _open_one(
     files: list[File] = []
     skipped: Counter[str] = Counter()
     for one in paths:
-        found, others = find_files(one)
+        found, others = find_files(one, encoding)
         files += found
         skipped += others
     return Corpus(

@@ -22,7 +22,20 @@ from upath import UPath
 from bertsmith.corpus.assemble import CUT_DOCUMENTS, Rules, assemble
 from bertsmith.corpus.document import Document, NamedDocument, Part
 from bertsmith.corpus.lines import PART_BYTES, Range, parts_of, read_lines
-from bertsmith.corpus.opened import COMPRESSIONS, File, format_of, is_local, is_packed, told_errors
+from bertsmith.corpus.opened import (
+    UTF8,
+    File,
+    encoding_of,
+    files_in,
+    format_of,
+    in_encoding,
+    is_archive,
+    is_local,
+    size_of,
+    told_errors,
+    version_at_address,
+)
+from bertsmith.corpus.packings import COMPRESSIONS
 from bertsmith.corpus.rows import ROW_FORMATS, Columns, parts_of_table, read_texts
 from bertsmith.errors import CorpusError
 
@@ -31,13 +44,12 @@ TEXT_FORMATS = (".txt", ".text", ".tokens")
 
 _OTHER_FORMATS = (
     *(".json", ".arrow", ".xml", ".html", ".htm", ".pdf", ".doc", ".docx", ".epub"),
-    *(".zip", ".tar", ".tgz", ".7z", ".rar"),
+    ".zip",  # packed once more
 )
 """Formats that are not read; reading one line by line would learn its brackets."""
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_UNPACKED_SIZE = 4  # times the packed size, about
 
 Piece = tuple[File, Range | None]
 """A file, or a part of it."""
@@ -48,10 +60,15 @@ def is_address(name: str) -> bool:
     return _ADDRESS.match(name) is not None
 
 
-def find_files(path: File) -> tuple[list[File], Counter[str]]:
+def find_files(path: Path | UPath, encoding: str = UTF8) -> tuple[list[File], Counter[str]]:
     """The files of text that `path` stands for: itself, or those in the folder, sorted, not hidden.
 
-    Of a folder with plain text in it, tables are left out: they tend to be about the texts.
+    An archive is read as a folder is, in its own order. Of a folder with plain text in it, tables
+    are left out: they tend to be about the texts.
+
+    Args:
+        path: a file, a folder or an archive.
+        encoding: of text that has no byte-order mark.
 
     Returns:
         The files, and counts of the other files in the folder, by suffix.
@@ -61,19 +78,27 @@ def find_files(path: File) -> tuple[list[File], Counter[str]]:
     """
     with told_errors(path):
         is_folder, is_file = path.is_dir(), path.is_file()
-        files = _visible_files(path) if is_folder else []
+        files: list[File] = [*_visible_files(path)] if is_folder else []
+    others: Counter[str] = Counter()
+    if is_file and is_archive(path):
+        is_folder, (files, others) = True, files_in(path)
+    files = [in_encoding(file, encoding) for file in files]
     if is_folder:
         found = [file for file in files if format_of(file) in TEXT_FORMATS]
         found = found or [file for file in files if format_of(file) in ROW_FORMATS]
         known = set(found)
-        others = Counter(file.suffix or "no suffix" for file in files if file not in known)
+        others += Counter(file.suffix or "no suffix" for file in files if file not in known)
         if not found:
             kinds = ", ".join((*TEXT_FORMATS, *ROW_FORMATS))
-            raise CorpusError(f"The folder {path} must hold text files ({kinds}); it holds none.")
+            raise CorpusError(f"{path} must hold text files ({kinds}); it holds none.")
         return found, others
     if not is_file:
         raise CorpusError(
             f"{path} must be a regular file or a folder of text files; it is neither."
+        )
+    if format_of(path) in (".7z", ".rar"):
+        raise CorpusError(
+            f"{path} must be unpacked: {format_of(path)} is not read (zip and tar are)."
         )
     if format_of(path) in _OTHER_FORMATS:
         raise CorpusError(
@@ -82,10 +107,10 @@ def find_files(path: File) -> tuple[list[File], Counter[str]]:
         )
     if format_of(path) == ".parquet" and path.suffix.lower() in COMPRESSIONS:
         raise CorpusError(f"{path} must be unpacked: Parquet is compressed inside.")
-    return [path], Counter()
+    return [in_encoding(path, encoding)], Counter()
 
 
-def _visible_files(folder: File) -> list[File]:
+def _visible_files(folder: Path | UPath) -> list[Path | UPath]:
     every: list[Any] = sorted(folder.rglob("*"))
     return [
         file
@@ -95,7 +120,7 @@ def _visible_files(folder: File) -> list[File]:
     ]
 
 
-def expand(name: str) -> list[File]:
+def expand(name: str) -> list[Path | UPath]:
     """The paths that a path, a pattern with `*`, `?`, `[…]` or `**`, or an address stands for.
 
     Raises:
@@ -141,7 +166,7 @@ def parts_of_files(
     for file in files:
         ranges = _ranges(file, rules)
         for part in ranges:
-            size = _size(file) // len(ranges)
+            size = size_of(file) // len(ranges)
             if groups[-1] and sizes[-1] + size > PART_BYTES:
                 groups.append([])
                 sizes.append(0)
@@ -175,13 +200,11 @@ def documents_of_rows(
 
 def digest_of(file: File) -> str:
     """A digest of a file's bytes; of one at an address, of what its host says of its version."""
-    with told_errors(file):
-        if not is_local(file):
-            assert isinstance(file, UPath)
-            return f"{file} {file.fs.checksum(file.path)}"
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
-            return f"{format_of(file)} {found.hexdigest()}"
+    if not is_local(file):
+        return f"{file} {version_at_address(file)}"
+    with told_errors(file), file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
+        return f"{encoding_of(file)}{format_of(file)} {found.hexdigest()}"
 
 
 def _ranges(file: File, rules: Rules) -> list[Range | None]:
@@ -191,12 +214,6 @@ def _ranges(file: File, rules: Rules) -> list[Range | None]:
     if rules.documents == "file":
         return [None]
     return parts_of(file, at_empty_lines=rules.documents != "line")
-
-
-def _size(file: File) -> int:
-    with told_errors(file):
-        size: int = file.stat().st_size
-    return size * _UNPACKED_SIZE if is_packed(file) else size
 
 
 def _read(

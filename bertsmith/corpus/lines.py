@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bertsmith.corpus.opened import File, is_packed, opened, told_errors
+from bertsmith.corpus.opened import File, encoding_of, is_packed, opened, size_of
 from bertsmith.errors import CorpusError
 
 LONGEST_LINE = 2**24
@@ -51,12 +51,13 @@ def parts_of(file: File, *, at_empty_lines: bool) -> list[Range | None]:
         at_empty_lines: cut behind an empty line where there is one within reach, so that no
             document is cut; else behind any line.
     """
-    with told_errors(file):
-        size = 0 if is_packed(file) else file.stat().st_size
+    size = 0 if is_packed(file) else size_of(file)
     if size < 2 * PART_BYTES:
         return [None]
     cuts = [0]
     with opened(file) as stream:
+        if not stream.seekable():  # its text is in another encoding
+            return [None]
         for place in range(PART_BYTES, size - PART_BYTES // 2, PART_BYTES):
             stream.seek(place)
             stream.readline(LONGEST_LINE)
@@ -90,12 +91,18 @@ def _decode(raw: bytes, file: File, place: int) -> str:
     if (nul := raw.find(b"\0")) >= 0:
         raise CorpusError(
             f"{file} must be text; it is binary (a NUL byte at byte {place + nul}). "
-            "Name text files, or save it as UTF-8."
+            "Name text files; or save it as UTF-8; or say what it is, as with --encoding utf-16."
         )
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
+        if encoding := encoding_of(file):
+            raise CorpusError(
+                f"{file} must be {encoding}; there is something else behind byte "
+                f"{place + error.start}, counted in UTF-8. Name its encoding with --encoding."
+            ) from error
         raise CorpusError(
             f"{file} must be UTF-8; byte {place + error.start} (0x{raw[error.start]:02x}) is not. "
-            "Save it as UTF-8."
+            "Save it as UTF-8 or, where a corpus is prepared, say what it is, as with "
+            "--encoding windows-1252 (or gbk, shift_jis, …)."
         ) from error

@@ -1,75 +1,176 @@
-"""Files as bytes, here or at an address, plain or packed, as the end of their names says."""
+"""Files as bytes, here or at an address or in an archive, plain or packed, as their names say."""
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
-import lzma
-import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from upath import UPath
 
+from bertsmith.corpus.archives import Member, members_of
+from bertsmith.corpus.encodings import as_utf8
+from bertsmith.corpus.packings import damage, endings_of, unpacked, why_not_unpacked
 from bertsmith.errors import CorpusError
 
-File = Path | UPath
-"""A file on this machine, or at an address that `fsspec` knows."""
+UTF8 = "utf-8"
+_UNPACKED_SIZE = 4  # times the packed size, about
 
 
-def _open_zstd(stream: IO[bytes]) -> IO[bytes]:
-    import pyarrow  # Python's own library has it from 3.14 on
+@dataclass(frozen=True)
+class Encoded:
+    """A file of text in another encoding than UTF-8. It can be sent to another process."""
 
-    return io.BufferedReader(pyarrow.CompressedInputStream(stream, "zstd"))
+    file: Path | UPath | Member
+    encoding: str
+
+    def __str__(self) -> str:
+        return str(self.file)
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.file.name
+
+    @property
+    def suffix(self) -> str:
+        """The end of its name."""
+        return self.file.suffix
+
+    def open(self, mode: str = "rb") -> IO[bytes]:
+        """Its bytes as they are."""
+        return self.file.open("rb")
 
 
-_OPENERS: dict[str, Callable[[Any], Any]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-    ".zst": _open_zstd,
-}
-COMPRESSIONS = tuple(_OPENERS)
+File = Path | UPath | Member | Encoded
+"""A file on this machine, or at an address that `fsspec` knows, or in an archive at either."""
+
+
+def in_encoding(file: File, encoding: str) -> File:
+    """`file`, whose text is in `encoding`; `opened` gives it as UTF-8. Parquet has its own."""
+    if encoding == UTF8 or isinstance(file, Encoded) or format_of(file) == ".parquet":
+        return file
+    return Encoded(file, encoding)
+
+
+def encoding_of(file: File) -> str:
+    """The encoding that a file is said to be in; empty: UTF-8."""
+    return file.encoding if isinstance(file, Encoded) else ""
 
 
 def format_of(file: File) -> str:
     """The ending that says what is in a file: ".txt" of "a.txt" and of "a.TXT.gz"."""
-    name = _name(file)
-    return Path(name.stem).suffix.lower() if is_packed(file) else name.suffix.lower()
+    return endings_of(_name(file))[0]
 
 
 def is_packed(file: File) -> bool:
     """Whether a file is compressed as a whole, so that its middle cannot be read alone."""
-    return _name(file).suffix.lower() in COMPRESSIONS
+    file = _within(file)
+    return bool(endings_of(_name(file))[1]) or (isinstance(file, Member) and file.is_packed)
 
 
-def _name(file: File) -> Path:
+def size_of(file: File) -> int:
+    """Bytes of `file`, about as many as it has unpacked.
+
+    Raises:
+        CorpusError: it cannot be read.
+    """
+    file = _within(file)
+    with told_errors(file):
+        size: int = file.size if isinstance(file, Member) else file.stat().st_size
+    return size * _UNPACKED_SIZE if endings_of(_name(file))[1] else size
+
+
+def _within(file: File) -> Path | UPath | Member:
+    return file.file if isinstance(file, Encoded) else file
+
+
+def _path(file: File) -> Path | UPath:
+    """Where a file is, or the archive that it is in."""
+    file = _within(file)
+    return file.archive if isinstance(file, Member) else file
+
+
+def _name(file: File) -> str:
     """The last part of a path, or of an address without its query."""
-    return Path(file.name if is_local(file) else file.name.partition("?")[0])
+    is_address = isinstance(_within(file), UPath) and not is_local(file)
+    return file.name.partition("?")[0] if is_address else file.name
 
 
 @contextmanager
 def opened(file: File) -> Iterator[IO[bytes]]:
-    """The bytes of `file`, unpacked on the way.
+    """The bytes of `file`, unpacked on the way; text in UTF-8, if it says what it is in.
 
     Raises:
         CorpusError: inside, too: it cannot be read, or is not what its name says.
     """
-    opener = _OPENERS.get(_name(file).suffix.lower())
+    packing = endings_of(_name(file))[1]
+    with _told_damage(file), ExitStack() as stack:
+        stream: IO[bytes] = stack.enter_context(file.open("rb"))
+        if not is_local(file):  # its own lines have no longest length
+            stream = stack.enter_context(BufferedReader(stream))  # type: ignore[type-var]
+        if packing:
+            stream = stack.enter_context(unpacked(stream, packing))
+        yield as_utf8(stream, encoding_of(file) or UTF8)
+
+
+def version_at_address(file: File) -> str:
+    """What the host of a file that is not here says of its version. Raises: `CorpusError`."""
+    path = _path(file)
+    assert isinstance(path, UPath)
+    with told_errors(file):
+        return f"{encoding_of(file)}{path.fs.checksum(path.path)}"
+
+
+def is_archive(file: File) -> bool:
+    """Whether a file holds others, by its name."""
+    kind, packing = endings_of(_name(file))
+    return kind == ".tar" or (kind == ".zip" and not packing)
+
+
+def files_in(archive: Path | UPath) -> tuple[list[File], Counter[str]]:
+    """The files in an archive, in its order, and counts by kind of what is none: links, devices.
+
+    Raises:
+        CorpusError: it cannot be read, or not by members.
+    """
+    with _told_damage(archive):
+        files, others = members_of(archive)
+    if (
+        format_of(archive) == ".tar"
+        and is_packed(archive)
+        and any(format_of(file) == ".parquet" for file in files)
+    ):
+        raise CorpusError(
+            f"{archive} must be unpacked: it holds Parquet, which is read from its end. Unpack it, "
+            "and name the folder."
+        )
+    return [*files], others
+
+
+@contextmanager
+def _told_damage(file: File) -> Iterator[None]:
+    """What is raised inside where bytes are not what names say names the file.
+
+    Raises:
+        CorpusError: in its place.
+    """
+    path = _path(file)
+    ending = endings_of(path.name)[1] or path.suffix
+    if is_archive(path):
+        ending = "".join(endings_of(path.name))
     try:
-        with told_errors(file) if not is_local(file) else nullcontext(), ExitStack() as stack:
-            stream: IO[bytes] = stack.enter_context(file.open("rb"))
-            if not is_local(file):  # its own lines have no longest length
-                stream = stack.enter_context(io.BufferedReader(stream))  # type: ignore[type-var]
-            yield stack.enter_context(opener(stream)) if opener else stream
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise CorpusError(f"{file} is damaged, or not {file.suffix}: {error}.") from error
+        with told_errors(file) if not is_local(file) else nullcontext():
+            yield
+    except damage() as error:
+        raise CorpusError(why_not_unpacked(error, str(file), ending)) from error
     except OSError as error:
         if error.errno is None:  # of a library, and not of the system
-            raise CorpusError(f"{file} is damaged, or not {file.suffix}: {error}.") from error
+            raise CorpusError(why_not_unpacked(error, str(file), ending)) from error
         raise CorpusError(f"Cannot read {file}: {error.strerror or error}.") from error
 
 
@@ -94,4 +195,5 @@ def told_errors(file: File) -> Iterator[None]:
 
 def is_local(file: File) -> bool:
     """Whether a file is on this machine's own file system."""
-    return not isinstance(file, UPath) or file.protocol in ("", "file", "local")
+    path = _path(file)
+    return not isinstance(path, UPath) or path.protocol in ("", "file", "local")

@@ -5,6 +5,7 @@ Legend: B = sequences; T = tokens of all of them; M = tokens to predict.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
@@ -26,6 +27,8 @@ from bertsmith.data.random_bits import Int64, Stream, extend, permute, random_bi
 from bertsmith.data.store import TokenStore
 from bertsmith.errors import DataError
 from bertsmith.tokenizer import Tokenizer
+
+_LOOKED_AT_ONCE = 512  # examples
 
 
 class Sizes(NamedTuple):
@@ -250,6 +253,20 @@ class Batches:
             num_masked_each=tuple(np.bincount(sequence[masked], minlength=len(lengths)).tolist()),
             num_cut_pairs=int(np.count_nonzero(num_cut[order])),
             num_cut_tokens=int(num_cut[order].sum()),
+        )
+
+    def has_words(self) -> bool:
+        """Whether any example of the first epoch has a token that can be masked: one it knows.
+
+        Of all ranks' parts; of text that the vocabulary suits the first examples tell.
+        """
+        alone = copy.copy(self)
+        alone._num_ranks = 1
+        return any(
+            alone.examples(
+                np.arange(first, min(first + _LOOKED_AT_ONCE, self.num_examples), dtype=np.int64)
+            ).num_masked
+            for first in range(0, self.num_examples, _LOOKED_AT_ONCE)
         )
 
     def _lay_out(

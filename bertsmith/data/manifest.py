@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from bertsmith.config import STORE_MANIFEST_FILE
+from bertsmith.config import MOST_MANIFEST_BYTES, STORE_MANIFEST_FILE
 from bertsmith.data.store import Size, digest_of_shards
+from bertsmith.durable import LOST, NO_SMALL_FILE, read_small
 from bertsmith.errors import DataError
 
 MANIFEST_FILE = STORE_MANIFEST_FILE
@@ -24,7 +25,6 @@ FREQUENCIES_FILE = "frequencies.npy"
 FORMAT = 2
 SPLITS = ("train", "validation", "test")
 
-_MOST_MANIFEST_BYTES = 2**28
 _LARGEST_VOCABULARY = 2**24
 
 _REPORTED = ("documents", "sentences", "tokens", "unknown_tokens")
@@ -123,11 +123,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """
         path = folder / MANIFEST_FILE
         try:
-            if not path.is_file():  # a pipe would be waited for
-                raise DamagedFileError(f"{path} must be a regular file; it is not.")
-            if path.stat().st_size > _MOST_MANIFEST_BYTES:
-                raise DamagedFileError(f"{path} must be at most {_MOST_MANIFEST_BYTES} bytes.")
-            raw = path.read_bytes()
+            raw = read_small(path, MOST_MANIFEST_BYTES)
             version = msgspec.json.decode(raw, type=_Version).format
             if version != FORMAT:
                 raise DamagedFileError(
@@ -137,7 +133,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             found = msgspec.json.decode(raw, type=Manifest)
             report = msgspec.convert(found.report, _Report)
         except OSError as error:
-            raise DataError(f"Cannot read {path}: {error.strerror}.") from error
+            is_damage = error.errno in LOST + NO_SMALL_FILE
+            kind = DamagedFileError if is_damage else DataError
+            raise kind(f"Cannot read {path}: {error.strerror}.") from error
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise DamagedFileError(
                 f"{path} is not the manifest of a token store: {error}. Prepare the text again."

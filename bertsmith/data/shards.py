@@ -25,6 +25,7 @@ from bertsmith.durable import LOST, flush
 from bertsmith.errors import DataError
 
 _COLUMN, _NAMES = "document", "name"
+_LARGEST_TOKENIZER = 2**28  # bytes, as in bertsmith.tokenizer
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -175,6 +176,9 @@ def read_frequencies(path: Path, digest: str, vocab_size: int, tokens: int) -> I
 
 def tokenizer_digest(folder: Path) -> str:
     """Of both files of a tokenizer. Raises: `DataError`: one is missing, or cannot be read."""
+    for path in (folder / name for name in _TOKENIZER_FILES):
+        if Stamp.of(path).size > _LARGEST_TOKENIZER:
+            raise DamagedFileError(f"{path} must have at most {_LARGEST_TOKENIZER} bytes")
     digests = (checked_digest(folder / name) for name in _TOKENIZER_FILES)
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -35,11 +36,11 @@ CountsOf = Literal["training text", "evaluated text"]
 class Evaluation:
     """Figures over a validation set; losses are true means in nats."""
 
-    mlm_loss: float
-    """Over masked tokens."""
-    mlm_perplexity: float
+    mlm_loss: float | None
+    """Over masked tokens; None if there is not one, since every word is unknown."""
+    mlm_perplexity: float | None
     """exp(`mlm_loss`): among so many words, all alike, a guess would be as hard."""
-    mlm_accuracy: float
+    mlm_accuracy: float | None
     """Share of masked tokens whose first guess is right."""
     nsp_loss: float | None
     """Over pairs; None of segments."""
@@ -64,14 +65,26 @@ class Evaluation:
     pseudo: PseudoPerplexity | None = None
     """Of whole sentences, if that was asked for."""
 
-    def metrics(self, split: str = "validation") -> dict[str, float | int]:
-        """The figures that are single numbers, as metrics.jsonl names them: `validation_…`."""
+    def metrics(self, split: str = "validation") -> dict[str, float | int | None]:
+        """The figures that are single numbers, as metrics.jsonl names them: `validation_…`.
+
+        Those that were not asked for are left out; those of masked tokens are None without any.
+        """
         names = (
             "mlm_loss mlm_perplexity mlm_accuracy nsp_loss nsp_accuracy nsp_majority_accuracy "
             "unigram_mlm_loss unigram_mlm_accuracy num_pairs num_masked_tokens"
         ).split()
-        found = {f"{split}_{name}": getattr(self, name) for name in names}
-        return {name: value for name, value in found.items() if value is not None}
+        return {
+            f"{split}_{name}": value
+            for name in names
+            if (value := getattr(self, name)) is not None or name.startswith("mlm_")
+        }
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all figures are numbers, as those of a model that has diverged are not."""
+        figures = [*self.metrics().values(), None if self.pseudo is None else self.pseudo.loss]
+        return all(math.isfinite(value) for value in figures if value is not None)
 
     def to_json(self, split: str = "validation") -> dict[str, Any]:
         """All figures: those of `metrics`, the bins, and the pseudo-perplexity if there is one."""

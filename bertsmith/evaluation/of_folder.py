@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from bertsmith.config import DataConfig, PreparationConfig, PretrainConfig, resolve
 from bertsmith.corpus import absolute_names, open_corpus
@@ -15,9 +15,10 @@ from bertsmith.display import Display
 from bertsmith.errors import BertsmithError, CorpusError, DataError, ModelError
 from bertsmith.evaluation.held_out import CountsOf, Evaluation, evaluate, evaluation_batches
 from bertsmith.evaluation.pseudo import pseudo_perplexity
+from bertsmith.model.bert import Bert
 from bertsmith.model.device import choose_device, usual_micro_batch
 from bertsmith.model.hugging_face import OPTIONAL_PARTS, load_model
-from bertsmith.model.locate import find_model, find_run_config
+from bertsmith.model.locate import find_run_config, read_newest
 from bertsmith.preparation import (
     columns_of,
     find_store,
@@ -28,8 +29,23 @@ from bertsmith.preparation import (
 )
 from bertsmith.tokenizer import Tokenizer
 
+_MANY_UNKNOWN = 0.5  # share of the tokens
+
 Objective = Literal["mlm+nsp", "mlm"]
 Pairing = Literal["adjacent", "filled"]
+
+
+class _Opened(NamedTuple):
+    """A model with the text it is evaluated on."""
+
+    folder: Path
+    model: Bert
+    tokenizer: Tokenizer
+    data: DataConfig
+    """Which examples are made of the text."""
+    store: TokenStore
+    counts: Int64 | None
+    """Of the words in the training text, if that is at hand."""
 
 
 def evaluate_folder(
@@ -66,27 +82,33 @@ def evaluate_folder(
         BertsmithError: no such model, corpus or split; no pair to evaluate on; no NSP or MLM head.
     """
     display = display or Display(quiet=True)
-    folder = find_model(path)
-    model, tokenizer, missing = load_model(folder)
-    run_config = find_run_config(path)
-    config = resolve(file=run_config) if run_config else PretrainConfig()
-    data = replace(config.data, max_length=tokenizer.max_length)
-    if not run_config and "nsp_head" in missing:
-        data = replace(data, objective="mlm")
-    data = _with_wishes(data, objective, pairing, max_length)
-    _refuse_missing(folder, data, missing)
-    if corpus is None and run_config is None:
-        raise CorpusError(f"{path} is not a run, so the corpus must be named: --corpus NAME|PATH.")
-    preparation = with_tokenizer_of(config.preparation, folder)
-    store = _open_text(preparation, tokenizer, corpus, split, display)
-    counts = _training_counts(preparation, tokenizer) if run_config else None
+    where = choose_device(device)
+
+    def opened(folder: Path) -> _Opened:
+        model, tokenizer, missing = load_model(folder)
+        run_config = find_run_config(path)
+        config = resolve(file=run_config) if run_config else PretrainConfig()
+        data = replace(config.data, max_length=tokenizer.max_length)
+        if not run_config and "nsp_head" in missing:
+            data = replace(data, objective="mlm")
+        data = _with_wishes(data, objective, pairing, max_length)
+        _refuse_missing(folder, data, missing)
+        if corpus is None and run_config is None:
+            raise CorpusError(
+                f"{path} is not a run, so the corpus must be named: --corpus NAME|PATH."
+            )
+        preparation = with_tokenizer_of(config.preparation, folder)
+        store = _open_text(preparation, tokenizer, corpus, split, display)
+        counts = _training_counts(preparation, tokenizer) if run_config else None
+        return _Opened(folder, model, tokenizer, data, store, counts)
+
+    folder, model, tokenizer, data, store, counts = read_newest(path, opened)
     counts_of: CountsOf = "training text"
     if counts is None:
         counts, counts_of = word_counts(store, tokenizer), "evaluated text"
     batches = evaluation_batches(store, tokenizer, data)
     if batches is None:
         raise DataError(f"The split {split} must have a sentence pair to evaluate on; it has none.")
-    where = choose_device(device)
     model = model.to(where)
     at_once = usual_micro_batch(where, model.config)
     with display.stage(f"Evaluating on {split}") as progress:
@@ -99,23 +121,42 @@ def evaluate_folder(
             progress=progress,
         )
     found = replace(found, counts_of=counts_of)
-    if num_sentences < 1:
-        return found
-    with display.stage("Masking every token of some sentences") as progress:
-        pseudo = pseudo_perplexity(
-            model,
-            store,
-            tokenizer,
-            num_sentences=num_sentences,
-            device=where,
-            tokens_at_once=at_once,
-            counts=counts,
-            progress=progress,
+    if num_sentences > 0:
+        with display.stage("Masking every token of some sentences") as progress:
+            pseudo = pseudo_perplexity(
+                model,
+                store,
+                tokenizer,
+                num_sentences=num_sentences,
+                device=where,
+                tokens_at_once=at_once,
+                counts=counts,
+                progress=progress,
+            )
+        found = replace(found, pseudo=pseudo)
+    if not found.is_finite:
+        raise ModelError(
+            f"{folder}: the model's losses are not finite numbers; its weights are far too large."
         )
-    if not pseudo.num_tokens:
+    if not found.num_masked_tokens:
+        unit = "segments" if found.nsp_loss is None else "pairs"
+        display.warn(
+            f"No masked token was scored: none of the {found.num_pairs:,} {unit} has a word that "
+            "the model knows. Evaluate on text in the language and spelling of its vocabulary."
+        )
+    elif (share := _share_unknown(store, tokenizer)) > _MANY_UNKNOWN:
+        display.warn(
+            f"{share:.0%} of the tokens of this text are unknown to the model, and not scored: the "
+            "figures are of the others."
+        )
+    if found.pseudo is not None and not found.pseudo.num_tokens:
         display.warn("No sentence has a known word and fits in the model: no pseudo-perplexity.")
-        return found
-    return replace(found, pseudo=pseudo)
+    return found
+
+
+def _share_unknown(store: TokenStore, tokenizer: Tokenizer) -> float:
+    counts = store.frequencies(tokenizer.vocab_size)
+    return float(counts[tokenizer.unk_id] / max(counts.sum(), 1))
 
 
 def _with_wishes(
@@ -174,6 +215,7 @@ def _open_text(
         validation_fraction=config.validation_fraction if own else 0.0,
         rules=rules_of(config),
         columns=columns_of(config),
+        encoding=config.encoding if own else "utf-8",
     )
     if not own and split == "validation" and text.splits == ("train",):
         split = "train"

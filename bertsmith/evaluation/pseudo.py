@@ -30,9 +30,10 @@ _ORDER_SEED = 0
 class PseudoPerplexity:
     """Figures over some sentences, each by itself."""
 
-    loss: float
-    """Mean over scored tokens of −log probability given all the others, in nats."""
-    perplexity: float
+    loss: float | None
+    """Mean over scored tokens of −log probability given all the others, in nats; None if no
+    sentence could be scored."""
+    perplexity: float | None
     """exp(`loss`)."""
     unigram_loss: float | None
     """What word frequencies of the training text alone would give; None if they are not known."""

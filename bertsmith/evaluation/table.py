@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bertsmith.evaluation.held_out import Evaluation
-from bertsmith.evaluation.tally import Bin
+from bertsmith.evaluation.tally import Bin, perplexity_of
 
 
 def print_evaluation(found: Evaluation, console: Console) -> None:
@@ -27,15 +27,14 @@ def tables(found: Evaluation) -> dict[str, Table]:
     """The tables of an evaluation by their titles, first the figures over all."""
     unit = "segments" if found.nsp_loss is None else "pairs"
     head = f"{found.num_pairs:,} {unit}, {found.num_masked_tokens:,} masked tokens"
-    made = {
-        head: _table(("", "model", "floor", "what the floor is"), _overall(found)),
-        "MLM by the length of the sequence, in tokens": _of_bins(found.by_length),
-    }
+    made = {head: _table(("", "model", "floor", "what the floor is"), _overall(found))}
+    if found.by_length:
+        made["MLM by the length of the sequence, in tokens"] = _of_bins(found.by_length)
     if found.by_frequency:
         made[f"MLM by how often the word stands in the {found.counts_of}"] = _of_bins(
             found.by_frequency
         )
-    if (pseudo := found.pseudo) is not None:
+    if (pseudo := found.pseudo) is not None and pseudo.num_tokens:
         sentences = f"{pseudo.num_sentences:,} sentences, {pseudo.num_tokens:,} tokens, each masked"
         made[f"{sentences}: by length"] = _of_bins(pseudo.by_length)
         if pseudo.by_frequency:
@@ -62,7 +61,7 @@ def _overall(found: Evaluation) -> list[Sequence[str]]:
         words += ", of this very text"
     rows: list[Sequence[str]] = [
         ("MLM loss (nats)", _number(found.mlm_loss), _number(floor), words),
-        ("MLM perplexity", f"{found.mlm_perplexity:,.1f}", _perplexity(floor), words),
+        ("MLM perplexity", _perplexity(found.mlm_loss), _perplexity(floor), words),
         (
             "MLM accuracy",
             _share(found.mlm_accuracy),
@@ -81,8 +80,8 @@ def _overall(found: Evaluation) -> list[Sequence[str]]:
                 majority,
             ),
         ]
-    if (pseudo := found.pseudo) is not None:
-        value, least = f"{pseudo.perplexity:,.1f}", _perplexity(pseudo.unigram_loss)
+    if (pseudo := found.pseudo) is not None and pseudo.num_tokens:
+        value, least = _perplexity(pseudo.loss), _perplexity(pseudo.unigram_loss)
         rows.append(("pseudo-perplexity", value, least, words))
     return rows
 
@@ -116,7 +115,7 @@ def _number(value: float | None) -> str:
 
 
 def _perplexity(loss: float | None) -> str:
-    return "–" if loss is None else f"{math.exp(loss):,.1f}"
+    return "–" if loss is None else f"{perplexity_of(loss):,.1f}"
 
 
 def _share(value: float | None) -> str:

@@ -102,6 +102,11 @@ class Breakdown:
         return tuple(found)
 
 
+def perplexity_of(loss: float) -> float:
+    """exp(`loss`), of a loss in nats; bounded, since JSON has no infinity."""
+    return math.exp(min(loss, _LARGEST_EXPONENT))
+
+
 class MaskedTally:
     """What is added up over masked tokens.
 
@@ -150,18 +155,18 @@ class MaskedTally:
         return () if self._counts is None else self.by_frequency.bins()
 
     @property
-    def perplexity(self) -> float:
+    def perplexity(self) -> float | None:
         """exp(`loss`): among so many words, all alike, a guess would be as hard."""
-        return math.exp(min(self.loss, _LARGEST_EXPONENT))
+        return None if self.loss is None else perplexity_of(self.loss)
 
     @property
-    def loss(self) -> float:
-        """Mean over masked tokens, in nats; 0 without any."""
+    def loss(self) -> float | None:
+        """Mean over masked tokens, in nats; None without any: nothing is not perfect."""
         return self._mean(0)
 
     @property
-    def accuracy(self) -> float:
-        """Share of first guesses that are right."""
+    def accuracy(self) -> float | None:
+        """Share of first guesses that are right; None without any."""
         return self._mean(1)
 
     @property
@@ -174,5 +179,5 @@ class MaskedTally:
         """Share of the most frequent word."""
         return None if self._counts is None else self._mean(3)
 
-    def _mean(self, row: int) -> float:
-        return float(self._sums[row]) / max(self.num_tokens, 1)
+    def _mean(self, row: int) -> float | None:
+        return float(self._sums[row]) / self.num_tokens if self.num_tokens else None

@@ -35,14 +35,16 @@ from bertsmith.finetuning.metrics import (
     main_metric,
     majority_accuracy,
     predictions_of,
+    refuse_alike,
     spread_of,
 )
 from bertsmith.finetuning.tables import read_labelled, refuse_other_kind
 from bertsmith.finetuning.train import Best, Row, predict, tokenize, train_classifier
+from bertsmith.inference.texts import warn
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import choose_device, keep_freed_memory
 from bertsmith.model.hugging_face import CONFIG_FILE, ModelFolder, load_model
-from bertsmith.model.locate import find_model
+from bertsmith.model.locate import read_newest
 from bertsmith.tokenizer import Tokenizer
 
 RESULTS_FILE = "results.json"
@@ -107,13 +109,14 @@ def finetune_folder(
     display = display or Display(quiet=True)
     device = choose_device(config.device)
     _check_output(output, overwrite=overwrite)
-    folder = load_model(find_model(path))
+    folder = read_newest(path, load_model)
     tokenizer = _of_length(folder, config)
     with display.stage("Reading the tables"):
         tables = _read(train, validation, test, labelled, tokenizer)
     if tables.has_pairs and folder.model.config.type_vocab_size < 2:
         raise InputError("The model has one segment; it cannot take pairs of texts.")
-    main_metric(config.metric, tables.task)
+    metric = main_metric(config.metric, tables.task)
+    refuse_alike(validation, tables.validation[1], tables.task, metric)
     if device.type == "cpu":
         keep_freed_memory()
     try:
@@ -164,8 +167,7 @@ def _train_all(
         for seed in config.seeds:
             found = _train(kind, pretrained, tables, config, seed, device, display)
             summary.add(found)
-            is_better = best is None or found.metrics[wanted] > best.metrics[wanted]
-            if kind == "pretrained" and is_better:
+            if kind == "pretrained" and (best is None or found.value > best.value):
                 best, best_seed = found, seed
         summaries[kind] = summary.to_json()
     assert best is not None
@@ -229,7 +231,7 @@ def _read(
     sizes: dict[str, int] = {}
     for name, table in tables.items():
         refuse_other_kind(tables["train"], table)
-        rows[name], num_cut = tokenize(table.texts, tokenizer)
+        rows[name], num_cut = tokenize(table.texts, tokenizer, source=str(table.path))
         sizes |= {name: len(table), f"{name}_left_out": table.num_left_out, f"{name}_cut": num_cut}
     return _Tables(
         train=(rows["train"], task.targets(tables["train"])),
@@ -249,6 +251,11 @@ def _of_length(folder: ModelFolder, config: FinetuneConfig) -> Tokenizer:
     if not 3 < asked <= most:
         raise InputError(
             f"`max_length` must be from 4 to the model's {most} positions; got {asked}."
+        )
+    if asked > folder.tokenizer.max_length:
+        warn(
+            f"The model was trained on {folder.tokenizer.max_length} tokens: what its positions "
+            f"up to {asked} mean it learns from the labelled rows alone."
         )
     tokenizer = copy.copy(folder.tokenizer)
     tokenizer.max_length = asked
@@ -305,7 +312,7 @@ class _Summary:
     """Figures of several trainings."""
 
     def __init__(self) -> None:
-        self._metrics: list[dict[str, float]] = []
+        self._metrics: list[dict[str, float | None]] = []
         self._epochs: list[tuple[float, float]] = []
 
     def add(self, found: Best) -> None:

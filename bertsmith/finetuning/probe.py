@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,6 @@ from bertsmith.inference.model import Float32, PretrainedModel, load
 
 _PENALTIES = np.logspace(-3, 2, 6)
 """To choose from: inverse strengths of the classifier's penalty, strengths of the regressor's."""
-
-_TEXTS_AT_ONCE = 4096
 
 
 def probe_folder(
@@ -84,13 +81,13 @@ def probe_folder(
         if kind == "random":
             model.bert.initialize(config.seed)
         vectors, results["rows"]["train_cut"] = _encode(
-            model, of_train.texts, config.pooling, kind, display
+            model, of_train, config.pooling, kind, display
         )
         with display.stage(f"Fitting to {kind} vectors"):
             fitted, results[kind] = _cross_validate(vectors, targets, task, config)
         if of_validation is not None and judged_on is not None:
             vectors, results["rows"]["validation_cut"] = _encode(
-                model, of_validation.texts, config.pooling, kind, display
+                model, of_validation, config.pooling, kind, display
             )
             results[kind]["validation"] = metrics_of(
                 fitted.predict(vectors).astype(targets.dtype), judged_on, task
@@ -100,22 +97,22 @@ def probe_folder(
 
 def _encode(
     model: PretrainedModel,
-    texts: Sequence[tuple[str, str | None]],
+    table: LabelledTexts,
     pooling: str,
     kind: str,
     display: Display,
 ) -> tuple[Float32, int]:
     """A vector of each text, [N, H]; and how many texts were longer than the model takes."""
-    entries = [a if b is None else (a, b) for a, b in texts]
+    entries = (a if b is None else (a, b) for a, b in table.texts)
     rows = []
     num_cut = 0
     with warnings.catch_warnings(), display.stage(f"Encoding, {kind} weights") as progress:
-        warnings.simplefilter("ignore")  # counted
-        for start in range(0, len(entries), _TEXTS_AT_ONCE):
-            for one in model.encode_many(entries[start : start + _TEXTS_AT_ONCE]):
-                rows.append(one.pooled(pooling).copy())
-                num_cut += one.num_cut_tokens > 0
-            progress(len(rows), len(entries))
+        if kind == "random":
+            warnings.simplefilter("ignore")  # said of the same texts before
+        for one in model.encode_each(entries, source=str(table.path)):
+            rows.append(one.pooled(pooling).copy())
+            num_cut += one.num_cut_tokens > 0
+            progress(len(rows), len(table))
     return np.stack(rows), num_cut
 
 
@@ -133,7 +130,7 @@ def _cross_validate(
         splitter(config.folds, shuffle=True, random_state=config.seed).split(vectors, targets)
     )
     name = "spearman" if task.is_regression else "accuracy"
-    best: tuple[float, Any, list[dict[str, float]]] | None = None
+    best: tuple[float, Any, list[dict[str, float | None]]] | None = None
     for penalty in _PENALTIES:
         linear = (
             Ridge(alpha=penalty * len(vectors))
@@ -146,7 +143,12 @@ def _cross_validate(
             model.fit(vectors[fitted_on], targets[fitted_on])
             guesses = model.predict(vectors[judged_on]).astype(targets.dtype)
             found.append(metrics_of(guesses, targets[judged_on], task))
-        mean = float(np.mean([one[name] for one in found]))
+        mean = spread_of([one[name] for one in found])["mean"]
+        if mean is None:
+            raise DataError(
+                "A fold must have different scores to be judged by; each has one score alone. "
+                "Change --folds or --seed, or add rows."
+            )
         if best is None or mean > best[0]:
             best = mean, model, found
     assert best is not None

@@ -1,23 +1,19 @@
-"""Tables of labelled texts: TSV, CSV and JSON lines, plain or packed, with GLUE's layouts known.
+"""Tables of labelled texts, with GLUE's layouts known.
 
 What is read is strings and numbers as they stand; `labels.py` says what they mean.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bertsmith.config import LabelledConfig, near
-from bertsmith.corpus.lines import LONGEST_LINE, read_lines
-from bertsmith.corpus.opened import format_of
+from bertsmith.corpus.opened import format_of, in_encoding, is_packed
+from bertsmith.corpus.records import FORMATS, Record, Records, open_records
 from bertsmith.errors import CorpusError, InputError
 
 Label = str | int | float
@@ -59,7 +55,7 @@ class LabelledTexts:
     labels: list[Label] | None
     """None: they were not read (a test set)."""
     lines: list[int]
-    """Where each row ends in the file, from 1."""
+    """The line on which each row ends in the file, from 1; of a file without lines, its place."""
     num_left_out: int
     """Rows without a text or a label."""
 
@@ -82,20 +78,21 @@ def read_labelled(
 
     Args:
         path: `.tsv` (fields as they stand, quotes too: GLUE's way), `.csv` (quoted where need be),
-            `.jsonl` or `.ndjson`; also packed (`.gz`, `.bz2`, `.xz`, `.zst`).
-        config: which columns, and how much may be bad.
+            `.jsonl` or `.ndjson`, `.json` (an array, or an object a line), all of these also packed
+            (`.gz`, `.bz2`, `.xz`, `.zst`); `.parquet`.
+        config: which columns, in which encoding, and how much may be bad.
         needs_labels: whether labels are read; if not, there need be none.
 
     Raises:
         CorpusError: the file cannot be read, is empty, lacks a column, has too many bad rows.
     """
-    header, rows = _table(path)
-    columns = _columns_of(path, header, config, needs_labels=needs_labels)
+    table = _open(path, config)
+    columns = _columns_of(path, table.header, config, needs_labels=needs_labels)
     texts: list[tuple[str, str | None]] = []
     labels: list[Label] = []
     lines: list[int] = []
     bad: Counter[str] = Counter()
-    for line, row in rows:
+    for line, row in table.rows([name for name in columns if name is not None]):
         problem = _problem(row, columns)
         if problem is not None:
             if not bad[problem]:
@@ -125,10 +122,6 @@ def read_labelled(
     )
 
 
-_Row = dict[str, Any] | None
-"""By column; None: more fields than the header has."""
-
-
 def refuse_other_kind(train: LabelledTexts, other: LabelledTexts) -> None:
     """Raise `InputError` if one table has pairs of texts and the other single ones."""
     if train.has_pairs != other.has_pairs:
@@ -140,67 +133,25 @@ def refuse_other_kind(train: LabelledTexts, other: LabelledTexts) -> None:
         )
 
 
-def _table(path: Path) -> tuple[list[str], Iterator[tuple[int, _Row]]]:
-    """The names of the columns; and the rows, each with the line on which it ends."""
-    kind = format_of(path)
-    if kind in (".jsonl", ".ndjson"):
-        rows = list(_json_rows(path))
-        return list(dict.fromkeys(name for _, row in rows for name in row or {})), iter(rows)
-    if kind not in (".tsv", ".csv"):
+def _open(path: Path, config: LabelledConfig) -> Records:
+    if not path.is_file():
+        raise CorpusError(f"{path} must be a regular file; {_what_is_at(path)}.")
+    if (kind := format_of(path)) not in FORMATS:
         raise CorpusError(
-            f"{path} must be a table of labelled texts: .tsv, .csv or .jsonl (or packed: .tsv.gz); "
-            f"it is {kind or 'without an ending'}."
+            f"{path} must be a table of labelled texts: .tsv, .csv, .jsonl, .json or .parquet (or "
+            f"packed: .tsv.gz); it is {kind or 'without an ending'}."
         )
-    csv.field_size_limit(LONGEST_LINE)
-    # A quote in a TSV is part of the text, as GLUE has it; one in a CSV holds a field together.
-    dialect: dict[str, Any] = {"delimiter": ",", "strict": True}
-    if kind == ".tsv":
-        dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    reader = csv.reader(read_lines(path), **dialect)
-    with _told(path, reader):
-        header = next(reader)
-        row = header if _is_cola(header) else next(reader, None)
-    if row is None:
-        raise CorpusError(f"{path} must have rows under its header; it has none.")
-    if len(set(header)) < len(header) and row is not header:
-        twice = next(name for name in header if header.count(name) > 1)
-        raise CorpusError(f"{path} must have columns of different names; {twice!r} is there twice.")
-    header = _COLA_HEADER if row is header else header
-    return header, _separated_rows(path, reader, header, row)
+    if kind == ".parquet" and is_packed(path):
+        raise CorpusError(f"{path} must be unpacked: Parquet is compressed inside.")
+    return open_records(
+        in_encoding(path, config.encoding),
+        delimiter=config.delimiter,
+        header_of=lambda first: _COLA_HEADER if _is_cola(first) else None,
+    )
 
 
-def _separated_rows(
-    path: Path, reader: Any, header: list[str], row: list[str] | None
-) -> Iterator[tuple[int, _Row]]:
-    """`row` and those that follow it."""
-    with _told(path, reader):
-        while row is not None:
-            if row:
-                fits = len(row) <= len(header)
-                yield reader.line_num, dict(zip(header, row, strict=False)) if fits else None
-            row = next(reader, None)
-
-
-@contextmanager
-def _told(path: Path, reader: Any) -> Iterator[None]:
-    """What is no table is said with its place."""
-    try:
-        yield
-    except csv.Error as error:
-        raise CorpusError(f"{path}, line {reader.line_num}: not a table: {error}.") from error
-
-
-def _json_rows(path: Path) -> Iterator[tuple[int, _Row]]:
-    for number, line in enumerate(read_lines(path), start=1):
-        if line.isspace():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise CorpusError(f"{path}, line {number} must be JSON: {error}.") from error
-        if not isinstance(row, dict):
-            raise CorpusError(f"{path}, line {number} must be a JSON object; it is not.")
-        yield number, row
+def _what_is_at(path: Path) -> str:
+    return "it is something else" if path.exists() else "there is none"
 
 
 def _is_cola(first_row: list[str]) -> bool:
@@ -232,7 +183,7 @@ def _columns_of(
         if usual is None:
             raise CorpusError(
                 f"{path} must have a column of texts; of {_listed(header)} none has a usual name. "
-                "Name it with --text-column (and --text-pair-column)."
+                f"Name it with --text-column (and --text-pair-column){_other_delimiter(header)}."
             )
         text, pair = usual.text, usual.text_pair
     if not needs_labels:
@@ -249,11 +200,17 @@ def _columns_of(
     return Columns(text, pair, label)
 
 
+def _other_delimiter(header: list[str]) -> str:
+    """What else to do about a header that may be several names."""
+    found = [mark for mark in (";", "\t", "|", ",") if len(header) == 1 and mark in header[0]]
+    return f", or what parts the columns with --delimiter {found[0]!r}" if found else ""
+
+
 def _listed(header: list[str]) -> str:
     return ", ".join(map(repr, header[:20])) or "none"
 
 
-def _problem(row: _Row, columns: Columns) -> str | None:
+def _problem(row: Record, columns: Columns) -> str | None:
     """Why a row cannot be used, or None."""
     if row is None:
         return "more fields than the header has"

@@ -23,7 +23,12 @@ from bertsmith.errors import DivergenceError
 from bertsmith.finetuning.classifier import SequenceClassifier
 from bertsmith.finetuning.labels import Targets, Task
 from bertsmith.finetuning.metrics import main_metric, metrics_of, predictions_of
-from bertsmith.inference.texts import kept_places, pack
+from bertsmith.inference.texts import (
+    kept_places,
+    pack,
+    say_what_is_unknown,
+    say_what_was_cut,
+)
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.optimizer import Optimizers, make_optimizers, rate_share
 
@@ -44,7 +49,9 @@ class Best:
 
     model: SequenceClassifier
     """With the weights of that moment."""
-    metrics: dict[str, float]
+    value: float
+    """Of the metric that it is the best by."""
+    metrics: dict[str, float | None]
     outputs: npt.NDArray[np.float32]
     """[N, K]; of the validation rows."""
     epoch: float
@@ -54,15 +61,23 @@ class Best:
 
 
 def tokenize(
-    texts: Sequence[tuple[str, str | None]], tokenizer: Tokenizer
+    texts: Sequence[tuple[str, str | None]], tokenizer: Tokenizer, *, source: str = ""
 ) -> tuple[list[Row], int]:
-    """Rows of at most the tokenizer's `max_length` tokens, and how many were longer."""
-    rows = []
-    num_cut = 0
+    """Rows of at most the tokenizer's `max_length` tokens, and how many were longer.
+
+    Those that are cut or hold no known word are said, as of `source`.
+    """
+    rows, lengths = [], []
+    num_cut = num_unknown = 0
+    special = frozenset(tokenizer.special_ids.tolist())
     for ids, segments in tokenizer.encode_many(texts):
         kept = kept_places(segments, tokenizer.max_length)
+        lengths.append(len(ids))
         num_cut += len(kept) < len(ids)
+        num_unknown += tokenizer.unk_id in ids and special.issuperset(ids)
         rows.append(Row([ids[i] for i in kept], [segments[i] for i in kept]))
+    say_what_is_unknown(num_unknown, len(rows), source=source)
+    say_what_was_cut(lengths, tokenizer.max_length, source=source)
     return rows, num_cut
 
 
@@ -130,10 +145,13 @@ def train_classifier(
         found = scale.back(predict(model, validation[0], device))
         metrics = metrics_of(predictions_of(found, task), validation[1], task)
         waited += 1
-        if best is None or metrics[wanted] > best.metrics[wanted]:
+        value = metrics[wanted]
+        assert value is not None  # `refuse_alike`
+        if best is None or value > best.value:
             waited = 0
             best = Best(
                 model=copy.deepcopy(model),
+                value=value,
                 metrics=metrics,
                 outputs=found,
                 epoch=(step + 1) / steps_per_epoch,
@@ -150,7 +168,11 @@ def train_classifier(
 def predict(
     model: SequenceClassifier, rows: Sequence[Row], device: torch.device
 ) -> npt.NDArray[np.float32]:
-    """Outputs of the rows, in their order: float32 [N, K]."""
+    """Outputs of the rows, in their order: float32 [N, K].
+
+    Raises:
+        DivergenceError: one is not a finite number; as a class it would be taken for one.
+    """
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
     found = np.empty((len(rows), model.classifier.out_features), dtype=np.float32)
     done = 0
@@ -159,6 +181,8 @@ def predict(
         group = order[done : done + max(1, _TOKENS_AT_ONCE // longest)]
         found[group] = model(pack([rows[i] for i in group], device)).float().cpu().numpy()
         done += len(group)
+    if not np.isfinite(found).all():
+        raise DivergenceError("The outputs are not finite numbers; lower --learning-rate.")
     return found
 
 

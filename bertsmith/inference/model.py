@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import overload
 
@@ -12,17 +12,34 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bertsmith.errors import InputError
-from bertsmith.inference.texts import Row, kept_places, pack
+from bertsmith.errors import InputError, ModelError
+from bertsmith.inference.texts import (
+    Row,
+    cuts,
+    kept_places,
+    pack,
+    refuse_no_text,
+    say_what_is_unknown,
+    say_what_was_cut,
+    shown,
+)
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import choose_device
 from bertsmith.model.hugging_face import load_model
-from bertsmith.model.locate import find_model
+from bertsmith.model.locate import read_newest
 from bertsmith.tokenizer import TokenizedText, Tokenizer
 
 Float32 = npt.NDArray[np.float32]
 
 _TOKENS_AT_ONCE = 2**14
+_TEXTS_AT_ONCE = 4096  # sorted by length together
+
+_LARGEST_NUMBER = 1e15  # of a vector: means and cosines of these are finite in float32
+
+_TOO_LARGE = (
+    "The model's results must be finite numbers; for this text they are not: its weights are far "
+    "too large, as after a training that diverged. Take another checkpoint."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +85,7 @@ class Candidate:
     token: str
     probability: float
     text: str
-    """The text given, with this word in the place of this mask."""
+    """The text of the two that has the mask, with this word in the place of it."""
 
 
 class PretrainedModel:
@@ -88,6 +105,7 @@ class PretrainedModel:
         self.tokenizer = tokenizer
         self._missing = missing
         self._device = device
+        self._special = frozenset(tokenizer.special_ids.tolist())
 
     @overload
     def encode(  # type: ignore[overload-overlap]
@@ -117,24 +135,37 @@ class PretrainedModel:
             raise InputError("With a list of texts, a pair is an entry (text, text_pair) of it.")
         return self.encode_many(text)
 
-    @torch.inference_mode()
     def encode_one(self, text: str, text_pair: str | None = None) -> Encoding:
         """The vectors of one text or pair."""
-        return self._encode([(text, text_pair)])[0]
+        (found,) = self._encode([(text, text_pair)])
+        return found
 
-    @torch.inference_mode()
     def encode_many(self, texts: Sequence[str | tuple[str, str]]) -> list[Encoding]:
         """The vectors of many texts or pairs, in the order given."""
-        return self._encode([(entry, None) if isinstance(entry, str) else entry for entry in texts])
+        return list(self.encode_each(texts))
+
+    def encode_each(
+        self, texts: Iterable[str | tuple[str, str]], *, source: str = ""
+    ) -> Iterator[Encoding]:
+        """The same, a few thousand texts at a time.
+
+        Args:
+            texts: texts or pairs.
+            source: what they are of, as a warning of those that are cut says it.
+        """
+        pairs = ((entry, None) if isinstance(entry, str) else entry for entry in texts)
+        return self._encode(pairs, source)
 
     @torch.inference_mode()
     def fill(
         self, text: str, text_pair: str | None = None, *, top_k: int = 5
     ) -> list[list[Candidate]]:
-        """For each mask in the text, the `top_k` likeliest words, likeliest first.
+        """For each mask in the text, then in `text_pair`, the `top_k` likeliest words, best first.
 
         The mask is [MASK], unless the tokenizer has another name for it.
         Probabilities are over the whole vocabulary; special tokens are never proposed.
+        A text that is longer than the model takes is cut around its masks, and where they are too
+        far apart each is filled by what stands around it.
 
         Raises:
             InputError: there is no mask; the model has no MLM head; `top_k` is under 1.
@@ -142,83 +173,121 @@ class PretrainedModel:
         self._require("mlm_head", "fill a mask")
         if top_k < 1:
             raise InputError(f"`top_k` must be at least 1; got {top_k}.")
-        row, _ = self._tokenize(text, text_pair)
-        mask = self.tokenizer.mask
+        row = self._tokenize(text, text_pair)
+        mask, longest = self.tokenizer.mask, self.tokenizer.max_length
         places = [i for i, token in enumerate(row.tokens) if token == mask]
         if not places:
-            raise InputError(f"The text must hold {mask} where a word is wanted; got {text!r}.")
-        hidden = self._forward([row])
-        scores = self.bert.mlm_logits(hidden[places]).float().softmax(-1)
-        scores[:, self.tokenizer.special_ids] = -1.0
-        scores[:, self.tokenizer.vocab_size :] = -1.0  # rows that only pad the matrix
-        best = scores.topk(min(top_k, len(self.tokenizer.regular_ids)))
+            raise InputError(
+                f"The text must hold {mask} where a word is wanted; got {shown(text)}."
+            )
+        say_what_is_unknown(self._is_unknown(row), 1)
+        say_what_was_cut([len(row.ids)], longest, kept=f"what stands around {mask}")
+        best = self._likeliest(row, places, top_k)
+        num_first = sum(row.segments[place] == 0 for place in places)
         return [
             [
                 Candidate(
                     token=self.tokenizer.token(index),
                     probability=value,
-                    text=_fill_in(text, mask, number, *self.tokenizer.text_of(index)),
+                    text=_fill_in(
+                        (text, text_pair or "")[row.segments[place]],
+                        mask,
+                        number - num_first * row.segments[place],
+                        *self.tokenizer.text_of(index),
+                    ),
                 )
-                for value, index in zip(values, indices, strict=True)
+                for value, index in best[place]
             ]
-            for number, (values, indices) in enumerate(
-                zip(best.values.tolist(), best.indices.tolist(), strict=True)
-            )
+            for number, place in enumerate(places)
         ]
+
+    def _likeliest(
+        self, row: TokenizedText, places: Sequence[int], top_k: int
+    ) -> dict[int, list[tuple[float, int]]]:
+        """The likeliest entries at each of some places of an uncut text: probabilities and ids."""
+        longest, wanted = self.tokenizer.max_length, set(places)
+        found: dict[int, list[tuple[float, int]]] = {}
+        for kept in cuts(row.segments, places, longest):
+            within = [i for i, place in enumerate(kept) if place in wanted]
+            scores = _shares(self.bert.mlm_logits(self._forward([_part(row, kept)])[within]))
+            scores[:, self.tokenizer.special_ids] = -1.0
+            scores[:, self.tokenizer.vocab_size :] = -1.0  # rows that only pad the matrix
+            best = scores.topk(min(top_k, len(self.tokenizer.regular_ids)))
+            for i, *row_of_best in zip(
+                within, best.values.tolist(), best.indices.tolist(), strict=True
+            ):
+                found[kept[i]] = list(zip(*row_of_best, strict=True))
+                wanted.remove(kept[i])
+        if wanted:
+            raise InputError(
+                f"The model reads {longest} tokens, which have no room for mask "
+                f"{places.index(min(wanted)) + 1} beside the other text; give one text."
+            )
+        return found
 
     @torch.inference_mode()
     def next_sentence(self, sentence_a: str, sentence_b: str) -> float:
-        """The probability that `sentence_b` follows `sentence_a`. Raises: `InputError`, no head."""
+        """The probability that `sentence_b` follows `sentence_a`.
+
+        Raises:
+            InputError: a sentence is empty; the model has no NSP head.
+        """
         self._require("nsp_head", "judge a next sentence")
         self._require("pooler", "judge a next sentence")
-        row, _ = self._tokenize(sentence_a, sentence_b)
-        hidden = self._forward([row])
+        row = self._tokenize(sentence_a, sentence_b)
+        say_what_is_unknown(self._is_unknown(row), 1)
+        if min(row.segments.count(0) - 2, row.segments.count(1) - 1) < 1:
+            raise InputError("Both sentences must hold a word; one is empty.")
+        say_what_was_cut([len(row.ids)], self.tokenizer.max_length)
+        hidden = self._forward([self._cut(row)])
         first = torch.zeros(2, dtype=torch.int32, device=self._device)
-        scores = self.bert.nsp_logits(self.bert.pool(hidden, first)).float().softmax(-1)
+        scores = _shares(self.bert.nsp_logits(self.bert.pool(hidden, first)))
         return float(scores[0, 0])
 
     def _require(self, part: str, purpose: str) -> None:
         if part in self._missing:
             raise InputError(f"The model needs its {part} to {purpose}; its folder has none.")
 
-    def _tokenize(self, text: str, text_pair: str | None) -> tuple[TokenizedText, int]:
-        """The text, cut to the trained length, and how many tokens were cut off."""
+    def _tokenize(self, text: str, text_pair: str | None) -> TokenizedText:
+        """The text, uncut."""
         if text_pair is not None and self.bert.config.type_vocab_size < 2:
             raise InputError("The model has one segment; it cannot take a pair of texts.")
-        row = self.tokenizer.encode(text, text_pair)
-        excess = len(row.ids) - self.tokenizer.max_length
-        if excess <= 0:
-            return row, 0
-        warnings.warn(
-            f"A text of {len(row.ids)} tokens was cut to the {self.tokenizer.max_length} that the "
-            "model was trained on.",
-            stacklevel=5,
-        )
-        kept = kept_places(row.segments, self.tokenizer.max_length)
-        cut = TokenizedText(
-            ids=[row.ids[i] for i in kept],
-            segments=[row.segments[i] for i in kept],
-            tokens=[row.tokens[i] for i in kept],
-            words=[row.words[i] for i in kept],
-        )
-        return cut, excess
+        for part in (text,) if text_pair is None else (text, text_pair):
+            refuse_no_text(part)
+        return self.tokenizer.encode(text, text_pair)
 
-    def _encode(self, pairs: Sequence[tuple[str, str | None]]) -> list[Encoding]:
-        rows = [self._tokenize(text, text_pair) for text, text_pair in pairs]
+    def _cut(self, row: TokenizedText) -> TokenizedText:
+        """Its beginning, as long as the model was trained on."""
+        return _part(row, kept_places(row.segments, self.tokenizer.max_length))
+
+    def _is_unknown(self, row: TokenizedText) -> bool:
+        """Whether the model sees of a text no more than how many words it has."""
+        return self.tokenizer.unk_id in row.ids and self._special.issuperset(row.ids)
+
+    def _encode(
+        self, pairs: Iterable[tuple[str, str | None]], source: str = ""
+    ) -> Iterator[Encoding]:
+        waiting, lengths, num_unknown = iter(pairs), [], 0
         ends = {self.tokenizer.cls, self.tokenizer.sep}
-        return [
-            Encoding(
-                tokens=hidden,
-                token_texts=row.tokens,
-                words=row.words,
-                segments=row.segments,
-                is_special=[token in ends for token in row.tokens],
-                num_cut_tokens=num_cut,
-            )
-            for (row, num_cut), hidden in zip(
-                rows, self.hidden_states([row for row, _ in rows]), strict=True
-            )
-        ]
+        while some := list(islice(waiting, _TEXTS_AT_ONCE)):
+            rows = []
+            for text, text_pair in some:
+                row = self._tokenize(text, text_pair)
+                lengths.append(len(row.ids))
+                rows.append(self._cut(row))
+                num_unknown += self._is_unknown(row)
+            uncut = lengths[-len(rows) :]
+            for length, row, hidden in zip(uncut, rows, self.hidden_states(rows), strict=True):
+                yield Encoding(
+                    tokens=hidden,
+                    token_texts=row.tokens,
+                    words=row.words,
+                    segments=row.segments,
+                    is_special=[token in ends for token in row.tokens],
+                    num_cut_tokens=length - len(row.ids),
+                )
+        say_what_is_unknown(num_unknown, len(lengths), source=source)
+        say_what_was_cut(lengths, self.tokenizer.max_length, source=source)
 
     @torch.inference_mode()
     def hidden_states(self, rows: Sequence[Row]) -> list[Float32]:
@@ -229,6 +298,8 @@ class PretrainedModel:
             longest = len(rows[order[len(found)]].ids)
             group = order[len(found) : len(found) + max(1, _TOKENS_AT_ONCE // longest)]
             hidden = self._forward([rows[i] for i in group]).float().cpu().numpy()
+            if not np.abs(hidden).max() < _LARGEST_NUMBER:  # nor is NaN
+                raise ModelError(_TOO_LARGE)
             end = 0
             for i in group:
                 begin, end = end, end + len(rows[i].ids)
@@ -248,8 +319,28 @@ def load(path: str | Path, *, device: str = "auto") -> PretrainedModel:
         DeviceError: `device` is not on this machine.
     """
     where = choose_device(device)
-    model, tokenizer, missing = load_model(find_model(Path(path)))
+    model, tokenizer, missing = read_newest(Path(path), load_model)
     return PretrainedModel(model.to(where), tokenizer, missing, where)
+
+
+def _part(row: TokenizedText, kept: Sequence[int]) -> TokenizedText:
+    """The tokens at some places."""
+    if len(kept) == len(row.ids):
+        return row
+    return TokenizedText(
+        ids=[row.ids[i] for i in kept],
+        segments=[row.segments[i] for i in kept],
+        tokens=[row.tokens[i] for i in kept],
+        words=[row.words[i] for i in kept],
+    )
+
+
+def _shares(logits: torch.Tensor) -> torch.Tensor:
+    """Probabilities by softmax, float32. Raises: `ModelError` if they are no numbers."""
+    shares = logits.float().softmax(-1)
+    if not bool(torch.isfinite(shares).all()):
+        raise ModelError(_TOO_LARGE)
+    return shares
 
 
 def cosine_similarity(left: Float32, right: Float32) -> float:
@@ -283,7 +374,7 @@ def _first_places(encoding: Encoding) -> dict[str, int]:
 def _fill_in(text: str, mask: str, number: int, word: str, continues: bool) -> str:
     """`text` with its mask of this number (from 0) replaced; masks beyond it stay."""
     before = text.split(mask)
-    if number + 1 >= len(before):  # the mask is in the second text
+    if number + 1 >= len(before):  # the tokenizer has another spelling of it
         return text
     left = mask.join(before[: number + 1])
     right = mask.join(before[number + 1 :])

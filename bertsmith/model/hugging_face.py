@@ -12,12 +12,13 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,9 +26,11 @@ from bertsmith.config import ModelConfig
 from bertsmith.errors import ConfigError, ModelError
 from bertsmith.model.bert import ACTIVATIONS, Bert
 from bertsmith.model.shards import put, whole
+from bertsmith.model.stored import StoredTensors, files_of_index, opened
 from bertsmith.tokenizer import Tokenizer
 
 WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
 
 _NAMES = {
@@ -57,8 +60,8 @@ OPTIONAL_PARTS = {
 }
 """Parts that a folder may lack (a bare `BertModel`, a `BertForMaskedLM`), by their prefix there."""
 
-_FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors names them
 _MAX_JSON_BYTES = 2**20
+_SHORTEST = 3  # tokens that a model reads at least
 _LARGEST_SIZE, _MOST_LAYERS = 2**24, 512  # bounds on what a stranger's config may ask for
 
 
@@ -119,6 +122,8 @@ class Snapshot:
             "tie_word_embeddings": True,
             "dtype": "float32",
             **asdict(model.config),
+            # Positions beyond it are as they were drawn; see docs/design/model.md.
+            "trained_max_length": tokenizer.max_length,
         }
         weights = to_hugging_face(model.state_dict(), keeps=keeps)
         return Snapshot(config=config, weights=weights, tokenizer=tokenizer)
@@ -151,6 +156,11 @@ def load_model(folder: Path) -> ModelFolder:
     config, vocab_size = read_config(folder)
     tokenizer = Tokenizer.load(folder, default_max_length=config.max_position_embeddings)
     refuse_large_vocabulary(folder, tokenizer, vocab_size)
+    if tokenizer.max_length < _SHORTEST:
+        raise ModelError(
+            f"{folder}: `model_max_length` and `max_position_embeddings` must be {_SHORTEST} or "
+            f"more, for [CLS], a word and [SEP]; got {tokenizer.max_length}."
+        )
     # On the meta device no memory is taken before the file has been held against the config.
     with torch.device("meta"):
         model = Bert(config, vocab_size)
@@ -262,39 +272,41 @@ def read_weights(folder: Path, model: Bert) -> tuple[dict[str, Tensor], frozense
     Raises:
         ModelError: the file is missing or damaged, or a weight is not of `model`'s shape.
     """
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise ModelError(
-            f"The folder {folder} must hold {WEIGHTS_FILE}; it does not. "
-            "Weights in other formats (pickles among them) are not read."
-        )
     expected = {name: hugging_face_names(name) for name in model.state_dict()}
     state = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            stored = {_canonical(name): name for name in file.keys()}  # noqa: SIM118 (no mapping)
-            missing = _missing_of(stored)
-            for name, value in model.state_dict().items():
-                if name.split(".")[0] in missing:
-                    continue
-                shape = [len(value) // len(expected[name]), *value.shape[1:]]
-                for target in expected[name]:
-                    _check_entry(path, file, stored, target, shape)
-                parts = [file.get_tensor(stored[target]) for target in expected[name]]
-                state[name] = torch.cat(parts).float()
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is damaged: {error}.") from error
+    with _opened(folder) as stored:
+        missing = _missing_of(stored.names)
+        for name, value in model.state_dict().items():
+            if name.split(".")[0] in missing:
+                continue
+            shape = [len(value) // len(expected[name]), *value.shape[1:]]
+            state[name] = torch.cat(
+                [
+                    _finite(stored.tensor(target, shape), target, stored.path_of(target))
+                    for target in expected[name]
+                ]
+            )
     return state, missing
 
 
 def missing_parts(folder: Path) -> frozenset[str]:
     """Keys of `OPTIONAL_PARTS` that a folder has no weights for. Raises: `ModelError`."""
-    path = folder / WEIGHTS_FILE
-    try:
-        with safe_open(path, framework="pt") as file:
-            return _missing_of(map(_canonical, file.keys()))
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is missing or damaged: {error}.") from error
+    with _opened(folder) as stored:
+        return _missing_of(stored.names)
+
+
+def _opened(folder: Path) -> AbstractContextManager[StoredTensors]:
+    """The weights of a folder: in one file if it is there, else in those of the index."""
+    index = folder / INDEX_FILE
+    names: dict[str, set[str] | None] = {WEIGHTS_FILE: None}
+    if not (folder / WEIGHTS_FILE).is_file():
+        if not index.exists():
+            raise ModelError(
+                f"The folder {folder} must hold {WEIGHTS_FILE} or {INDEX_FILE}; it does not. "
+                "Weights in other formats (pickles among them) are not read."
+            )
+        names = files_of_index(index, read_json(index))
+    return opened(folder, names, _canonical)
 
 
 def _missing_of(names: Iterable[str]) -> frozenset[str]:
@@ -315,14 +327,12 @@ def _canonical(name: str) -> str:
     )
 
 
-def _check_entry(
-    path: Path, file: Any, stored: Mapping[str, str], target: str, shape: list[int]
-) -> None:
-    if target not in stored:
-        raise ModelError(f"{path} must hold {target}; it does not.")
-    entry = file.get_slice(stored[target])
-    if entry.get_dtype() not in _FLOATS:
-        raise ModelError(f"{path}: {target} must be of {_FLOATS}; got {entry.get_dtype()}.")
-    found = list(entry.get_shape())
-    if found != shape:
-        raise ModelError(f"{path}: {target} must have shape {shape} by the config; got {found}.")
+def _finite(value: Tensor, name: str, path: Path) -> Tensor:
+    """In float32; what a NaN or an infinity is multiplied with would be one as well."""
+    value = value.float()
+    if not bool(torch.isfinite(value).all()):
+        raise ModelError(
+            f"{path}: all of {name} must be finite numbers; it has NaN or infinity. The training "
+            "of these weights diverged, or the file was damaged: take another checkpoint."
+        )
+    return value

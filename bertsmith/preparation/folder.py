@@ -26,12 +26,13 @@ from bertsmith.data.manifest import (
     DamagedFileError,
 )
 from bertsmith.display import Display
-from bertsmith.durable import make_folder, remove, remove_leftovers, write_text
+from bertsmith.durable import make_folder, read_small, remove, remove_leftovers, write_text
 from bertsmith.errors import BertsmithError, DataError
 
 CORPUS_FILE = "corpus.json"
 WORK_FOLDER = ".work"
 _PLAN_FILE = "plan.json"
+_MOST_PLAN_BYTES = 2**16
 _LOCK_FILE = ".lock"
 
 _UNFINISHED = r"\.[^/]+\.(part|old)(/[^/]+)*"
@@ -161,7 +162,7 @@ class OutputFolder:
         """The key of what was begun here; empty if nothing was, or nobody knows what."""
         path = self.path / WORK_FOLDER / _PLAN_FILE
         try:
-            return str(json.loads(path.read_text("utf-8"))["key"]) if path.is_file() else ""
+            return str(json.loads(read_small(path, _MOST_PLAN_BYTES))["key"])
         except (OSError, ValueError, KeyError, TypeError):
             return ""
 

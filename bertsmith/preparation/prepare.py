@@ -134,6 +134,7 @@ def _open(
         validation_fraction=config.validation_fraction,
         rules=rules_of(config),
         columns=columns_of(config),
+        encoding=config.encoding,
         progress=lambda name, done, total: progress(done, total),
     )
 

@@ -56,6 +56,7 @@ def key_of(config: PreparationConfig, corpus: Corpus, tokenizer: Tokenizer | Non
     settings = asdict(config)
     for name in ("corpus", "validation"):  # where the text lies does not matter
         settings[name] = len(settings[name])
+    del settings["encoding"]  # the digests of the texts say it
     if tokenizer is not None:
         settings["tokenizer"] = tokenizer.sha256()
     about = {

@@ -75,13 +75,15 @@ def curves_png(run: Path) -> bytes:
 
 def _draw_panel(axes: Axes, lines: list[dict[str, Any]], name: str) -> None:
     training = [
-        (line["step"], line[name]) for line in lines if "learning_rate" in line and name in line
+        (line["step"], line[name])
+        for line in lines
+        if "learning_rate" in line and line.get(name) is not None
     ]
     validation = [
         # The closing figures are of all pairs, those on the way of some: not a next point.
         (line["step"], line[f"validation_{name}"])
         for line in lines
-        if f"validation_{name}" in line and "finished" not in line
+        if line.get(f"validation_{name}") is not None and "finished" not in line
     ]
     if training:
         steps, values = map(list, zip(*training, strict=True))

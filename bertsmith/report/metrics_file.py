@@ -2,8 +2,9 @@
 
 Training lines have `mlm_loss`, `nsp_loss`, `learning_rate`, `grad_norm` and the throughput, as
 means over the steps since the line before; validation lines have `validation_…`; the last line of a
-finished run has `finished: true` and the run's closing figures. A line with `rolled_back_from` says
-that the loss diverged at that step, that training went back to `step`, and which batch it left out.
+finished run has `finished: true` and the run's closing figures. A loss over no masked token is
+null. A line with `rolled_back_from` says that the loss diverged at that step, that training went
+back to `step`, and which batch it left out.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from bertsmith.errors import RunError
 
 METRICS_FILE = "metrics.jsonl"
 ROLLED_BACK = "rolled_back_from"
-_LONGEST_LINE = 2**16
+_LONGEST_LINE = 2**16  # bytes
 
 
 def read_metrics(run: Path, *, about: int | None = None) -> list[dict[str, Any]]:
@@ -34,7 +35,7 @@ def read_metrics(run: Path, *, about: int | None = None) -> list[dict[str, Any]]
         return []
     found, every, number = [], 1, 0
     with path.open("rb") as stream:
-        for line in stream:
+        while line := stream.readline(_LONGEST_LINE):
             if not line.endswith(b"\n") or line.isspace():
                 continue
             # A picture of a long run needs few of its lines, and taking all apart takes long.
@@ -51,9 +52,10 @@ def read_metrics(run: Path, *, about: int | None = None) -> list[dict[str, Any]]
 def last_metrics(run: Path) -> dict[str, Any]:
     """The last line, without reading the others; empty if there is none, or it is not whole."""
     try:
-        if not (run / METRICS_FILE).is_file():
+        path = run / METRICS_FILE
+        if not path.is_file():  # a pipe would be waited for
             return {}
-        with (run / METRICS_FILE).open("rb") as stream:
+        with path.open("rb") as stream:
             length = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, length - _LONGEST_LINE))
             lines = stream.read().split(b"\n")
@@ -119,9 +121,8 @@ class MetricsFile(Metrics):
         self._run = run
         self._rollbacks: list[tuple[int, int, dict[str, Any]]] = []
         """Lines of this process that say so, with the places in the file where they begin."""
-        path = run / METRICS_FILE
-        if path.exists() and not path.is_file():
-            raise RunError(f"{path} must be a regular file; it is not. Move it out of the way.")
+        if (path := run / METRICS_FILE).exists() and not path.is_file():
+            raise RunError(f"{path} must be a regular file; it is not. Remove it.")
         self._stream = (run / METRICS_FILE).open("ab", buffering=0)
 
     def write(self, step: int, figures: dict[str, Any]) -> None:

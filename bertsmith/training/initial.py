@@ -25,7 +25,7 @@ from bertsmith.model.hugging_face import (
     read_weights,
     refuse_large_vocabulary,
 )
-from bertsmith.model.locate import find_model, find_run_config
+from bertsmith.model.locate import find_model, find_run_config, read_newest
 from bertsmith.model.shards import put
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.prepare import Prepared
@@ -49,12 +49,15 @@ def given_by_model(path: str | None) -> list[Given]:
     """
     if path is None:
         return []
-    folder = find_model(Path(path))
+    return [read_newest(Path(path), lambda folder: _given_by(folder, Path(path)))]
+
+
+def _given_by(folder: Path, path: Path) -> Given:
     shape, rows = read_config(folder)
     tokenizer = Tokenizer.load(folder, default_max_length=shape.max_position_embeddings)
     refuse_large_vocabulary(folder, tokenizer, rows)
     settings = {name: value for name, value in vars(shape).items() if name not in _FREE}
-    run_config = find_run_config(Path(path))
+    run_config = find_run_config(path)
     defaults: dict[str, Any] = {"tokenizer": str(folder.resolve()), "attention_init": "normal"}
     if run_config is not None:
         run = resolve(file=run_config)
@@ -66,7 +69,7 @@ def given_by_model(path: str | None) -> list[Given]:
         defaults["max_length"] = longest
         if "nsp_head" in missing_parts(folder):
             defaults["objective"] = "mlm"
-    return [Given(f"The model in {folder} has", settings, defaults, preset)]
+    return Given(f"The model in {folder} has", settings, defaults, preset)
 
 
 def _nearest_preset(shape: ModelConfig) -> str:
@@ -126,15 +129,18 @@ class FirstWeights:
         missing = frozenset({"mlm_head"})
         begins_from = config.training.init_from
         if begins_from is not None:
-            folder = find_model(Path(begins_from))
-            own = Tokenizer.load(folder, default_max_length=prepared.tokenizer.max_length)
-            if own.sha256() != prepared.tokenizer.sha256():
-                raise DataError(
-                    f"The text must be in the tokens of the model that is gone on from, {folder}; "
-                    "it has another tokenizer. Name the text itself, or prepare it with "
-                    f"--tokenizer {json.dumps(str(folder))}."
-                )
-            state, missing = read_weights(folder, model)
+
+            def read(folder: Path) -> tuple[dict[str, Tensor], frozenset[str]]:
+                own = Tokenizer.load(folder, default_max_length=prepared.tokenizer.max_length)
+                if own.sha256() != prepared.tokenizer.sha256():
+                    raise DataError(
+                        "The text must be in the tokens of the model that is gone on from, "
+                        f"{folder}; it has another tokenizer. Name the text itself, or prepare it "
+                        f"with --tokenizer {json.dumps(str(folder))}."
+                    )
+                return read_weights(folder, model)
+
+            state, missing = read_newest(Path(begins_from), read)
         bias = None
         if "mlm_head" in missing and config.training.mlm_bias_init == "frequency":
             # The head then starts as good as word counts alone can be, and has context to learn.

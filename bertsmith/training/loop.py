@@ -6,10 +6,9 @@ Where the loss diverges it goes back to the last checkpoint and leaves the batch
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,7 +187,7 @@ class Loop:
     def _go_on(
         self,
         source: Batches | BatchesAhead,
-        show: Callable[[float, int, dict[str, float]], None],
+        show: Callable[[float, int, Mapping[str, Any]], None],
     ) -> None:
         """One step, and what is due after it; the checkpoint last, so that it has all of that."""
         config, progress, spent = self.config, self.progress, self.progress.spent
@@ -349,10 +348,9 @@ class Loop:
                 ranks=self.ranks,
                 most_pairs=self.config.validation_pairs,
             )
-        figures = found.metrics()
-        if not all(map(math.isfinite, figures.values())):
+        if not found.is_finite:
             raise _Diverged("the validation loss is not a finite number", self._last)
-        self.metrics.write(self.progress.spent.step, figures)
+        self.metrics.write(self.progress.spent.step, found.metrics())
 
     def _save_checkpoint(self) -> None:
         self.progress.metrics_bytes = self.metrics.flush()

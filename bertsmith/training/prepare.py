@@ -64,6 +64,11 @@ def prepare(
         validation = evaluation_batches(store.split("validation"), tokenizer, data)
         if validation is not None:
             _add_examples(report["splits"]["validation"], validation)
+            if not validation.has_words():
+                display.warn(
+                    "The text that is held out has no word of the vocabulary: validation will "
+                    "score no masked token."
+                )
     for line in describe_text(report, data):
         display.say(line)
     return Prepared(
@@ -126,7 +131,7 @@ def _training_batches(
             f"The corpus must give at least one batch of {batch_size} {name}; it gives "
             f"{drawing.num_examples}. Add text, or lower --batch-size."
         )
-    return Batches(
+    batches = Batches(
         train,
         drawing,
         tokenizer,
@@ -138,3 +143,10 @@ def _training_batches(
         rank=ranks.rank,
         num_ranks=ranks.size,
     )
+    if not batches.has_words():
+        raise DataError(
+            "The corpus must have words of the vocabulary for there to be anything to predict; "
+            f"all tokens of its {drawing.num_examples:,} examples are unknown. Name text in the "
+            "language and spelling of the tokenizer, or another --tokenizer."
+        )
+    return batches

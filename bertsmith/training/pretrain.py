@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from bertsmith.config import BUDGETS, PretrainConfig, drift, held, to_toml
+from bertsmith.corpus.standard_input import refuse_standard_input
 from bertsmith.data.store import word_counts
 from bertsmith.display import Display
 from bertsmith.durable import whole_folder
@@ -70,16 +70,21 @@ class Run:
         nsp = f", NSP loss {m['nsp_loss']:.3f}" if has_pairs else ""
         rate = m["sentence_pairs_per_second" if has_pairs else "segments_per_second"]
         lines = [
-            f"MLM loss {m['mlm_loss']:.3f}{nsp}",
+            f"MLM loss {_number(m['mlm_loss'])}{nsp}",
             f"{rate:.1f} {'sentence pairs' if has_pairs else 'segments'}/sec on {m['device']}",
             f"{m['tokens_per_second']:,.0f} tokens/sec, {m['share_of_peak']:.0%} of what matrix "
             f"products alone would allow here ({m['peak_flops_per_second'] / 1e9:,.0f} GFLOP/s)"
             + (f"; {m['peak_memory_bytes'] / 1e9:.1f} GB of memory at most" if has_memory else ""),
         ]
         if "validation_mlm_loss" in m:
+            masked = "no masked token, since every word is unknown"
+            if m["validation_mlm_loss"] is not None:
+                masked = (
+                    f"MLM loss {m['validation_mlm_loss']:.3f}, "
+                    f"MLM accuracy {m['validation_mlm_accuracy']:.1%}"
+                )
             lines.append(
-                f"validation: MLM loss {m['validation_mlm_loss']:.3f}, "
-                f"MLM accuracy {m['validation_mlm_accuracy']:.1%}"
+                f"validation: {masked}"
                 + (
                     f", NSP loss {m['validation_nsp_loss']:.3f}, "
                     f"NSP accuracy {m['validation_nsp_accuracy']:.1%}"
@@ -119,6 +124,7 @@ def run_pretraining(
     with joined(uses_cuda=kind.type == "cuda") as ranks:
         with ranks.together():
             _refuse_unclear(resume=resume, overwrite=overwrite, output=output)
+            refuse_standard_input(config.preparation.corpus, config.preparation.validation)
             device = device_of_rank(kind, local_rank()) if ranks.size > 1 else kind
             config = _settled(config, device)
         _refuse_different(config, kind, ranks)
@@ -364,6 +370,7 @@ class _Job:
             closing = {
                 **_closing(loop, num_parameters),
                 **_utilisation(loop, config),
+                "max_length": config.data.max_length,
                 **_validate(loop, config, prepared, display),
             }
             if self.clock:
@@ -450,6 +457,10 @@ def _settled(config: PretrainConfig, device: torch.device) -> PretrainConfig:
     return replace(config, preparation=preparation, training=training)
 
 
+def _number(loss: float | None) -> str:
+    return "–" if loss is None else f"{loss:.3f}"
+
+
 def _describe(device: torch.device, ranks: Ranks) -> str:
     """As the closing line says it: `[cpu]`, `2 × [cuda: NVIDIA H200]`."""
     name = describe_device(device)
@@ -495,7 +506,7 @@ def _utilisation(loop: Loop, config: PretrainConfig) -> dict[str, float]:
 
 def _validate(
     loop: Loop, config: PretrainConfig, prepared: Prepared, display: Display
-) -> dict[str, float | int]:
+) -> dict[str, float | int | None]:
     """Figures over all of the validation split; empty if there is none."""
     if prepared.validation is None:
         display.say("No validation: no pair is held out.")
@@ -504,7 +515,7 @@ def _validate(
         display.stage("Validating") as progress,
         autocast(loop.device, config.training.precision),
     ):
-        figures = evaluate(
+        found = evaluate(
             loop.model,
             prepared.validation,
             device=loop.device,
@@ -512,12 +523,12 @@ def _validate(
             ranks=loop.ranks,
             counts=word_counts(prepared.batches.store, prepared.tokenizer),
             progress=progress,
-        ).metrics()
-    if not all(map(math.isfinite, figures.values())):
+        )
+    if not found.is_finite:
         raise loop.ranks.of_all(
             DivergenceError(
                 "The validation loss at the end is not a finite number. "
                 "Begin another run with a lower --learning-rate."
             )
         )
-    return figures
+    return found.metrics()

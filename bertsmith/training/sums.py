@@ -33,9 +33,12 @@ class Sums:
         self.num_squared += sizes.num_squared
         self.seconds += seconds
 
-    def means(self) -> dict[str, float]:
-        """`mlm_loss` in nats a masked token, and of pairs `nsp_loss` in nats a pair."""
-        means = {"mlm_loss": self.mlm / max(self.num_masked, 1)}
+    def means(self) -> dict[str, float | None]:
+        """`mlm_loss` in nats a masked token, and of pairs `nsp_loss` in nats a pair.
+
+        Without a masked token, as where all words of a few examples are unknown, the loss is None.
+        """
+        means = {"mlm_loss": self.mlm / self.num_masked if self.num_masked else None}
         if self.num_pairs:
             means["nsp_loss"] = self.nsp / self.num_pairs
         return means

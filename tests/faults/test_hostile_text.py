@@ -33,7 +33,10 @@ REFUSED: dict[str, tuple[bytes | Callable[[Path], None], str]] = {
     "invalid UTF-8": (GOOD + b"\xff\xfe more.\n", f"must be UTF-8; byte {len(GOOD)} (0xff) is not"),
     "a cut-off character": (GOOD + "é".encode()[:1], "must be UTF-8"),
     "NUL bytes": (GOOD + b"a\0b\n", f"a NUL byte at byte {len(GOOD) + 1}"),
-    "UTF-16": (GOOD.decode().encode("utf-16"), "it is binary (a NUL byte at byte 3)"),
+    "UTF-16, not marked": (
+        GOOD.decode().encode("utf-16-le"),
+        "it is binary (a NUL byte at byte 1)",
+    ),
     "a line of 200 MB": (long_line, "at most 16777216 bytes; the line at byte 0 is longer"),
     "a million empty lines": (b"\n" * 1_000_000, "it is empty"),
     "spaces": (b" \t\r\n" * 100_000, "it is empty"),
