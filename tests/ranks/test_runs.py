@@ -16,6 +16,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from bertsmith import ranks
+from bertsmith.config import PreparationConfig
+from bertsmith.data.shards import checked_digest
+from bertsmith.preparation import prepare_store
 from bertsmith.report.metrics_file import read_metrics
 from tests.ranks.job import LONGEST, Job, bertsmith, run
 
@@ -144,6 +147,39 @@ def test_an_error_is_said_once(text_file: Path, tmp_path: Path) -> None:
     assert "at least one for each of the 3 ranks" in job.said(0)
     assert [job.said(1), job.said(2)] == ["", ""]
     assert not (tmp_path / "run").exists()
+
+
+def test_one_rank_of_a_machine_checks_the_store_for_all(text_file: Path, tmp_path: Path) -> None:
+    config = PreparationConfig(corpus=(str(text_file),), min_frequency=2)
+    store = prepare_store(config, tmp_path / "store").path
+    arguments = begin(store, tmp_path / "run", steps=2)
+    run(3, checking, arguments, str(tmp_path), logs=tmp_path / "logs")
+    assert [len((tmp_path / f"checked-{rank}").read_text()) > 0 for rank in range(3)] == [
+        *(True, False, False)
+    ]
+    shard = store / "train" / "000000-000.arrow"
+    raw = shard.read_bytes()
+    shard.write_bytes(raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:])
+    job = Job(3, bertsmith, begin(store, tmp_path / "other"), logs=tmp_path / "logs")
+    assert job.end() == [1, 1, 1]
+    assert f"{shard} does not match its checksum" in job.said(0)
+    assert [job.said(1), job.said(2)] == ["", ""]
+    assert not (tmp_path / "other").exists()
+
+
+def checking(arguments: list[str], folder: str) -> None:
+    """The command line, which writes down the files that are checked, by rank."""
+    checked = Path(folder) / f"checked-{os.environ['RANK']}"
+    checked.touch()
+
+    def noted(path: Path) -> str:
+        with checked.open("a") as stream:
+            stream.write(f"{path}\n")
+        return checked_digest(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bertsmith.data.disk.checked_digest", noted)
+        bertsmith(arguments)
 
 
 def impatient(arguments: list[str]) -> None:
