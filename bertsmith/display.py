@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -23,8 +23,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from bertsmith.errors import printable
+from bertsmith.streams import LenientStream
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_PICTURES = 10.0
@@ -45,12 +47,38 @@ def show_json(result: object) -> None:
     print(json.dumps(result, allow_nan=False))  # noqa: T201
 
 
-class _Console(Console):
-    """What is computed does not depend on who reads: rich's own would end the process."""
+def result_console(*, soft_wrap: bool = False) -> Console:
+    """What tables of results are printed on: standard output, of plain text.
 
-    def on_broken_pipe(self) -> None:
-        """Fall silent where the reader of a pipe left."""
-        self.quiet = True
+    Args:
+        soft_wrap: leave lines as long as they are.
+    """
+    return _Console(sys.stdout, soft_wrap=soft_wrap)
+
+
+class _Console(Console):
+    """Writes plain text: nothing in it is markup, an emoji's name, or speaks to a terminal.
+
+    Args:
+        stream: where to; whatever becomes of what is written there, no call fails.
+        quiet: write nothing.
+    """
+
+    def __init__(
+        self, stream: TextIO | None, *, quiet: bool = False, soft_wrap: bool = True
+    ) -> None:
+        super().__init__(
+            file=cast(TextIO, LenientStream(stream)),
+            quiet=quiet,
+            soft_wrap=soft_wrap,
+            markup=False,
+            emoji=False,
+            highlight=False,
+        )
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """What every string comes by, those in the cells of a table, too."""
+        return super().render_str(printable(text), **options)
 
 
 class Display:
@@ -63,22 +91,21 @@ class Display:
 
     def __init__(self, *, quiet: bool = False, is_silent: bool = False) -> None:
         quiet = quiet or is_silent
-        self._console = _Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        self._warnings = self._console
-        if quiet and not is_silent:
-            self._warnings = _Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = _Console(sys.stderr, quiet=quiet)
+        self._warnings = _Console(sys.stderr) if quiet and not is_silent else self._console
         self._in_notebook = not quiet and "ipykernel" in sys.modules
-        self._is_live = self._console.is_terminal and not quiet and not self._in_notebook
+        is_terminal = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._is_live = is_terminal and not quiet and not self._in_notebook
         self._plot: object | None = None
         self._next_picture = time.monotonic() + _SECONDS_BETWEEN_PICTURES
 
     def say(self, text: str) -> None:
         """One line that stays."""
-        self._console.print(text, markup=False)
+        self._console.print(text)
 
     def warn(self, text: str) -> None:
         """The same, whether or not the rest is to be quiet."""
-        self._warnings.print(text, markup=False)
+        self._warnings.print(text)
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Callable[[int, int], None]]:
@@ -87,8 +114,8 @@ class Display:
             self.say(f"{title} …")
             yield lambda done, total: None
             return
-        with self._bar(TextColumn("{task.fields[count]}"), TimeElapsedColumn()) as bar:
-            task = bar.add_task(title, total=None, count="")
+        with self._bar(_text("fields[count]"), TimeElapsedColumn()) as bar:
+            task = bar.add_task(printable(title), total=None, count="")
 
             def update(done: int, total: int) -> None:
                 count = f"{done:,} / {total:,}" if total else f"{done:,}"
@@ -104,7 +131,7 @@ class Display:
             return
         columns = (
             TaskProgressColumn(),
-            TextColumn("{task.fields[figures]}"),
+            _text("fields[figures]"),
             TimeRemainingColumn(),
         )
         with self._bar(*columns) as bar:
@@ -145,8 +172,8 @@ class Display:
 
     def _bar(self, *columns: ProgressColumn) -> Progress:
         return Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
+            SpinnerColumn("line" if self._console.options.ascii_only else "dots"),
+            _text("description"),
             BarColumn(bar_width=20),
             *columns,
             console=self._console,
@@ -163,6 +190,11 @@ class Display:
                 next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
 
         return update
+
+
+def _text(field: str) -> TextColumn:
+    """What a bar has in this field, as it is: brackets in it are no markup."""
+    return TextColumn(f"{{task.{field}}}", markup=False)
 
 
 def _describe(step: int, figures: Mapping[str, Any]) -> str:

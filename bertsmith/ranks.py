@@ -17,6 +17,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from bertsmith.errors import BertsmithError, ConfigError, SaidElsewhere
+from bertsmith.streams import LenientStream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -198,11 +199,10 @@ def joined(*, uses_cuda: bool) -> Iterator[Ranks]:
         if not _is_of_connection(error):
             raise
         line = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
-        sys.stderr.write(
+        LenientStream(sys.stderr).write(
             f"bertsmith: rank {own} lost the connection to another rank ({line}); "
             "the launcher says which one ended.\n"
         )
-        sys.stderr.flush()
         # Whoever leaves at once may be taken for the one that failed.
         time.sleep(_SECONDS_TO_BE_ENDED)
         raise SaidElsewhere(f"Rank {own} lost the connection to another rank.") from error

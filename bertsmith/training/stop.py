@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,7 +65,8 @@ class StopRequest:
             raise KeyboardInterrupt
         if self.by is None:
             self.by = signal.Signals(number)
-            if self._saves and number == signal.SIGINT:
+            # Of a process without standard error, the descriptor may be any file's.
+            if self._saves and number == signal.SIGINT and sys.stderr is not None:
                 # Straight to the descriptor: a handler may come in the midst of another print.
                 with contextlib.suppress(OSError):  # `| tee` dies of the same Ctrl-C
                     os.write(2, b"\nbertsmith: ending the step; Ctrl-C again leaves at once.\n")
