@@ -6,10 +6,13 @@ All of it goes to standard error; standard output is for results (`show`, `show_
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 from rich.console import Console
@@ -45,6 +48,25 @@ def show_json(result: object) -> None:
         ValueError: it holds NaN or an infinity, which JSON has no words for: say null.
     """
     print(json.dumps(result, allow_nan=False))  # noqa: T201
+
+
+def shell_word(path: Path) -> str:
+    """A path as a command that is said has it: quoted where it must be, all of it visible.
+
+    What is not visible is escaped within `$'…'`, which bash and zsh read.
+    """
+    text = os.fspath(path)
+    text = f"./{text}" if text.startswith("-") else text
+    if printable(text) == text:
+        return shlex.quote(text)
+    known = text.replace("\\", "\\\\").replace("'", "\\'")
+    return "$'" + "".join(map(_shell_escape, known)) + "'"
+
+
+def _shell_escape(character: str) -> str:
+    if printable(character) == character:
+        return character
+    return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))
 
 
 def result_console(*, soft_wrap: bool = False) -> Console:

@@ -30,7 +30,7 @@ def closed() -> io.StringIO:
 
 
 def full() -> io.TextIOWrapper:
-    return io.TextIOWrapper(io.FileIO("/dev/full", "w"), line_buffering=True)  # type: ignore[arg-type]
+    return io.TextIOWrapper(io.FileIO("/dev/full", "w"), line_buffering=True)
 
 
 @pytest.mark.parametrize("make", [lambda: None, closed, Broken, full])

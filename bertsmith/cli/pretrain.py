@@ -21,7 +21,7 @@ from bertsmith.config import (
     settings_of_run,
 )
 from bertsmith.display import show, show_json
-from bertsmith.errors import RunError
+from bertsmith.errors import RunError, printable
 from bertsmith.ranks import rank
 
 
@@ -137,8 +137,8 @@ def run(command: Pretrain, base: PretrainConfig) -> None:
     # Not in the figures of a run that an older version finished.
     longest = finished.metrics.get("max_length")
     reads = "" if longest is None else f" (reads {longest} tokens of a text; --max-length)"
-    show(f"model:   {finished.output / 'model'}{reads}")
-    show(f"curves:  {finished.output / 'curves.png'}")
-    show(f"metrics: {finished.output / 'metrics.jsonl'}")
+    output = printable(str(finished.output))
+    show(f"model:   {output}/model{reads}")
+    show(f"curves:  {output}/curves.png\nmetrics: {output}/metrics.jsonl")
     if command.json:
         show_json(finished.metrics)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from bertsmith.errors import printable
 from bertsmith.report.metrics_file import read_metrics
 
 _TRAINING, _VALIDATION = "#4c78a8", "#e45756"
@@ -41,7 +43,8 @@ def draw_curves(run: Path) -> Figure:
     panels = panels or _PANELS
     figure = Figure(figsize=(4.5 * len(panels), 3.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(run.resolve().name, fontsize=10, color="#555555")
+    name = printable(run.resolve().name)  # as it is: a dollar in it begins no formula
+    figure.suptitle(name, fontsize=10, color="#555555", parse_math=False)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (name, title) in zip(grid, panels.items(), strict=True):
         _draw_panel(axes, lines, name)
@@ -62,15 +65,22 @@ def save_curves(run: Path) -> None:
     figure = draw_curves(run)
     for suffix in ("png", "svg"):
         part = run / f".curves.{suffix}.part"
-        figure.savefig(part, format=suffix)
+        _write(figure, part, suffix)
         os.replace(part, run / f"curves.{suffix}")
 
 
 def curves_png(run: Path) -> bytes:
     """The picture as PNG, for a notebook."""
     stream = io.BytesIO()
-    draw_curves(run).savefig(stream, format="png")
+    _write(draw_curves(run), stream, "png")
     return stream.getvalue()
+
+
+def _write(figure: Figure, target: Path | io.BytesIO, suffix: str) -> None:
+    with warnings.catch_warnings():
+        # A name in Chinese is a row of boxes, and no reason to say more.
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        figure.savefig(target, format=suffix)
 
 
 def _draw_panel(axes: Axes, lines: list[dict[str, Any]], name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -14,7 +13,7 @@ import torch
 from bertsmith.config import BUDGETS, PretrainConfig, drift, held, to_toml
 from bertsmith.corpus.standard_input import refuse_standard_input
 from bertsmith.data.store import word_counts
-from bertsmith.display import Display
+from bertsmith.display import Display, shell_word
 from bertsmith.durable import whole_folder
 from bertsmith.errors import DataError, DivergenceError, RunError, RunStopped
 from bertsmith.evaluation.held_out import evaluate
@@ -294,7 +293,7 @@ class _Job:
             raise RunStopped(
                 stopped.by,
                 f"stopped by {stopped.by.name}; {kept}. To go on:\n"
-                f"bertsmith pretrain --resume --output {shlex.quote(str(path))}",
+                f"bertsmith pretrain --resume --output {shell_word(path)}",
             ) from None
 
     def _train(
