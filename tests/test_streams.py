@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bertsmith.cli.main import main
 from bertsmith.display import Display, result_console, show
 from bertsmith.streams import LenientStream
+from bertsmith.training.pretrain import Run
 
 SPEAKS = "\x1b]0;x\x07[bold]:smile:[/nothing]\u202e"
 SHOWN = "\\x1b]0;x\\x07[bold]:smile:[/nothing]\\u202e"
@@ -104,3 +108,52 @@ def test_nothing_speaks_to_the_terminal(
         assert SHOWN in text
         assert "😄" not in text
     assert f"two\\nlines {SHOWN}\n" in captured.err
+
+
+FAST = (
+    "--hidden-size 16 --intermediate-size 32 --num-hidden-layers 1 --max-length 24 "
+    "--batch-size 8 --device cpu"
+).split()
+ESCAPE = "\x1b]0;x\x07"
+
+
+def test_no_escape_of_a_text_a_name_or_a_label_is_shown(
+    tmp_path: Path, finished_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / f"a{ESCAPE}.jsonl"
+    text = f"The crane{ESCAPE} lifts. The bird{ESCAPE} flies north{ESCAPE}."
+    # A row that is left out, with a warning that names the file.
+    corpus.write_text((json.dumps({"text": text}) + "\n") * 30 + '{"text": 1}\n')
+    table = tmp_path / f"t{ESCAPE}.jsonl"
+    rows = [{"text": "the crane", "label": f"a{ESCAPE}"}, {"text": "a bird", "label": "b"}] * 8
+    table.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"text": 1, "label": "b"}]))
+    out = str(tmp_path / f"o{ESCAPE}")
+    tables, briefly = ("--train", table, "--validation", table), ("--no-baseline", "--epochs", "1")
+    allowed = ("--max-bad-rows", "0.5")
+    words = ("--min-frequency", "1", "--tokenizer", "word")
+    for command in (
+        (
+            "prepare",
+            "--corpus",
+            corpus,
+            "--output",
+            out + "1",
+            "--processes",
+            "1",
+            *words,
+            *allowed,
+        ),
+        ("pretrain", "--corpus", out + "1", "--output", out + "2", "--steps", "1", *FAST),
+        ("pretrain", "--corpus", out + "1", "--output", out + "2", "--steps", "1", *FAST),
+        ("finetune", finished_run.output, "--output", out + "3", *tables, *briefly, *allowed),
+        ("fill", out + "2", f"the {ESCAPE} [MASK]"),
+        ("encode", out + "2", f"the {ESCAPE}"),
+        ("evaluate", out + "2", "--split", ESCAPE),
+    ):
+        with pytest.raises(SystemExit), warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            main([str(argument) for argument in command])
+        captured = capsys.readouterr()
+        shown = captured.out + captured.err
+        assert not {"\x1b", "\x07"} & set(shown), shown
+        assert "Traceback" not in shown
