@@ -33,6 +33,7 @@ from bertsmith.streams import LenientStream
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_PICTURES = 10.0
+_WIDTH = len("validating 100%")
 _PICTURE_SHARE = 0.02  # most of a run's time that drawing may take
 
 
@@ -119,6 +120,7 @@ class Display:
         is_terminal = self._console.is_terminal and not self._console.is_dumb_terminal
         self._is_live = is_terminal and not quiet and not self._in_notebook
         self._plot: object | None = None
+        self._tell = _tell_nobody
         self._next_picture = time.monotonic() + _SECONDS_BETWEEN_PICTURES
 
     def say(self, text: str) -> None:
@@ -148,21 +150,37 @@ class Display:
     @contextmanager
     def training(self) -> Iterator[Callable[[float, int, Mapping[str, Any]], None]]:
         """The training bar; gives a function of progress (0 to 1), step, and the latest figures."""
-        if not self._is_live:
-            yield self._training_lines()
-            return
-        columns = (
-            TaskProgressColumn(),
-            _text("fields[figures]"),
-            TimeRemainingColumn(),
-        )
-        with self._bar(*columns) as bar:
-            task = bar.add_task("training", total=1.0, figures="")
+        try:
+            if not self._is_live:
+                yield self._training_lines()
+                return
+            columns = (TaskProgressColumn(), _text("fields[figures]"), TimeRemainingColumn())
+            with self._bar(*columns) as bar:
+                task = bar.add_task(f"{'training':{_WIDTH}}", total=1.0, figures="")
 
-            def update(progress: float, step: int, figures: Mapping[str, Any]) -> None:
-                bar.update(task, completed=progress, figures=_describe(step, figures))
+                def update(progress: float, step: int, figures: Mapping[str, Any]) -> None:
+                    bar.update(task, completed=progress, figures=_describe(step, figures))
 
-            yield update
+                def tell(what: str, share: float | None) -> None:
+                    what += "" if share is None else f" {share:.0%}"
+                    bar.update(task, description=f"{what:{_WIDTH}}")
+
+                self._tell = tell
+                yield update
+        finally:
+            self._tell = _tell_nobody
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """What is done between two steps; gives a function to tell how much is done, of how much.
+
+        The training bar says it; lines do where it takes long.
+        """
+        self._tell(what, None)
+        try:
+            yield lambda done, total: self._tell(what, done / total)
+        finally:
+            self._tell("training", None)
 
     def picture(self, draw: Callable[[], None], png: Callable[[], bytes]) -> None:
         """Draw the curves while the run goes on, if the last time is long enough ago.
@@ -174,8 +192,9 @@ class Display:
         started = time.monotonic()
         if started < self._next_picture:
             return
-        draw()
-        self.plot(png)
+        with self.doing("drawing curves"):
+            draw()
+            self.plot(png)
         cost = time.monotonic() - started
         pause = max(_SECONDS_BETWEEN_PICTURES, cost / _PICTURE_SHARE)
         self._next_picture = time.monotonic() + pause
@@ -211,7 +230,18 @@ class Display:
                 self.say(f"{progress:4.0%}  {_describe(step, figures)}")
                 next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
 
+        def tell(what: str, share: float | None) -> None:
+            nonlocal next_line
+            if share is not None and time.monotonic() >= next_line:
+                self.say(f"      {what} {share:.0%}")
+                next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
+
+        self._tell = tell
         return update
+
+
+def _tell_nobody(what: str, share: float | None) -> None:
+    """Where no training is shown, nobody asks what is done between its steps."""
 
 
 def _text(field: str) -> TextColumn:

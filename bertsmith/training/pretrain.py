@@ -12,6 +12,7 @@ import torch
 
 from bertsmith.config import BUDGETS, PretrainConfig, drift, held, to_toml
 from bertsmith.corpus.standard_input import refuse_standard_input
+from bertsmith.data.batches import Batches
 from bertsmith.data.store import word_counts
 from bertsmith.display import Display, shell_word
 from bertsmith.durable import whole_folder
@@ -331,6 +332,7 @@ class _Job:
         )
         if self.folder is not None and not resumes:
             self.folder.begin(to_toml(config), report_json(prepared.report))
+        counts = word_counts(prepared.batches.store, prepared.tokenizer)
         stop = StopRequest()
         with stop.heard(), MetricsFile(run) if ranks.is_first else Metrics() as metrics:
             loop = Loop(
@@ -346,6 +348,7 @@ class _Job:
                 display=display,
                 device=self.device,
                 micro_batch=micro_batch,
+                word_counts=counts,
                 held=held(config),
                 phase=self.clock or unmeasured,
                 draw_curves=draw_curves,
@@ -363,7 +366,7 @@ class _Job:
                 **_closing(loop, num_parameters),
                 **_utilisation(loop, config),
                 "max_length": config.data.max_length,
-                **_validate(loop, config, prepared, display),
+                **_validate(loop, config, prepared.validation, display),
             }
             if self.clock:
                 closing["phase_seconds"] = self.clock.parts(loop.seconds)
@@ -497,10 +500,10 @@ def _utilisation(loop: Loop, config: PretrainConfig) -> dict[str, float]:
 
 
 def _validate(
-    loop: Loop, config: PretrainConfig, prepared: Prepared, display: Display
+    loop: Loop, config: PretrainConfig, validation: Batches | None, display: Display
 ) -> dict[str, float | int | None]:
     """Figures over all of the validation split; empty if there is none."""
-    if prepared.validation is None:
+    if validation is None:
         display.say("No validation: no pair is held out.")
         return {}
     with (
@@ -509,11 +512,11 @@ def _validate(
     ):
         found = evaluate(
             loop.model,
-            prepared.validation,
+            validation,
             device=loop.device,
             micro_batch=loop.micro_batch,
             ranks=loop.ranks,
-            counts=word_counts(prepared.batches.store, prepared.tokenizer),
+            counts=loop.word_counts,
             progress=progress,
         )
     if not found.is_finite:
