@@ -138,7 +138,8 @@ def _run(arguments: list[str]) -> None:
     elif name == "estimate":
         run(tyro.cli(cls, default=estimate.defaults(base), **parse))
     else:
-        run(tyro.cli(cls, default=pretrain.defaults(base), **parse), base)
+        asks = not {"-h", "--help"}.isdisjoint(arguments)
+        run(tyro.cli(cls, default=pretrain.defaults(base, for_help=asks), **parse), base)
 
 
 def _refuse_two_budgets(arguments: list[str]) -> None:

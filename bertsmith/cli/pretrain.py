@@ -96,9 +96,9 @@ def _given_by_model(init_from: str | None) -> list[Given]:
     return given_by_model(init_from)
 
 
-def defaults(base: PretrainConfig) -> Pretrain:
+def defaults(base: PretrainConfig, *, for_help: bool = False) -> Pretrain:
     """Defaults of the flags."""
-    return Pretrain(**defaults_from(base))
+    return Pretrain(**defaults_from(base, for_help=for_help))
 
 
 def settings(command: Pretrain, base: PretrainConfig) -> PretrainConfig:

@@ -48,6 +48,9 @@ from bertsmith.training.run_folder import RunFolder, default_output
 from bertsmith.training.stop import StopRequest
 
 
+_SECONDS_AGAIN = 3.0  # for a measurement that the steps have proved wrong
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """A finished run."""
@@ -72,8 +75,7 @@ class Run:
         lines = [
             f"MLM loss {_number(m['mlm_loss'])}{nsp}",
             f"{rate:.1f} {'sentence pairs' if has_pairs else 'segments'}/sec on {m['device']}",
-            f"{m['tokens_per_second']:,.0f} tokens/sec, {m['share_of_peak']:.0%} of what matrix "
-            f"products alone would allow here ({m['peak_flops_per_second'] / 1e9:,.0f} GFLOP/s)"
+            f"{m['tokens_per_second']:,.0f} tokens/sec, {_share(m)}"
             + (f"; {m['peak_memory_bytes'] / 1e9:.1f} GB of memory at most" if has_memory else ""),
         ]
         if "validation_mlm_loss" in m:
@@ -95,6 +97,15 @@ class Run:
         if "phase_seconds" in m:
             lines += describe(m["phase_seconds"])
         return lines
+
+
+def _share(metrics: dict[str, Any]) -> str:
+    """How the steps did beside the machine's matrix products."""
+    peak = f"{metrics['peak_flops_per_second'] / 1e9:,.0f} GFLOP/s"
+    if metrics["share_of_peak"] is None:
+        return f"more than matrix products did here ({peak}), which other work must have slowed"
+    share = f"{metrics['share_of_peak']:.0%}"
+    return f"{share} of what matrix products alone would allow here ({peak})"
 
 
 def run_pretraining(
@@ -484,18 +495,24 @@ def _closing(loop: Loop, num_parameters: int) -> dict[str, Any]:
     }
 
 
-def _utilisation(loop: Loop, config: PretrainConfig) -> dict[str, float]:
-    """What share of the machine's matrix-product rate the steps used."""
+def _utilisation(loop: Loop, config: PretrainConfig) -> dict[str, float | None]:
+    """What share of the machine's matrix-product rate the steps used; None: that was not found out.
+
+    Where the steps did more than that rate, other work had slowed it: it is measured again, longer.
+    """
     totals = loop.progress.totals
     timed = totals.timed if totals.timed.num_tokens else totals.closing
     flops = training_flops(config.model, loop.tokenizer.vocab_size, timed)
-    rate = flops / max(timed.seconds, 1e-9)
+    rate = float(loop.ranks.gather([flops / max(timed.seconds, 1e-9)])[0, 0])
     dtype = compute_dtype(loop.device, config.training.precision)
     peak = float(loop.ranks.gather([matrix_product_rate(loop.device, dtype)]).sum())
+    if rate > peak:
+        again = matrix_product_rate(loop.device, dtype, seconds=_SECONDS_AGAIN)
+        peak = max(peak, float(loop.ranks.gather([again]).sum()))
     return {
         "flops_per_second": rate,
         "peak_flops_per_second": peak,
-        "share_of_peak": rate / peak,
+        "share_of_peak": rate / peak if rate <= peak else None,
     }
 
 

@@ -68,9 +68,9 @@ def test_a_second_interrupt_leaves_at_once(
 ) -> None:
     run = tmp_path / "r"
     # A micro-batch of this size takes seconds: both signals come within one.
-    arguments = [*begin_arguments(text_file, run, STEPS), "--batch-size", "64"]
-    arguments += ["--micro-batch", "4096"]
-    arguments += ["--hidden-size", "1024", "--intermediate-size", "4096", "--log-every", "1"]
+    arguments = [*begin_arguments(text_file, run, STEPS), "--batch-size", "128"]
+    arguments += ["--micro-batch", "4096", "--optimizer", "adamw"]
+    arguments += ["--hidden-size", "768", "--intermediate-size", "3072", "--log-every", "1"]
     pid = machine.begin(*arguments, under=run)
     wait_until(run, 1)
     os.kill(pid, signal.SIGINT)
