@@ -47,7 +47,6 @@ from bertsmith.training.progress import Progress
 from bertsmith.training.run_folder import RunFolder, default_output
 from bertsmith.training.stop import StopRequest
 
-
 _SECONDS_AGAIN = 3.0  # for a measurement that the steps have proved wrong
 
 
@@ -385,7 +384,7 @@ class _Job:
             if ranks.is_first:
                 with whole_folder(run / MODEL_FOLDER) as folder:
                     snapshot.write(folder)
-                save_curves(run)
+                save_curves(run, {"step": loop.progress.spent.step, **closing})
             # This line says that the run is finished; what is killed before it is finished again.
             metrics.write(loop.progress.spent.step, {"finished": True, **closing})
             metrics.flush()
