@@ -21,11 +21,13 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from bertsmith.errors import printable
@@ -154,7 +156,7 @@ class Display:
             if not self._is_live:
                 yield self._training_lines()
                 return
-            columns = (TaskProgressColumn(), _text("fields[figures]"), TimeRemainingColumn())
+            columns = (TaskProgressColumn(), TimeRemainingColumn(), _Figures())
             with self._bar(*columns) as bar:
                 task = bar.add_task(f"{'training':{_WIDTH}}", total=1.0, figures="")
 
@@ -242,6 +244,17 @@ class Display:
 
 def _tell_nobody(what: str, share: float | None) -> None:
     """Where no training is shown, nobody asks what is done between its steps."""
+
+
+class _Figures(ProgressColumn):
+    """The latest figures, cut off where a terminal is narrow; the other columns are not."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(no_wrap=False))  # such a column gives way first
+
+    def render(self, task: Task) -> Text:
+        """In one line."""
+        return Text(task.fields["figures"], no_wrap=True, overflow="ellipsis")
 
 
 def _text(field: str) -> TextColumn:

@@ -188,3 +188,17 @@ def test_the_bar_says_what_is_done(
     with display.doing("validating") as progress:
         progress(1, 4)
     assert capsys.readouterr().err == ""
+
+
+def test_a_narrow_terminal_has_the_share_and_the_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "50")
+    with Display().training() as show:
+        show(0.5, 1, {"mlm_loss": 1.0, "nsp_loss": 0.5, "sentence_pairs_per_second": 100.0})
+        time.sleep(0.3)
+        said = capsys.readouterr().err
+    assert " 50%" in said
+    assert ":--" in said
