@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -168,37 +169,48 @@ def test_slow_validations_are_few_where_the_clock_decides(
     assert run.metrics["validation_mlm_loss"] > 0
 
 
-def test_the_bar_says_what_is_done(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """What is written to standard error is taken for a terminal, whatever ran before."""
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    display = Display()
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    return monkeypatch
+
+
+def wait_for(text: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Until standard error has it; a bar is drawn ten times a second, by a thread."""
     said = ""
+    for _ in range(1000):
+        said += capsys.readouterr().err
+        if text in said:
+            return said
+        time.sleep(0.01)
+    raise AssertionError(f"no {text!r} in {said!r}")
+
+
+def test_the_bar_says_what_is_done(
+    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    display = Display()
     with display.training() as show:
         show(0.5, 1, {"mlm_loss": 1.0, "segments_per_second": 1.0})
         with display.doing("validating") as progress:
             progress(1, 4)
-            time.sleep(0.3)  # it is drawn ten times a second
-            said = capsys.readouterr().err
-        time.sleep(0.3)
-    assert "validating 25%" in said
-    assert "training " in capsys.readouterr().err
+            wait_for("validating 25%", capsys)
+        wait_for("training ", capsys)
+    capsys.readouterr()
     with display.doing("validating") as progress:
         progress(1, 4)
     assert capsys.readouterr().err == ""
 
 
 def test_a_narrow_terminal_has_the_share_and_the_time(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "50")
+    terminal.setenv("COLUMNS", "50")
     with Display().training() as show:
         show(0.5, 1, {"mlm_loss": 1.0, "nsp_loss": 0.5, "sentence_pairs_per_second": 100.0})
-        time.sleep(0.3)
-        said = capsys.readouterr().err
-    assert " 50%" in said
-    assert ":--" in said
+        line = wait_for(" 50%", capsys).rpartition(" 50%")[2]
+    assert ":--" in line.partition("…")[0]

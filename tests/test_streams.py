@@ -88,6 +88,7 @@ def test_nothing_speaks_to_the_terminal(
         monkeypatch.setenv("TTY_COMPATIBLE", "1")
         monkeypatch.setenv("TTY_INTERACTIVE", "0")
         monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     from rich.table import Table
 
     display = Display()

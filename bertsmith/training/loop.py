@@ -464,7 +464,8 @@ class Loop:
     def _save_checkpoint(self) -> None:
         self._saved = self.progress.spent.step
         self.progress.metrics_bytes = self.metrics.flush()
-        self.checkpoints.save(self.model, self._optimizers, self.tokenizer, self.progress)
+        with self.display.doing("saving"):
+            self.checkpoints.save(self.model, self._optimizers, self.tokenizer, self.progress)
 
     def _roll_back(self, event: _Diverged) -> None:
         """Go back to the last checkpoint, with the batch on which the loss diverged left out.

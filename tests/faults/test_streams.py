@@ -30,12 +30,12 @@ PRINTS = {
     "similar": "similar RUN --word crane TEXT",
     "evaluate": "evaluate RUN --sentences 2",
     "evaluate json": "evaluate RUN --sentences 0 --json",
+    "probe": "probe RUN --train TABLE --folds 2 --no-baseline",
     "estimate": "estimate --max-length 16 --device cpu --flops-per-second 1e9",
     "corpora": "corpora",
     "help": "next --help",
     "version": "--version",
 }
-SLOW = {"probe": "probe RUN --train TABLE --folds 2 --no-baseline"}  # imports scikit-learn
 MAKES = {
     "prepare": "prepare --corpus TEXT --output OUT --processes 1",
     "encode file": "encode RUN --input TEXT --output OUT",
@@ -45,7 +45,10 @@ MAKES = {
     ),
 }
 
-COMMANDS = [*PRINTS, *MAKES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+COMMANDS = [
+    pytest.param(name, marks=pytest.mark.slow) if name in ("probe", "finetune") else name
+    for name in (*PRINTS, *MAKES)
+]
 
 
 @pytest.fixture
@@ -68,7 +71,7 @@ def arguments(command: str, words: dict[str, str]) -> list[str]:
 def test_who_reads_does_not_decide(
     machine: Machine, words: dict[str, str], command: str, tmp_path: Path
 ) -> None:
-    given = arguments({**PRINTS, **MAKES, **SLOW}[command], words)
+    given = arguments({**PRINTS, **MAKES}[command], words)
     for kind, streams in HARMLESS.items():
         ended = machine.run(*given, under=tmp_path, streams=streams)
         assert ended.status == 0, (kind, ended)
@@ -79,7 +82,7 @@ def test_who_reads_does_not_decide(
 def test_output_that_is_refused_fails_where_it_is_all_there_is(
     machine: Machine, words: dict[str, str], command: str, tmp_path: Path
 ) -> None:
-    given = arguments({**PRINTS, **MAKES, **SLOW}[command], words)
+    given = arguments({**PRINTS, **MAKES}[command], words)
     ended = machine.run(*given, under=tmp_path, streams={1: "/dev/full"})
     assert ended.status == (0 if command in MAKES else 1), ended
     assert ended.said[-1].startswith("bertsmith: ")
