@@ -131,12 +131,19 @@ def test_a_step_is_left_between_micro_batches(
 
 def test_validation_waits_for_its_tenth_of_the_time() -> None:
     clock = ValidationTime()
-    # A pair takes 0.1 s to train on, so that judging 20 may take 1 s.
-    assert not clock.allows_another(8.9, pairs=20, seconds_a_pair=0.1)
-    assert clock.allows_another(9.1, pairs=20, seconds_a_pair=0.1)
-    clock.add(2.0)
-    assert not clock.allows_another(37.9, pairs=20, seconds_a_pair=0.1)
-    assert clock.allows_another(38.1, pairs=20, seconds_a_pair=0.1)
+    # A pair takes 0.1 s to train on, so that judging 40 may take 1 s.
+    assert not clock.allows_another(8.9, pairs=40, seconds_a_pair=0.1)
+    assert clock.allows_another(9.1, pairs=40, seconds_a_pair=0.1)
+    clock.add(2.0, 12.0)
+    assert not clock.allows_another(37.9, pairs=40, seconds_a_pair=0.1)
+    assert clock.allows_another(38.1, pairs=40, seconds_a_pair=0.1)
+
+
+def test_validations_that_waited_do_not_come_in_a_row() -> None:
+    clock = ValidationTime()
+    clock.add(1.0, 100.0)  # by all the time before, four more would be due
+    assert not clock.allows_another(108.9, pairs=1, seconds_a_pair=1.0)
+    assert clock.allows_another(109.1, pairs=1, seconds_a_pair=1.0)
 
 
 @pytest.mark.parametrize(

@@ -448,7 +448,8 @@ class Loop:
             raise self._diverged("the validation loss is not a finite number")
         self.metrics.write(progress.spent.step, found.metrics())
         progress.owes_validation = False
-        self._validating.add(time.perf_counter() - began)
+        ended = time.perf_counter()
+        self._validating.add(ended - began, ended - self._trains_since)
         return None
 
     def _heed(self, show: Callable[[int, int], None]) -> Callable[[int, int], None]:
