@@ -6,11 +6,14 @@ All of it goes to standard error; standard output is for results (`show`, `show_
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -18,16 +21,21 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
+from rich.text import Text
 
 from bertsmith.errors import printable
+from bertsmith.streams import LenientStream
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_PICTURES = 10.0
+_WIDTH = len("validating 100%")
 _PICTURE_SHARE = 0.02  # most of a run's time that drawing may take
 
 
@@ -45,12 +53,57 @@ def show_json(result: object) -> None:
     print(json.dumps(result, allow_nan=False))  # noqa: T201
 
 
-class _Console(Console):
-    """What is computed does not depend on who reads: rich's own would end the process."""
+def shell_word(path: Path) -> str:
+    """A path as a command that is said has it: quoted where it must be, all of it visible.
 
-    def on_broken_pipe(self) -> None:
-        """Fall silent where the reader of a pipe left."""
-        self.quiet = True
+    What is not visible is escaped within `$'…'`, which bash and zsh read.
+    """
+    text = os.fspath(path)
+    text = f"./{text}" if text.startswith("-") else text
+    if printable(text) == text:
+        return shlex.quote(text)
+    known = text.replace("\\", "\\\\").replace("'", "\\'")
+    return "$'" + "".join(map(_shell_escape, known)) + "'"
+
+
+def _shell_escape(character: str) -> str:
+    if printable(character) == character:
+        return character
+    return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))
+
+
+def result_console(*, soft_wrap: bool = False) -> Console:
+    """What tables of results are printed on: standard output, of plain text.
+
+    Args:
+        soft_wrap: leave lines as long as they are.
+    """
+    return _Console(sys.stdout, soft_wrap=soft_wrap)
+
+
+class _Console(Console):
+    """Writes plain text: nothing in it is markup, an emoji's name, or speaks to a terminal.
+
+    Args:
+        stream: where to; whatever becomes of what is written there, no call fails.
+        quiet: write nothing.
+    """
+
+    def __init__(
+        self, stream: TextIO | None, *, quiet: bool = False, soft_wrap: bool = True
+    ) -> None:
+        super().__init__(
+            file=cast(TextIO, LenientStream(stream)),
+            quiet=quiet,
+            soft_wrap=soft_wrap,
+            markup=False,
+            emoji=False,
+            highlight=False,
+        )
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """What every string comes by, those in the cells of a table, too."""
+        return super().render_str(printable(text), **options)
 
 
 class Display:
@@ -63,22 +116,22 @@ class Display:
 
     def __init__(self, *, quiet: bool = False, is_silent: bool = False) -> None:
         quiet = quiet or is_silent
-        self._console = _Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        self._warnings = self._console
-        if quiet and not is_silent:
-            self._warnings = _Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = _Console(sys.stderr, quiet=quiet)
+        self._warnings = _Console(sys.stderr) if quiet and not is_silent else self._console
         self._in_notebook = not quiet and "ipykernel" in sys.modules
-        self._is_live = self._console.is_terminal and not quiet and not self._in_notebook
+        is_terminal = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._is_live = is_terminal and not quiet and not self._in_notebook
         self._plot: object | None = None
+        self._tell = _tell_nobody
         self._next_picture = time.monotonic() + _SECONDS_BETWEEN_PICTURES
 
     def say(self, text: str) -> None:
         """One line that stays."""
-        self._console.print(text, markup=False)
+        self._console.print(text)
 
     def warn(self, text: str) -> None:
         """The same, whether or not the rest is to be quiet."""
-        self._warnings.print(text, markup=False)
+        self._warnings.print(text)
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Callable[[int, int], None]]:
@@ -87,8 +140,8 @@ class Display:
             self.say(f"{title} …")
             yield lambda done, total: None
             return
-        with self._bar(TextColumn("{task.fields[count]}"), TimeElapsedColumn()) as bar:
-            task = bar.add_task(title, total=None, count="")
+        with self._bar(_text("fields[count]"), TimeElapsedColumn()) as bar:
+            task = bar.add_task(printable(title), total=None, count="")
 
             def update(done: int, total: int) -> None:
                 count = f"{done:,} / {total:,}" if total else f"{done:,}"
@@ -99,21 +152,37 @@ class Display:
     @contextmanager
     def training(self) -> Iterator[Callable[[float, int, Mapping[str, Any]], None]]:
         """The training bar; gives a function of progress (0 to 1), step, and the latest figures."""
-        if not self._is_live:
-            yield self._training_lines()
-            return
-        columns = (
-            TaskProgressColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-        )
-        with self._bar(*columns) as bar:
-            task = bar.add_task("training", total=1.0, figures="")
+        try:
+            if not self._is_live:
+                yield self._training_lines()
+                return
+            columns = (TaskProgressColumn(), TimeRemainingColumn(), _Figures())
+            with self._bar(*columns) as bar:
+                task = bar.add_task(f"{'training':{_WIDTH}}", total=1.0, figures="")
 
-            def update(progress: float, step: int, figures: Mapping[str, Any]) -> None:
-                bar.update(task, completed=progress, figures=_describe(step, figures))
+                def update(progress: float, step: int, figures: Mapping[str, Any]) -> None:
+                    bar.update(task, completed=progress, figures=_describe(step, figures))
 
-            yield update
+                def tell(what: str, share: float | None) -> None:
+                    what += "" if share is None else f" {share:.0%}"
+                    bar.update(task, description=f"{what:{_WIDTH}}")
+
+                self._tell = tell
+                yield update
+        finally:
+            self._tell = _tell_nobody
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """What is done between two steps; gives a function to tell how much is done, of how much.
+
+        The training bar says it; lines do where it takes long.
+        """
+        self._tell(what, None)
+        try:
+            yield lambda done, total: self._tell(what, done / total)
+        finally:
+            self._tell("training", None)
 
     def picture(self, draw: Callable[[], None], png: Callable[[], bytes]) -> None:
         """Draw the curves while the run goes on, if the last time is long enough ago.
@@ -125,8 +194,9 @@ class Display:
         started = time.monotonic()
         if started < self._next_picture:
             return
-        draw()
-        self.plot(png)
+        with self.doing("drawing curves"):
+            draw()
+            self.plot(png)
         cost = time.monotonic() - started
         pause = max(_SECONDS_BETWEEN_PICTURES, cost / _PICTURE_SHARE)
         self._next_picture = time.monotonic() + pause
@@ -145,8 +215,8 @@ class Display:
 
     def _bar(self, *columns: ProgressColumn) -> Progress:
         return Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
+            SpinnerColumn("line" if self._console.options.ascii_only else "dots"),
+            _text("description"),
             BarColumn(bar_width=20),
             *columns,
             console=self._console,
@@ -162,7 +232,34 @@ class Display:
                 self.say(f"{progress:4.0%}  {_describe(step, figures)}")
                 next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
 
+        def tell(what: str, share: float | None) -> None:
+            nonlocal next_line
+            if share is not None and time.monotonic() >= next_line:
+                self.say(f"      {what} {share:.0%}")
+                next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
+
+        self._tell = tell
         return update
+
+
+def _tell_nobody(what: str, share: float | None) -> None:
+    """Where no training is shown, nobody asks what is done between its steps."""
+
+
+class _Figures(ProgressColumn):
+    """The latest figures, cut off where a terminal is narrow; the other columns are not."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(no_wrap=False))  # such a column gives way first
+
+    def render(self, task: Task) -> Text:
+        """In one line."""
+        return Text(task.fields["figures"], no_wrap=True, overflow="ellipsis")
+
+
+def _text(field: str) -> TextColumn:
+    """What a bar has in this field, as it is: brackets in it are no markup."""
+    return TextColumn(f"{{task.{field}}}", markup=False)
 
 
 def _describe(step: int, figures: Mapping[str, Any]) -> str:

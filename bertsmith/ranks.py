@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertsmith.errors import BertsmithError, ConfigError, SaidElsewhere
 from bertsmith.processes import end_with_parent
+from bertsmith.streams import LenientStream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -207,11 +208,10 @@ def joined(*, uses_cuda: bool) -> Iterator[Ranks]:
         if not _is_of_connection(error):
             raise
         line = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
-        sys.stderr.write(
+        LenientStream(sys.stderr).write(
             f"bertsmith: rank {own} lost the connection to another rank ({line}); "
             "the launcher says which one ended.\n"
         )
-        sys.stderr.flush()
         # Whoever leaves at once may be taken for the one that failed.
         time.sleep(_SECONDS_TO_BE_ENDED)
         raise SaidElsewhere(f"Rank {own} lost the connection to another rank.") from error

@@ -125,7 +125,7 @@ TINY_RUN: dict[str, Any] = {
 }
 
 
-def blank(run: Path) -> Figure:
+def blank(run: Path, closing: object = None) -> Figure:
     """In the place of the curves, which take a second to draw."""
     figure = Figure(figsize=(1, 1))
     FigureCanvasAgg(figure)
@@ -143,7 +143,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares each run what it does after training; the finished run of the session has all."""
-    monkeypatch.setattr("bertsmith.training.pretrain.matrix_product_rate", lambda *_: 1e11)
+    monkeypatch.setattr("bertsmith.training.pretrain.matrix_product_rate", lambda *_, **__: 1e11)
     monkeypatch.setattr("bertsmith.report.curves.draw_curves", blank)
 
 

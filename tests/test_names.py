@@ -1,80 +1,67 @@
-"""Places whose names are not UTF-8: refused before the work, and nothing is left behind."""
+"""Names of outputs: drawn and said as they are, whatever characters they hold."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
+import warnings
 from pathlib import Path
-from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
-import bertsmith
-from bertsmith.errors import BertsmithError
-from bertsmith.finetuning import finetune
-from bertsmith.preparation import prepare_store
-from bertsmith.training import pretrain as training
-from tests.conftest import TINY_RUN
-from tests.test_finetuning import rows_of, write
-from tests.test_prepare import config
+from bertsmith.display import shell_word
+from bertsmith.report.curves import _write, draw_curves
 
-NAME = os.fsdecode(b"caf\xe9")
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    place = tmp_path / NAME
-    try:
-        place.mkdir()
-        place.rmdir()
-    except OSError:
-        pytest.skip("the file system takes no such names")
-    return place
+NAMES = [
+    b"r$x_{$",
+    b"$$",
+    b"_",
+    b"a  b",
+    b"q'uo\"te\\n",
+    b"new\nline",
+    b"caf\xe9",
+    b"-dash",
+    b"esc\x1b]0;x\x07",
+    "河流 ‮x".encode(),
+    b"<!-- &lt; -->",
+]
 
 
-@pytest.mark.parametrize("inside", ["", "deeper/still"])
-def test_outputs_are_refused_before_the_work(
-    inside: str,
-    text_file: Path,
-    folder: Path,
-    place: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for module, name in ((training, "prepare"), (finetune, "_train_all")):
-        monkeypatch.setattr(module, name, None)  # would be called
-    tables: dict[str, Any] = {
-        "train": write(tmp_path / "train.tsv", rows_of(40)),
-        "validation": write(tmp_path / "dev.tsv", rows_of(20)),
-    }
-    output = place / inside
-    before = sorted(tmp_path.rglob("*"))
-    message = r"caf\\udce9.* must be in UTF-8 to be written to"
-    with pytest.raises(BertsmithError, match=message):
-        bertsmith.pretrain(text_file, output=output, steps=2, quiet=True, **TINY_RUN)
-    with pytest.raises(BertsmithError, match=message):
-        bertsmith.prepare(text_file, output, quiet=True)
-    with pytest.raises(BertsmithError, match=message):
-        bertsmith.finetune(folder, **tables, output=output, device="cpu", quiet=True)
-    assert sorted(tmp_path.rglob("*")) == before
+def named(folder: Path, name: bytes) -> Path:
+    if sys.platform != "linux":
+        pytest.skip("not every system takes every name")
+    path = folder / os.fsdecode(name)
+    path.mkdir()
+    return path
 
 
-def test_a_cache_is_refused_before_the_work(
-    text_file: Path, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BERTSMITH_CACHE", str(place))
-    with pytest.raises(BertsmithError, match=r"caf\\udce9.* must be in UTF-8"):
-        prepare_store(config(text_file))
-    assert not place.exists()
+@pytest.mark.parametrize("name", NAMES)
+def test_curves_are_titled_with_any_name(name: bytes, tmp_path: Path) -> None:
+    run = named(tmp_path, name)
+    (run / "metrics.jsonl").write_text('{"step": 1, "mlm_loss": 1.5, "learning_rate": 1.0}\n')
+    figure = draw_curves(run)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for suffix in ("png", "svg"):
+            _write(figure, run / f"curves.{suffix}", suffix)
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    ElementTree.parse(run / "curves.svg")
 
 
-def test_a_name_in_any_letters_is_taken(
-    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = tmp_path / "café 'наш' $x_{$ 河"
-    place.mkdir()
-    monkeypatch.chdir(place)
-    store = prepare_store(config(text_file), Path("store"))
-    assert store.damage() == []
-    tiny = {name: value for name, value in TINY_RUN.items() if name != "min_frequency"}
-    run = bertsmith.pretrain(store.path, output="run", steps=2, quiet=True, **tiny)
-    assert bertsmith.load(run.output, device="cpu")
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_command_that_is_said_names_the_folder(name: bytes, tmp_path: Path) -> None:
+    named(tmp_path, name)
+    word = shell_word(Path(os.fsdecode(name)))
+    assert word.isprintable()
+    done = subprocess.run(
+        ["bash", "-c", f"cd {word} && pwd"], cwd=tmp_path, capture_output=True, check=True
+    )
+    assert done.stdout.endswith(b"/" + name + b"\n")
+
+
+def test_a_plain_name_stays_as_it_is() -> None:
+    assert shell_word(Path("runs/first")) == "runs/first"

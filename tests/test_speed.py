@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+import bertsmith
 from bertsmith.config import ModelConfig, resolve
 from bertsmith.data.ahead import BatchesAhead
 from bertsmith.data.batches import Batch, Batches
@@ -112,6 +113,26 @@ def test_flops_are_what_pytorch_counts(
 
 def test_the_machine_has_a_rate() -> None:
     assert matrix_product_rate(CPU, torch.float32) > 1e8
+
+
+@pytest.mark.parametrize(("again", "share"), [(1e14, "0% of what"), (2.0, "more than matrix")])
+def test_a_share_over_all_is_measured_again_or_withheld(
+    again: float, share: str, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates, asked = iter([1.0, again]), []
+
+    def rate(*_: object, **how: float) -> float:
+        asked.append(how.get("seconds", 0.5))
+        return next(rates)
+
+    monkeypatch.setattr("bertsmith.training.pretrain.matrix_product_rate", rate)
+    run = bertsmith.pretrain(text_file, output=tmp_path / "r", quiet=True, steps=1, **TINY_RUN)
+    assert asked == [0.5, 3.0]
+    assert run.metrics["peak_flops_per_second"] == again
+    found = run.metrics["share_of_peak"]
+    assert found is None if again == 2.0 else 0 < found < 1
+    assert share in run.closing_lines()[2]
+    assert json.loads((run.output / "metrics.jsonl").read_text().splitlines()[-1])["finished"]
 
 
 def test_the_parts_of_a_step_add_up(monkeypatch: pytest.MonkeyPatch) -> None:

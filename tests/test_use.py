@@ -133,12 +133,25 @@ def test_smoothing_starts_at_the_first_value() -> None:
 
 def test_curves_show_both_losses_of_both_splits(finished_run: Run) -> None:
     mlm, nsp = draw_curves(finished_run.output).axes
-    assert mlm.get_legend_handles_labels()[1] == ["training (smoothed)", "validation"]
+    labels = ["training (smoothed)", "validation", "word frequencies"]
+    assert mlm.get_legend_handles_labels()[1] == labels
+    floor = finished_run.metrics["validation_unigram_mlm_loss"]
+    assert np.asarray(mlm.get_lines()[-1].get_ydata())[0] == pytest.approx(floor, rel=0.1)
+    low, high = mlm.get_ylim()
+    assert low < floor < high
     assert "chance" in nsp.get_legend_handles_labels()[1]
     assert mlm.get_xlabel() == "optimizer step"
     assert mlm.get_ylabel() == "loss (nats)"
     raw = mlm.get_lines()[0]
     assert np.asarray(raw.get_xdata()).tolist() == list(range(1, 9))
+
+
+def test_closing_figures_are_a_point_where_there_is_no_other(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5, "mlm_loss": 3.0, "learning_rate": 1}\n')
+    closing = {"step": 5, "validation_mlm_loss": 2.0, "mlm_loss": 3.0}
+    (panel,) = draw_curves(tmp_path, closing).axes
+    (line,) = [line for line in panel.get_lines() if line.get_label() == "validation"]
+    assert np.asarray(line.get_xydata()).tolist() == [[5, 2.0]]
 
 
 def test_curves_of_a_run_that_has_just_begun(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from bertsmith.cli.arguments import Flag
 from bertsmith.cli.settings import Settings, defaults_from
 from bertsmith.config import PretrainConfig
-from bertsmith.display import show, show_json
+from bertsmith.display import result_console, show, show_json
 from bertsmith.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -86,7 +86,6 @@ def _kind(device: str, memory: int | None) -> Literal["cpu", "cuda", "mps"]:
 
 
 def _print_table(found: Estimate, config: PretrainConfig, machine: Machine) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -140,7 +139,7 @@ def _print_table(found: Estimate, config: PretrainConfig, machine: Machine) -> N
         rows.append(("", _time(found.seconds), ""))
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, soft_wrap=True).print(table)
+    result_console(soft_wrap=True).print(table)
 
 
 def _of(limit: int) -> str:

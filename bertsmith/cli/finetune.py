@@ -14,6 +14,7 @@ import tyro
 from bertsmith.cli.arguments import Flag, RunPath
 from bertsmith.config import FinetuneConfig, LabelledConfig, ProbeConfig
 from bertsmith.display import Display, show, show_json
+from bertsmith.errors import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,8 @@ def finetune(command: Finetune) -> None:
         return
     seeds = results["seeds"]
     show("\n".join(_lines(results, f"{len(seeds)} seed{'s' * (len(seeds) > 1)}")))
-    show(f"model: {found.output} (seed {results['best_seed']}, best by {results['metric']})")
+    best = f"seed {results['best_seed']}, best by {results['metric']}"
+    show(f"model: {printable(str(found.output))} ({best})")
 
 
 def probe(command: Probe) -> None:

@@ -3,12 +3,15 @@
 Exit status: 0; 1 for something the user can mend, in one line on standard error; 2 for wrong flags;
 130 when interrupted. A run that a signal stopped after its checkpoint leaves with 0, or with 143
 after SIGTERM (129 after SIGHUP): a container's host or a scheduler must not take it for finished.
+
+Who reads standard output or error changes neither what is done nor the status: both may be closed,
+on a full disk, or a pipe whose reader left. One exception: a command that gives nothing but what it
+prints (all but `pretrain` and those with --output) leaves with 1 where standard output refuses it,
+as a full disk does.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 import sys
 import warnings
@@ -17,13 +20,19 @@ from typing import Any, NoReturn
 
 import tyro
 
+from bertsmith import __version__
 from bertsmith.cli import estimate, finetune, prepare, pretrain, use
 from bertsmith.cli.arguments import registry
 from bertsmith.config import BUDGETS
-from bertsmith.errors import BertsmithError, RunStopped, SaidElsewhere
+from bertsmith.display import show
+from bertsmith.errors import BertsmithError, RunStopped, SaidElsewhere, printable
 from bertsmith.ranks import rank
+from bertsmith.streams import standard_streams
 
-_ABOUT = "Pretrain BERT encoders from scratch on your own text, and use them."
+_ABOUT = (
+    "Pretrain BERT encoders from scratch on your own text, and use them. "
+    "`bertsmith --version` says which Bertsmith this is."
+)
 
 _COMMANDS: dict[str, tuple[type, Any]] = {
     "pretrain": (pretrain.Pretrain, pretrain.run),
@@ -46,42 +55,61 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: without the program's name; default: those of the process.
     """
-    warnings.showwarning = _show_warning
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with standard_streams() as output:
+        warnings.showwarning = _show_warning
+        status = _status_of(arguments)
+        output.flush()
+        if output.refusal is not None:
+            reason = getattr(output.refusal, "strerror", None) or output.refusal
+            if _makes_files(arguments):
+                _say(f"standard output did not take what was printed ({reason}).")
+            elif status == 0:
+                status = 1
+                _say(f"error: Standard output must take the result; it did not: {reason}.")
+    sys.exit(status)
+
+
+def _status_of(arguments: list[str]) -> int:
+    """Run the command, and say on standard error why it ended early if it did."""
     try:
-        _run(list(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()
+        _run(arguments)
+    except SystemExit as leaving:  # of the parser: help, or wrong flags
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except SaidElsewhere:
-        _leave(1)
+        return 1
     except BertsmithError as error:
         of_rank = f"rank {rank()}: " if rank() else ""
-        _leave(1, f"bertsmith: error: {of_rank}{error}")
+        _say(f"error: {of_rank}{error}")
+        return 1
     except RunStopped as stopped:
         for number in ("SIGTERM", "SIGUSR1", "SIGHUP"):  # the status is settled
             signal.signal(getattr(signal, number, signal.SIGTERM), signal.SIG_IGN)
-        asked = stopped.by.name in ("SIGINT", "SIGUSR1")
-        _leave(0 if asked else 128 + stopped.by, "" if rank() else f"bertsmith: {stopped}")
+        if not rank():
+            _say(str(stopped))
+        return 0 if stopped.by.name in ("SIGINT", "SIGUSR1") else 128 + stopped.by
     except KeyboardInterrupt:
-        _leave(130, "bertsmith: interrupted; nothing is half-written; the same command may go on.")
-    except BrokenPipeError:  # the reader of a pipe left, as `head` does
-        pass
-    _leave(0)
+        _say("interrupted; nothing is half-written; the same command may go on.")
+        return 130
+    return 0
 
 
-def _leave(status: int, last_words: str = "") -> NoReturn:
-    """Leave with this status, whether or not anybody reads what was printed."""
-    with contextlib.suppress(OSError):
-        if last_words:
-            print(last_words, file=sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:  # what is left would be tried again at the end, and change the status
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    sys.exit(status)
+def _makes_files(arguments: list[str]) -> bool:
+    """Whether the command leaves something else than what it prints."""
+    flags = {argument.partition("=")[0] for argument in arguments}
+    return arguments[:1] == ["pretrain"] or "--output" in flags
+
+
+def _say(text: str) -> None:
+    """Lines on standard error, with what is not visible escaped."""
+    print("bertsmith: " + "\n".join(map(printable, text.split("\n"))), file=sys.stderr)
 
 
 def _run(arguments: list[str]) -> None:
     name = arguments[0] if arguments else ""
+    if name in ("--version", "-V"):
+        show(f"bertsmith {__version__}")
+        return
     if name not in _COMMANDS:
         # Builds the list of commands for --help, and says what is wrong with anything else.
         commands: dict[str, Any] = {known: cls for known, (cls, _) in _COMMANDS.items()}
@@ -110,16 +138,17 @@ def _run(arguments: list[str]) -> None:
     elif name == "estimate":
         run(tyro.cli(cls, default=estimate.defaults(base), **parse))
     else:
-        run(tyro.cli(cls, default=pretrain.defaults(base), **parse), base)
+        asks = not {"-h", "--help"}.isdisjoint(arguments)
+        run(tyro.cli(cls, default=pretrain.defaults(base, for_help=asks), **parse), base)
 
 
 def _refuse_two_budgets(arguments: list[str]) -> None:
     given = [flag for flag in arguments if flag.partition("=")[0].removeprefix("--") in BUDGETS]
     flags = sorted({flag.partition("=")[0] for flag in given if flag.startswith("--")})
     if len(flags) > 1:
-        print(f"bertsmith: a run has one budget; got {' and '.join(flags)}.", file=sys.stderr)
+        _say(f"a run has one budget; got {' and '.join(flags)}.")
         sys.exit(2)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"bertsmith: {message}", file=sys.stderr)
+    _say(printable(str(message)))

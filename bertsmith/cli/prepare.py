@@ -12,7 +12,7 @@ from bertsmith.cli.arguments import Flag
 from bertsmith.cli.settings import refuse_idle_flags
 from bertsmith.config import PreparationConfig, PretrainConfig
 from bertsmith.display import Display, show, show_json
-from bertsmith.errors import ConfigError
+from bertsmith.errors import ConfigError, printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,4 +66,4 @@ def run(command: Prepare, base: PretrainConfig) -> None:
         return
     show("\n".join([*describe_vocabulary(report), *describe_text(report)]))
     size = sum(shard.bytes for split in store.manifest.splits.values() for shard in split.shards)
-    show(f"store: {command.output} ({size / 1e6:,.1f} MB)")
+    show(f"store: {printable(str(command.output))} ({size / 1e6:,.1f} MB)")

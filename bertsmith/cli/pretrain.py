@@ -21,7 +21,7 @@ from bertsmith.config import (
     settings_of_run,
 )
 from bertsmith.display import show, show_json
-from bertsmith.errors import RunError
+from bertsmith.errors import RunError, printable
 from bertsmith.ranks import rank
 
 
@@ -96,9 +96,9 @@ def _given_by_model(init_from: str | None) -> list[Given]:
     return given_by_model(init_from)
 
 
-def defaults(base: PretrainConfig) -> Pretrain:
+def defaults(base: PretrainConfig, *, for_help: bool = False) -> Pretrain:
     """Defaults of the flags."""
-    return Pretrain(**defaults_from(base))
+    return Pretrain(**defaults_from(base, for_help=for_help))
 
 
 def settings(command: Pretrain, base: PretrainConfig) -> PretrainConfig:
@@ -137,8 +137,8 @@ def run(command: Pretrain, base: PretrainConfig) -> None:
     # Not in the figures of a run that an older version finished.
     longest = finished.metrics.get("max_length")
     reads = "" if longest is None else f" (reads {longest} tokens of a text; --max-length)"
-    show(f"model:   {finished.output / 'model'}{reads}")
-    show(f"curves:  {finished.output / 'curves.png'}")
-    show(f"metrics: {finished.output / 'metrics.jsonl'}")
+    output = printable(str(finished.output))
+    show(f"model:   {output}/model{reads}")
+    show(f"curves:  {output}/curves.png\nmetrics: {output}/metrics.jsonl")
     if command.json:
         show_json(finished.metrics)

@@ -40,9 +40,15 @@ class Settings:
         return PretrainConfig(**{name: getattr(self, name) for name in names})
 
 
-def defaults_from(base: PretrainConfig) -> dict[str, Any]:
-    """Fields of `Settings`, without a budget: any one that is given replaces the base's."""
-    return {**vars(base), "training": with_budget(base.training, {})}
+def defaults_from(base: PretrainConfig, *, for_help: bool = False) -> dict[str, Any]:
+    """Fields of `Settings`, without a budget: any one that is given replaces the base's.
+
+    Args:
+        base: what the flags are laid over.
+        for_help: keep its budget, as what is so without flags.
+    """
+    budgets = vars(base.training) if for_help else {}
+    return {**vars(base), "training": with_budget(base.training, budgets)}
 
 
 def refuse_idle_flags(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from bertsmith.cli.arguments import Flag, RunPath
-from bertsmith.display import Display, show, show_json
+from bertsmith.display import Display, result_console, show, show_json
 from bertsmith.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -243,8 +243,6 @@ def similar(command: Similar) -> None:
 
 def evaluate(command: Evaluate) -> None:
     """Print the figures of a model on a split."""
-    from rich.console import Console
-
     from bertsmith.evaluation.of_folder import evaluate_folder
     from bertsmith.evaluation.table import print_evaluation
 
@@ -264,7 +262,7 @@ def evaluate(command: Evaluate) -> None:
     if command.json:
         show_json(found.to_json(command.split))
         return
-    print_evaluation(found, Console(highlight=False))
+    print_evaluation(found, result_console())
 
 
 def corpora(command: Corpora) -> None:

@@ -131,14 +131,14 @@ def evaluate(
     """Losses and accuracies of `model`, without dropout.
 
     Args:
-        model: on `device`; its mode (train or eval) is put back afterwards.
+        model: on `device`; its mode (train or eval) is put back at the end.
         batches: of `evaluation_batches`.
         device: where the model is.
         micro_batch: tokens at once.
         most_pairs: stop after so many, always the same ones; None: each pair once.
         counts: int64 [V]; how often each entry stands in the training text, special tokens 0. Gives
             the figures of word frequencies, and those by frequency.
-        progress: told the pairs done and in all.
+        progress: told about how many pairs are done, and of how many; on every rank equally often.
         ranks: who share the work; all get the figures.
     """
     was_training = model.training
@@ -151,17 +151,19 @@ def evaluate(
         first = start + ranks.rank * batches.batch_size
         places = np.arange(first, min(first + batches.batch_size, total), dtype=np.int64)
         parts = batches.examples(places if len(places) else places_of_none).split(micro_batch)
+        seen = 0
         # Ranks that hold parts of one model must go through it equally often.
         for number in range(int(ranks.gather([len(parts)]).max())):
             part = parts[min(number, len(parts) - 1)]
             judged = model.judge(part.to(device))
+            seen += part.num_sequences
+            progress(min(start + seen * ranks.size, total), total)
             if number >= len(parts) or not len(places):
                 continue
             tally.add(part, judged.mlm_losses, judged.mlm_right)
             labels = part.next_sentence_labels
             found = (judged.nsp_losses.double(), judged.nsp_right, labels)
             pairs += [float(values.sum()) for values in found]
-        progress(min(start + batches.batch_size * ranks.size, total), total)
     model.train(was_training)
     tally.add_up(ranks.sum)
     nsp_loss, nsp_right, num_random = ranks.sum(pairs).tolist()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from typing import Protocol
 
@@ -64,22 +63,28 @@ def skipped_flops(config: ModelConfig, batch: Batch) -> int:
     return 2 * 3 * (tokens * (2 * hidden**2 + 2 * hidden * inner) + 2 * scores * hidden)
 
 
-def matrix_product_rate(device: torch.device, dtype: torch.dtype) -> float:
+def matrix_product_rate(
+    device: torch.device, dtype: torch.dtype, *, seconds: float = _MOST_SECONDS
+) -> float:
     """FLOP/s of a large square matrix product: what nothing on this machine goes beyond by much.
 
-    The median of some, within about half a second. Other work on the machine lowers it.
+    The best of some, since other work on the machine lowers it.
+
+    Args:
+        device: where.
+        dtype: of the matrices.
+        seconds: most time that it may take, about.
     """
     size = _SIZE[device.type]
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    seconds: list[float] = []
+    most_repeats = _MOST_REPEATS * seconds / _MOST_SECONDS
+    times: list[float] = []
     began = time.perf_counter()
     torch.mm(left, right)  # not timed: the first one also makes threads and buffers
-    while len(seconds) < _MOST_REPEATS and time.perf_counter() - began < _MOST_SECONDS:
+    while len(times) < most_repeats and time.perf_counter() - began < seconds:
         wait_for(device)
         start = time.perf_counter()
         torch.mm(left, right)
         wait_for(device)
-        seconds.append(time.perf_counter() - start)
-    if not seconds:
-        return 2 * size**3 / (time.perf_counter() - began)
-    return 2 * size**3 / statistics.median(seconds)
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times, default=time.perf_counter() - began)

@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from bertsmith.config import TrainingConfig
 from bertsmith.data.ahead import BatchesAhead
 from bertsmith.data.batches import Batches
-from bertsmith.data.random_bits import Stream, random_bits
+from bertsmith.data.random_bits import Int64, Stream, random_bits
 from bertsmith.display import Display
 from bertsmith.errors import DivergenceError, RunError, RunStopped
 from bertsmith.evaluation.held_out import evaluate
@@ -35,8 +35,9 @@ from bertsmith.training.parallel import Parallel
 from bertsmith.training.phases import Phase, unmeasured
 from bertsmith.training.progress import Progress
 from bertsmith.training.step import Losses, StepResult, train_step
-from bertsmith.training.stop import StopRequest
+from bertsmith.training.stop import Interrupted, StopRequest
 from bertsmith.training.sums import Sums
+from bertsmith.training.validation_time import ValidationTime
 
 VALIDATIONS_A_RUN = 10
 CHECKPOINTS_A_RUN = 4
@@ -61,9 +62,9 @@ class _Taken:
 class _Diverged(Exception):  # noqa: N818 (not an error yet: the loop may go back and go on)
     """The loss or the weights left the path at a step."""
 
-    def __init__(self, what: str, taken: _Taken) -> None:
+    def __init__(self, what: str, step: int, batch_number: int) -> None:
         super().__init__(what)
-        self.taken = taken
+        self.step, self.batch_number = step, batch_number
 
 
 @dataclass(kw_only=True)
@@ -82,6 +83,7 @@ class Loop:
         display: shows what goes on.
         device, micro_batch: where, and how many tokens at once.
         draw_curves: called now and then; it decides whether to draw.
+        word_counts: int64 [V]; of the training text, for what word frequencies alone would give.
         held: the settings that a resumed run must have, too.
         phase: measures the parts of a step.
 
@@ -102,6 +104,7 @@ class Loop:
     device: torch.device
     micro_batch: int
     draw_curves: Callable[[], None]
+    word_counts: Int64 | None = None
     held: dict[str, Any] = field(default_factory=dict)
     phase: Phase = unmeasured
     progress: Progress = field(default_factory=Progress)
@@ -112,8 +115,13 @@ class Loop:
     """When it last did."""
     _began: float = 0.0
     """When training would have begun, had it gone on without a break."""
+    _trains_since: float = 0.0
+    """When this process began to."""
     _first_step: int = 0
     """Of this process."""
+    _saved: int = -1
+    """The last step that this process began a checkpoint of."""
+    _validating: ValidationTime = field(default_factory=ValidationTime)
 
     def __post_init__(self) -> None:
         self._last: _Taken  # the step before
@@ -165,6 +173,7 @@ class Loop:
         """
         self._clock = time.perf_counter()
         self._began = self._clock - self.progress.spent.seconds
+        self._trains_since = self._clock
         self._first_step = self.progress.spent.step + 1
         self.model.train()
         try:
@@ -173,9 +182,12 @@ class Loop:
                     sequence = source.batch(self.progress.batch_number).split(1)[0]
                     with autocast(self.device, self.config.precision):
                         self.parallel.warm_up(sequence.to(self.device))
-                while self.share_spent < 1:
+                while self.share_spent < 1 or self._must_catch_up:
                     try:
-                        self._go_on(source, show)
+                        if self._must_catch_up:
+                            self._catch_up()
+                        else:
+                            self._go_on(source, show)
                     except _Diverged as event:
                         self._roll_back(event)
         except Exception:
@@ -193,12 +205,17 @@ class Loop:
         config, progress, spent = self.config, self.progress, self.progress.spent
         before = self.share_spent
         share = rate_share(config, self._budget.middle_of_step(spent))
-        self._step(source, share)
-        stop = self._meet()
+        try:
+            self._step(source, share)
+        except Interrupted as asked:
+            self._leave_before_step(asked.by)
+        stop, has_time = self._meet()
         after = self._last.progress = self.share_spent
         due = (spent, before, after)
         log = after == 1 or spent.step % config.log_every == 0
-        check = after == 1 or is_due(config.validate_every, VALIDATIONS_A_RUN, *due)
+        if after == 1 or is_due(config.validate_every, VALIDATIONS_A_RUN, *due):
+            progress.owes_validation = True
+        check = progress.owes_validation and has_time and stop is None
         save = after == 1 or is_due(config.checkpoint_every, CHECKPOINTS_A_RUN, *due)
         # A look at the losses waits for the device: a GPU is given the next steps first.
         wanted = spent.step == self._first_step or log or check or save or stop is not None
@@ -213,23 +230,78 @@ class Loop:
         if check or save or stop is not None:
             self._watch_weights()
         if check:
-            self._validate()
-        self.draw_curves()
+            stop = self._validate()
+        if after == 1 and self._clock_decides:  # the closing figures are all that there is time for
+            progress.owes_validation = False
+        if stop is None:
+            self.draw_curves()
         if save or stop is not None:
             self._save_checkpoint()
         self.checkpoints.check()
         self._clock += time.perf_counter() - housekeeping
         if stop is not None:
-            self.checkpoints.wait()
-            raise RunStopped(stop)
+            self._leave(stop)
 
-    def _meet(self) -> signal.Signals | None:
-        """Take the time from the first rank, and from any rank the signal that asks to stop."""
+    @property
+    def _must_catch_up(self) -> bool:
+        """Whether a validation was due before this process began, or before a rollback.
+
+        Where steps decide when one is due, it is made before anything else; so the log comes out as
+        if no signal had come.
+        """
+        return self.progress.owes_validation and not self._clock_decides
+
+    def _catch_up(self) -> None:
+        self._watch_weights()
+        if (stop := self._validate()) is not None:
+            self._leave(stop)
+        self._clock = time.perf_counter()
+
+    def _leave_before_step(self, stop: signal.Signals) -> NoReturn:
+        """Leave after the last whole step, with one under way that a signal came into."""
+        if self._waiting:
+            self._look()
+        # What this process has not done is in a checkpoint, or nothing is done.
+        if self.progress.spent.step >= self._first_step and self._saved != self.progress.spent.step:
+            self._watch_weights()
+            self._save_checkpoint()
+        self._leave(stop)
+
+    def _leave(self, stop: signal.Signals) -> NoReturn:
+        with self.display.doing("saving"):
+            self.checkpoints.wait()
+        raise RunStopped(stop)
+
+    def _meet(self) -> tuple[signal.Signals | None, bool]:
+        """Take the time from the first rank, and from any rank the signal that asks to stop.
+
+        Returns:
+            The signal, and whether there is time for a validation.
+        """
         seconds = time.perf_counter() - self._began
-        found = self.ranks.gather([seconds, float(self.stop.by or 0)])
+        found = self.ranks.gather(
+            [seconds, float(self.stop.by or 0), float(self._has_time_to_validate())]
+        )
         self.progress.spent.seconds = float(found[0, 0])
         number = int(found[:, 1].max())
-        return signal.Signals(number) if number else None
+        return signal.Signals(number) if number else None, bool(found[0, 2])
+
+    @property
+    def _clock_decides(self) -> bool:
+        """Whether validations wait until there is time; else they are due by steps alone."""
+        return self._budget.unit == "seconds" and self.config.validate_every is None
+
+    def _has_time_to_validate(self) -> bool:
+        if not self._clock_decides or self.validation is None:
+            return True
+        timed = self.progress.totals.timed
+        if not timed.num_sequences:  # the first step is no measure
+            return False
+        return self._validating.allows_another(
+            time.perf_counter() - self._trains_since,
+            pairs=min(self.config.validation_pairs, self.validation.num_examples),
+            seconds_a_pair=timed.seconds / timed.num_sequences,
+        )
 
     @property
     def _works_on_its_own(self) -> bool:
@@ -257,6 +329,8 @@ class Loop:
             device=self.device,
             autocast=lambda: autocast(self.device, self.config.precision),
             phase=self.phase,
+            # Several ranks would have to agree before each micro-batch.
+            heed=self.stop.interrupt_if_asked if self.ranks.size == 1 else lambda: None,
         )
         if result.micro_batch < self.micro_batch:
             self.display.warn(
@@ -294,7 +368,8 @@ class Loop:
     def _watch(self, losses: Losses, is_finite: bool, taken: _Taken) -> None:
         """Hold a step's loss against those before it. Raises: `_Diverged`."""
         if not is_finite:
-            raise _Diverged("the loss or its gradient is not a finite number", taken)
+            what = "the loss or its gradient is not a finite number"
+            raise _Diverged(what, taken.step, taken.number)
         sizes, mean = taken.result.sizes, self.progress.mean_loss
         loss = losses.mlm / max(sizes.num_masked, 1) + losses.nsp / max(sizes.num_pairs, 1)
         if mean is None:
@@ -302,14 +377,15 @@ class Loop:
         elif self.config.spike_factor and loss > max(
             self.config.spike_factor * mean, mean + _LEAST_SPIKE
         ):
-            raise _Diverged(f"the loss rose to {loss:.3f} from a mean of {mean:.3f}", taken)
+            what = f"the loss rose to {loss:.3f} from a mean of {mean:.3f}"
+            raise _Diverged(what, taken.step, taken.number)
         self.progress.mean_loss = mean + (loss - mean) / _MEAN_OVER
 
     def _watch_weights(self) -> None:
         """Raise `_Diverged` if an update overflowed, which losses and gradients did not tell."""
         parts = map(own_part, self.model.parameters())
         if self.ranks.any(not all(bool(torch.isfinite(part).all()) for part in parts)):
-            raise _Diverged("the weights are not finite numbers", self._last)
+            raise self._diverged("the weights are not finite numbers")
 
     def _add_up(self, losses: Losses, taken: _Taken, seconds: float) -> None:
         totals, sizes = self.progress.totals, taken.result.sizes
@@ -336,25 +412,61 @@ class Loop:
         }
         self.metrics.write(spent.step, figures)
 
-    def _validate(self) -> None:
+    def _diverged(self, what: str) -> _Diverged:
+        """With the last step."""
+        return _Diverged(what, self.progress.spent.step, self.progress.last_batch_number)
+
+    def _validate(self) -> signal.Signals | None:
+        """Make the validation that is owed; if a signal comes, leave it owed and give the signal.
+
+        Raises:
+            _Diverged: its loss is not finite.
+        """
+        progress, began = self.progress, time.perf_counter()
         if self.validation is None:
-            return
-        with autocast(self.device, self.config.precision):
-            found = evaluate(
-                self.model,
-                self.validation,
-                device=self.device,
-                micro_batch=self.micro_batch,
-                ranks=self.ranks,
-                most_pairs=self.config.validation_pairs,
-            )
+            progress.owes_validation = False
+            return None
+        try:
+            with (
+                self.display.doing("validating") as show,
+                autocast(self.device, self.config.precision),
+            ):
+                found = evaluate(
+                    self.model,
+                    self.validation,
+                    device=self.device,
+                    micro_batch=self.micro_batch,
+                    ranks=self.ranks,
+                    most_pairs=self.config.validation_pairs,
+                    counts=self.word_counts,
+                    progress=self._heed(show),
+                )
+        except Interrupted as asked:
+            self.model.train()
+            return asked.by
         if not found.is_finite:
-            raise _Diverged("the validation loss is not a finite number", self._last)
-        self.metrics.write(self.progress.spent.step, found.metrics())
+            raise self._diverged("the validation loss is not a finite number")
+        self.metrics.write(progress.spent.step, found.metrics())
+        progress.owes_validation = False
+        ended = time.perf_counter()
+        self._validating.add(ended - began, ended - self._trains_since)
+        return None
+
+    def _heed(self, show: Callable[[int, int], None]) -> Callable[[int, int], None]:
+        """`show`, and on every rank leave what is done if a signal came to one of them."""
+
+        def heed(done: int, total: int) -> None:
+            show(done, total)
+            if number := int(self.ranks.gather([float(self.stop.by or 0)]).max()):
+                raise Interrupted(signal.Signals(number))
+
+        return heed
 
     def _save_checkpoint(self) -> None:
+        self._saved = self.progress.spent.step
         self.progress.metrics_bytes = self.metrics.flush()
-        self.checkpoints.save(self.model, self._optimizers, self.tokenizer, self.progress)
+        with self.display.doing("saving"):
+            self.checkpoints.save(self.model, self._optimizers, self.tokenizer, self.progress)
 
     def _roll_back(self, event: _Diverged) -> None:
         """Go back to the last checkpoint, with the batch on which the loss diverged left out.
@@ -365,7 +477,7 @@ class Loop:
         Raises:
             DivergenceError: this has been done often enough.
         """
-        step, skipped = event.taken.step, self.progress.skipped
+        step, skipped = event.step, self.progress.skipped
         self.checkpoints.wait()
         if len(skipped) >= self.config.max_rollbacks:
             kept = self.checkpoints.newest()
@@ -379,14 +491,14 @@ class Loop:
             )
         self.begin(self.checkpoints.newest_whole(self.display.warn))
         progress = self.progress
-        progress.skipped = [*skipped, event.taken.number]
+        progress.skipped = [*skipped, event.batch_number]
         # The time that was lost is given back, as to a run that is killed and resumed.
         self._clock = time.perf_counter()
         self._began = self._clock - progress.spent.seconds
         figures = {
             "rolled_back_from": step,
             "reason": str(event),
-            "skipped_batch": event.taken.number,
+            "skipped_batch": event.batch_number,
             "rollbacks": len(progress.skipped),
         }
         self.metrics.write(progress.spent.step, figures)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -13,8 +12,9 @@ import torch
 
 from bertsmith.config import BUDGETS, PretrainConfig, drift, held, to_toml
 from bertsmith.corpus.standard_input import refuse_standard_input
+from bertsmith.data.batches import Batches
 from bertsmith.data.store import word_counts
-from bertsmith.display import Display
+from bertsmith.display import Display, shell_word
 from bertsmith.durable import whole_folder
 from bertsmith.errors import DataError, DivergenceError, RunError, RunStopped
 from bertsmith.evaluation.held_out import evaluate
@@ -47,6 +47,8 @@ from bertsmith.training.progress import Progress
 from bertsmith.training.run_folder import RunFolder, default_output
 from bertsmith.training.stop import StopRequest
 
+_SECONDS_AGAIN = 3.0  # for a measurement that the steps have proved wrong
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -72,8 +74,7 @@ class Run:
         lines = [
             f"MLM loss {_number(m['mlm_loss'])}{nsp}",
             f"{rate:.1f} {'sentence pairs' if has_pairs else 'segments'}/sec on {m['device']}",
-            f"{m['tokens_per_second']:,.0f} tokens/sec, {m['share_of_peak']:.0%} of what matrix "
-            f"products alone would allow here ({m['peak_flops_per_second'] / 1e9:,.0f} GFLOP/s)"
+            f"{m['tokens_per_second']:,.0f} tokens/sec, {_share(m)}"
             + (f"; {m['peak_memory_bytes'] / 1e9:.1f} GB of memory at most" if has_memory else ""),
         ]
         if "validation_mlm_loss" in m:
@@ -95,6 +96,15 @@ class Run:
         if "phase_seconds" in m:
             lines += describe(m["phase_seconds"])
         return lines
+
+
+def _share(metrics: dict[str, Any]) -> str:
+    """How the steps did beside the machine's matrix products."""
+    peak = f"{metrics['peak_flops_per_second'] / 1e9:,.0f} GFLOP/s"
+    if metrics["share_of_peak"] is None:
+        return f"more than matrix products did here ({peak}), which other work must have slowed"
+    share = f"{metrics['share_of_peak']:.0%}"
+    return f"{share} of what matrix products alone would allow here ({peak})"
 
 
 def run_pretraining(
@@ -300,7 +310,7 @@ class _Job:
             raise RunStopped(
                 stopped.by,
                 f"stopped by {stopped.by.name}; {kept}. To go on:\n"
-                f"bertsmith pretrain --resume --output {shlex.quote(str(path))}",
+                f"bertsmith pretrain --resume --output {shell_word(path)}",
             ) from None
 
     def _train(
@@ -339,6 +349,7 @@ class _Job:
         self.checkpoints.only_while(prepared.store.refuse_changed)
         if self.folder is not None and not resumes:
             self.folder.begin(to_toml(config), report_json(prepared.report))
+        counts = word_counts(prepared.batches.store, prepared.tokenizer)
         stop = StopRequest()
         with stop.heard(), MetricsFile(run) if ranks.is_first else Metrics() as metrics:
             loop = Loop(
@@ -354,6 +365,7 @@ class _Job:
                 display=display,
                 device=self.device,
                 micro_batch=micro_batch,
+                word_counts=counts,
                 held=held(config),
                 phase=self.clock or unmeasured,
                 draw_curves=draw_curves,
@@ -371,7 +383,7 @@ class _Job:
                 **_closing(loop, num_parameters),
                 **_utilisation(loop, config),
                 "max_length": config.data.max_length,
-                **_validate(loop, config, prepared, display),
+                **_validate(loop, config, prepared.validation, display),
             }
             if self.clock:
                 closing["phase_seconds"] = self.clock.parts(loop.seconds)
@@ -379,7 +391,7 @@ class _Job:
             if ranks.is_first:
                 with whole_folder(run / MODEL_FOLDER) as folder:
                     snapshot.write(folder)
-                save_curves(run)
+                save_curves(run, {"step": loop.progress.spent.step, **closing})
             # This line says that the run is finished; what is killed before it is finished again.
             metrics.write(loop.progress.spent.step, {"finished": True, **closing})
             metrics.flush()
@@ -489,26 +501,32 @@ def _closing(loop: Loop, num_parameters: int) -> dict[str, Any]:
     }
 
 
-def _utilisation(loop: Loop, config: PretrainConfig) -> dict[str, float]:
-    """What share of the machine's matrix-product rate the steps used."""
+def _utilisation(loop: Loop, config: PretrainConfig) -> dict[str, float | None]:
+    """What share of the machine's matrix-product rate the steps used; None: that was not found out.
+
+    Where the steps did more than that rate, other work had slowed it: it is measured again, longer.
+    """
     totals = loop.progress.totals
     timed = totals.timed if totals.timed.num_tokens else totals.closing
     flops = training_flops(config.model, loop.tokenizer.vocab_size, timed)
-    rate = flops / max(timed.seconds, 1e-9)
+    rate = float(loop.ranks.gather([flops / max(timed.seconds, 1e-9)])[0, 0])
     dtype = compute_dtype(loop.device, config.training.precision)
     peak = float(loop.ranks.gather([matrix_product_rate(loop.device, dtype)]).sum())
+    if rate > peak:
+        again = matrix_product_rate(loop.device, dtype, seconds=_SECONDS_AGAIN)
+        peak = max(peak, float(loop.ranks.gather([again]).sum()))
     return {
         "flops_per_second": rate,
         "peak_flops_per_second": peak,
-        "share_of_peak": rate / peak,
+        "share_of_peak": rate / peak if rate <= peak else None,
     }
 
 
 def _validate(
-    loop: Loop, config: PretrainConfig, prepared: Prepared, display: Display
+    loop: Loop, config: PretrainConfig, validation: Batches | None, display: Display
 ) -> dict[str, float | int | None]:
     """Figures over all of the validation split; empty if there is none."""
-    if prepared.validation is None:
+    if validation is None:
         display.say("No validation: no pair is held out.")
         return {}
     with (
@@ -517,11 +535,11 @@ def _validate(
     ):
         found = evaluate(
             loop.model,
-            prepared.validation,
+            validation,
             device=loop.device,
             micro_batch=loop.micro_batch,
             ranks=loop.ranks,
-            counts=word_counts(prepared.batches.store, prepared.tokenizer),
+            counts=loop.word_counts,
             progress=progress,
         )
     if not found.is_finite:

@@ -47,6 +47,8 @@ class Progress:
     """Tokens at once that fitted after more had not; 0: all that was asked for did."""
     metrics_bytes: int = 0
     """How long metrics.jsonl was."""
+    owes_validation: bool = False
+    """Whether one was due and is not made yet, because there was no time or a signal came."""
     budget: str = ""
     """Whose last tenth `totals.closing` is of."""
     held: dict[str, Any] = field(default_factory=dict)
@@ -58,6 +60,14 @@ class Progress:
         number = self.spent.step
         for skipped in sorted(self.skipped):
             number += skipped <= number
+        return number
+
+    @property
+    def last_batch_number(self) -> int:
+        """That of the step before; -1 if there is none."""
+        number = self.batch_number - 1
+        while number in self.skipped:
+            number -= 1
         return number
 
     def to_json(self) -> dict[str, Any]:

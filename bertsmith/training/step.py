@@ -52,6 +52,7 @@ def train_step(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
     phase: Phase = unmeasured,
+    heed: Callable[[], None] = lambda: None,
 ) -> StepResult:
     """Train on one global batch; nothing in it waits for the device.
 
@@ -68,6 +69,7 @@ def train_step(
         dropout_key: random bits of the step, 0 to 2**64 - 1.
         autocast: makes the context of a forward pass.
         phase: entered by name around the parts of the step.
+        heed: called before each micro-batch; what it raises leaves the weights as they were.
 
     Raises:
         DeviceError: one sequence alone does not fit, or other ranks wait for what is half done.
@@ -82,7 +84,15 @@ def train_step(
     while True:
         try:
             sums = _forward_and_back(
-                parallel, parts, rounds or len(parts), sizes, dropout_key, device, autocast, phase
+                parallel,
+                parts,
+                rounds or len(parts),
+                sizes,
+                dropout_key,
+                device,
+                autocast,
+                phase,
+                heed,
             )
             break
         except torch.OutOfMemoryError as error:
@@ -122,6 +132,7 @@ def _forward_and_back(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
     phase: Phase,
+    heed: Callable[[], None],
 ) -> Tensor:
     """Gradients of this rank's `parts`; float32 [2]: the sums of their losses.
 
@@ -129,6 +140,7 @@ def _forward_and_back(
     """
     sums = torch.zeros(2, device=device)
     for number in range(rounds):
+        heed()
         part, share = parts[min(number, len(parts) - 1)], float(number < len(parts))
         is_last = number == rounds - 1
         with parallel.adding_up(is_last=is_last):

@@ -1,7 +1,8 @@
 """Signals that ask a run to stop: from a terminal, a batch scheduler, a container's host.
 
-SIGINT, SIGTERM, SIGUSR1 and SIGHUP let the step end and a checkpoint be written. A SIGINT after
-that, or any of them when there is nothing left to save, leaves at once.
+SIGINT, SIGTERM, SIGUSR1 and SIGHUP let a checkpoint be written; a step or a validation under way is
+left after a micro-batch, and done again by who goes on. A SIGINT after that, or any of them when
+there is nothing left to save, leaves at once.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,18 @@ _SIGNALS = [
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
     if hasattr(signal, name)
 ]
+
+
+class Interrupted(Exception):  # noqa: N818 (no error: somebody asked for it)
+    """A signal came in the midst of what can be left and done again.
+
+    Attributes:
+        by: the signal.
+    """
+
+    def __init__(self, by: signal.Signals) -> None:
+        super().__init__(f"interrupted by {by.name}")
+        self.by = by
 
 
 class StopRequest:
@@ -54,6 +68,11 @@ class StopRequest:
         self._saves = False
         self.raise_if_asked()
 
+    def interrupt_if_asked(self) -> None:
+        """Raise `Interrupted` if a signal came."""
+        if self.by is not None:
+            raise Interrupted(self.by)
+
     def raise_if_asked(self) -> None:
         """Raise `RunStopped` if a signal came."""
         if self.by is not None:
@@ -64,10 +83,11 @@ class StopRequest:
             raise KeyboardInterrupt
         if self.by is None:
             self.by = signal.Signals(number)
-            if self._saves and number == signal.SIGINT:
+            # Of a process without standard error, the descriptor may be any file's.
+            if self._saves and number == signal.SIGINT and sys.stderr is not None:
                 # Straight to the descriptor: a handler may come in the midst of another print.
                 with contextlib.suppress(OSError):  # `| tee` dies of the same Ctrl-C
-                    os.write(2, b"\nbertsmith: ending the step; Ctrl-C again leaves at once.\n")
+                    os.write(2, b"\nbertsmith: saving; Ctrl-C again leaves at once.\n")
         elif number == signal.SIGTERM:
             self.by = signal.SIGTERM
         if not self._saves:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -55,7 +55,13 @@ class Machine:
     _numbers: Iterator[int] = field(default_factory=count)
 
     def begin(
-        self, *arguments: str | Path, under: Path, at: int = 0, error: int = KILL, alarm: float = 0
+        self,
+        *arguments: str | Path,
+        under: Path,
+        at: int = 0,
+        error: int = KILL,
+        alarm: float = 0,
+        streams: Mapping[int, str] | None = None,
     ) -> int:
         """Start `bertsmith` with these arguments; its process id.
 
@@ -64,6 +70,7 @@ class Machine:
             at: the number of the change at which the fault comes, from 1; 0: none.
             error: what the call fails with, for this and all later ones; or `KILL`.
             alarm: seconds until it is killed; 0: not.
+            streams: what becomes of standard output (1) and error (2), as server.py says.
         """
         self._log = self.logs / f"{next(self._numbers)}.log"
         job = {
@@ -73,6 +80,7 @@ class Machine:
             "at": at,
             "error": error,
             "alarm": alarm,
+            "streams": streams or {},
         }
         assert self._server.stdin is not None
         self._server.stdin.write(json.dumps(job) + "\n")
@@ -82,7 +90,7 @@ class Machine:
     def end(self) -> Ended:
         """Wait for the process that was begun."""
         answer = self._answer()
-        lines = self._log.read_text().splitlines() if self._log.exists() else []
+        lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
         calls = int(lines.pop().split()[1]) if lines and lines[-1].startswith("calls ") else 0
         said = [line for line in lines if line]
         return Ended(int(answer["status"]), said, calls, answer["kilobytes"] / 1024)

@@ -1,7 +1,8 @@
 """Runs `bertsmith` in forked children: one JSON object in, two out, a line each.
 
 In:  {"arguments": […], "log": file, "under": folder, "at": number, "error": errno or -1 to kill,
-      "alarm": seconds until death, or 0}
+      "alarm": seconds until death, or 0, "streams": {descriptor: "closed", "left" for a pipe whose
+      reader left, an encoding, or a path}}
 Out: {"pid": …} when it has begun; {"status": exit status, negative for a signal, "kilobytes": the
       most memory it held} when it has ended.
 A count of the system calls under the folder is the last line of the log of a child that lived.
@@ -30,7 +31,7 @@ from bertsmith.training import pretrain
 from tests.conftest import blank
 
 # What takes most of the time of so small a run, and is no matter here.
-vars(pretrain)["matrix_product_rate"] = lambda device, dtype: 1.0
+vars(pretrain)["matrix_product_rate"] = lambda device, dtype: 1e15
 vars(bertsmith.report.curves)["draw_curves"] = blank
 
 
@@ -38,6 +39,8 @@ def run(job: dict[str, Any]) -> None:
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    for number, kind in job["streams"].items():
+        spoil(int(number), kind)
     status = 99
     faults = ctypes.CDLL(None)
     faults.faults_arm(ctypes.c_long(job["at"]), job["error"], os.fsencode(job["under"]))
@@ -54,12 +57,29 @@ def run(job: dict[str, Any]) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
         count = faults.faults_seen()
-        with Path(job["log"]).open("a") as stream:
-            stream.write(f"\ncalls {count}\n")
+        with Path(job["log"]).open("a") as log_stream:
+            log_stream.write(f"\ncalls {count}\n")
         os._exit(status)
+
+
+def spoil(number: int, kind: str) -> None:
+    """Make standard output (1) or error (2) one of those that programs are started with."""
+    name = {1: "stdout", 2: "stderr"}[number]
+    if kind == "closed":
+        os.close(number)
+        setattr(sys, name, None)  # as Python finds it
+    elif kind == "left":
+        reading, writing = os.pipe()
+        os.dup2(writing, number)
+        os.close(reading)
+        os.close(writing)
+    elif kind.startswith("/"):
+        os.dup2(os.open(kind, os.O_WRONLY), number)
+    else:
+        getattr(sys, name).reconfigure(encoding=kind, errors="strict")
 
 
 def serve() -> None:

@@ -53,9 +53,7 @@ def test_a_signal_leaves_a_checkpoint_and_the_way_on(
     ended = machine.end()
     assert ended.status == status, ended
     *before, line, command = ended.said
-    assert before == ["bertsmith: ending the step; Ctrl-C again leaves at once."] * (
-        name == "SIGINT"
-    )
+    assert before == ["bertsmith: saving; Ctrl-C again leaves at once."] * (name == "SIGINT")
     newest = list_checkpoints(run)[-1]
     assert f"stopped by {name}" in line
     assert str(newest) in line
@@ -69,13 +67,14 @@ def test_a_second_interrupt_leaves_at_once(
     machine: Machine, text_file: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "r"
-    # A step of this size takes seconds: both signals come within one.
+    # A micro-batch of this size takes seconds: both signals come within one.
     arguments = [*begin_arguments(text_file, run, STEPS), "--batch-size", "128"]
-    arguments += ["--hidden-size", "1024", "--intermediate-size", "4096", "--log-every", "1"]
+    arguments += ["--micro-batch", "4096", "--optimizer", "adamw"]
+    arguments += ["--hidden-size", "768", "--intermediate-size", "3072", "--log-every", "1"]
     pid = machine.begin(*arguments, under=run)
     wait_until(run, 1)
     os.kill(pid, signal.SIGINT)
-    time.sleep(0.3)  # the first is heard between two micro-batches, of some 50 ms each
+    time.sleep(0.3)  # the first is heard between two operations
     os.kill(pid, signal.SIGINT)
     ended = machine.end()
     assert ended.status == 130, ended

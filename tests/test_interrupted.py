@@ -1,0 +1,223 @@
+"""Signals in the midst of a validation or a step, and validation beside a budget of time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bertsmith
+from bertsmith.data.batches import Batch
+from bertsmith.display import Display
+from bertsmith.errors import RunStopped
+from bertsmith.evaluation import held_out
+from bertsmith.model.bert import Bert, Losses
+from bertsmith.model.locate import list_checkpoints
+from bertsmith.report.metrics_file import read_metrics
+from bertsmith.training.pretrain import Run
+from bertsmith.training.validation_time import ValidationTime
+from tests.conftest import TINY_RUN
+from tests.faults.conftest import result_of
+
+OFTEN: dict[str, Any] = {
+    "checkpoint_every": 3,
+    "validate_every": 2,
+    "micro_batch": 100,
+    "log_every": 2,
+}
+
+
+def pretrain(output: Path, corpus: Path, **settings: Any) -> Run:
+    return bertsmith.pretrain(corpus, output=output, quiet=True, **{**TINY_RUN, **settings})
+
+
+@pytest.fixture
+def undisturbed(text_file: Path, tmp_path: Path) -> Path:
+    return pretrain(tmp_path / "undisturbed", text_file, steps=6, **OFTEN).output
+
+
+def on_call(number: int, action: Callable[[], None], plain: Callable[..., Any]) -> Any:
+    """`plain`, with `action` before it at the call with this number."""
+    calls = 0
+
+    def wrapped(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            action()
+        return plain(*args, **options)
+
+    return wrapped
+
+
+def ask_to_stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_validation_is_left_and_made_by_who_goes_on(
+    number: int,
+    undisturbed: Path,
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At steps 2, 4 and 6, the last one; and again while it is made up for."""
+    run, judged = tmp_path / "r", Bert.judge
+    with monkeypatch.context() as patch:
+        evaluate = held_out.evaluate
+
+        calls = 0
+
+        def counted(*args: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                patch.setattr(Bert, "judge", on_call(2, ask_to_stop, judged))
+            return evaluate(*args, **options)
+
+        patch.setattr("bertsmith.training.loop.evaluate", counted)
+        with pytest.raises(RunStopped):
+            pretrain(run, text_file, steps=6, **OFTEN)
+    assert list_checkpoints(run)[-1].name == f"step-{2 * number:08}"
+    lines = read_metrics(run)
+    assert lines[-1]["step"] == 2 * number
+    assert "validation_mlm_loss" not in lines[-1]
+    with monkeypatch.context() as patch:
+        patch.setattr(Bert, "judge", on_call(2, ask_to_stop, judged))
+        with pytest.raises(RunStopped):
+            bertsmith.pretrain(output=run, resume=True, quiet=True)
+    assert len(read_metrics(run)) == len(lines)
+    bertsmith.pretrain(output=run, resume=True, quiet=True)
+    assert result_of(run) == result_of(undisturbed)
+
+
+@pytest.mark.parametrize("step", [1, 4, 5])
+def test_a_step_is_left_between_micro_batches(
+    step: int,
+    undisturbed: Path,
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, plain, calls = tmp_path / "r", Bert.losses, 0
+
+    def losses(model: Bert, batch: Batch, key: int) -> Losses:
+        nonlocal calls
+        calls += 1
+        return plain(model, batch, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bert, "losses", losses)
+        pretrain(tmp_path / "counted", text_file, steps=6, **OFTEN)
+    a_step = calls // 6
+    assert a_step >= 3
+    with monkeypatch.context() as patch:
+        number = (step - 1) * a_step + 2
+        patch.setattr(Bert, "losses", on_call(number, ask_to_stop, plain))
+        with pytest.raises(RunStopped):
+            pretrain(run, text_file, steps=6, **OFTEN)
+    names = [folder.name for folder in list_checkpoints(run)]
+    assert names[-1:] == ([f"step-{step - 1:08}"] if step > 1 else [])
+    bertsmith.pretrain(text_file, output=run, resume=True, quiet=True, **TINY_RUN, steps=6, **OFTEN)
+    assert result_of(run) == result_of(undisturbed)
+
+
+def test_validation_waits_for_its_tenth_of_the_time() -> None:
+    clock = ValidationTime()
+    # A pair takes 0.1 s to train on, so that judging 40 may take 1 s.
+    assert not clock.allows_another(8.9, pairs=40, seconds_a_pair=0.1)
+    assert clock.allows_another(9.1, pairs=40, seconds_a_pair=0.1)
+    clock.add(2.0, 12.0)
+    assert not clock.allows_another(37.9, pairs=40, seconds_a_pair=0.1)
+    assert clock.allows_another(38.1, pairs=40, seconds_a_pair=0.1)
+
+
+def test_validations_that_waited_do_not_come_in_a_row() -> None:
+    clock = ValidationTime()
+    clock.add(1.0, 100.0)  # by all the time before, four more would be due
+    assert not clock.allows_another(108.9, pairs=1, seconds_a_pair=1.0)
+    assert clock.allows_another(109.1, pairs=1, seconds_a_pair=1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"minutes": 0.04}, 1),
+        ({"minutes": 0.04, "validate_every": 10**6}, 1),
+        ({"steps": 20}, 10),
+    ],
+)
+def test_slow_validations_are_few_where_the_clock_decides(
+    settings: dict[str, Any],
+    expected: int,
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first is taken for a fast one; a second would take over a tenth of the time."""
+    calls, evaluate = 0, held_out.evaluate
+
+    def slow(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        time.sleep(0.5 if "minutes" in settings else 0.0)
+        return evaluate(*args, **options)
+
+    monkeypatch.setattr("bertsmith.training.loop.evaluate", slow)
+    run = pretrain(tmp_path / "r", text_file, **settings)
+    assert calls == expected
+    assert run.metrics["validation_mlm_loss"] > 0
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """What is written to standard error is taken for a terminal, whatever ran before."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    return monkeypatch
+
+
+def wait_for(text: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Until standard error has it; a bar is drawn ten times a second, by a thread."""
+    said = ""
+    for _ in range(1000):
+        said += capsys.readouterr().err
+        if text in said:
+            return said
+        time.sleep(0.01)
+    raise AssertionError(f"no {text!r} in {said!r}")
+
+
+def test_the_bar_says_what_is_done(
+    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    display = Display()
+    with display.training() as show:
+        show(0.5, 1, {"mlm_loss": 1.0, "segments_per_second": 1.0})
+        with display.doing("validating") as progress:
+            progress(1, 4)
+            wait_for("validating 25%", capsys)
+        wait_for("training ", capsys)
+    capsys.readouterr()
+    with display.doing("validating") as progress:
+        progress(1, 4)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_narrow_terminal_has_the_share_and_the_time(
+    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal.setenv("COLUMNS", "50")
+    with Display().training() as show:
+        show(0.5, 1, {"mlm_loss": 1.0, "nsp_loss": 0.5, "sentence_pairs_per_second": 100.0})
+        line = wait_for(" 50%", capsys).rpartition(" 50%")[2]
+    assert ":--" in line.partition("…")[0]
