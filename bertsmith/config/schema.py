@@ -114,15 +114,16 @@ class PreparationConfig:
     sentences: Literal["language", "full-stop", "line", "none"] = "language"
     """How paragraphs are split: by the rules of the language, at " . " (the textbook's), a sentence
     a line, or not at all. WikiText is always split as the textbook does it."""
-    language: str = "en"
-    """Language code by which paragraphs are split into sentences."""
+    language: str | None = None
+    """Language of the text, by its ISO 639 code: en, de, uk, zh. Paragraphs are split into
+    sentences by its rules; None: by those of English."""
     deduplicate: Literal["none", "exact", "near"] = "none"
     """Drop documents of the same text as an earlier one, or of nearly the same."""
     near_duplicate_similarity: float = 0.8
     """Share of five-word runs that near duplicates have in common (Jaccard, by MinHash)."""
     tokenizer: str = "word"
     """Kind of vocabulary to train (word, wordpiece, bpe or unigram), or the folder of a tokenizer
-    to use."""
+    to use, or of a run or store that has one."""
     vocab_size: int = 30522
     """Most entries that a vocabulary is trained to; words are bounded by frequency instead."""
     min_frequency: int = 5
@@ -130,7 +131,8 @@ class PreparationConfig:
     lowercase: bool = True
     """Whether text is lower-cased."""
     strip_accents: bool | None = None
-    """Whether accents are stripped; None: of English in lower-cased WordPieces (as BERT)."""
+    """Whether accents are stripped; None: of English in lower-cased WordPieces (as BERT), which
+    is English by `language`, or without it a text with few accents."""
     unicode_normalization: Literal["none", "nfc", "nfkc"] = "none"
     """Unicode form that text is brought to before anything else."""
     pre_tokenization: Literal["words", "scripts", "characters"] = "words"
@@ -149,7 +151,9 @@ class PreparationConfig:
             raise ConfigError("`corpus` must name a corpus or a path; got nothing.")
         if not self.tokenizer:
             raise ConfigError(f"`tokenizer` must be {', '.join(TOKENIZERS)} or a folder.")
-        if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]+)*", self.language):
+        if self.language is not None and not re.fullmatch(
+            r"[a-z]{2,3}(-[A-Za-z0-9]+)*", self.language
+        ):
             raise ConfigError(
                 f"`language` must be an ISO 639 code such as en or de; got {self.language!r}."
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,19 @@ import sentencex
 
 FULL_STOP = " . "
 """Where the textbook splits (d2l.ai 15.9): between words that are parted by spaces already."""
+
+_LONGEST_PARAGRAPH = 2**18
+"""Characters of a paragraph that is looked at as one."""
+
+_LONGEST_RUN = 2**14
+"""Characters without a space of one that is."""
+
+_WINDOW = 2**13
+"""Characters of such paragraphs that are looked at together.
+
+The library goes back to the last space from each full stop, and reads on to the end from a
+quotation mark that is never closed, so that its work grows with the square of what it is given.
+"""
 
 
 @dataclass(frozen=True)
@@ -24,13 +38,14 @@ class Splitter:
 
         The rules of a language are those of the `sentencex` library (Wikimedia), which knows the
         abbreviations and full stops of some 240 languages and falls back to a related one for the
-        rest. At full stops, the stop between two sentences belongs to neither.
+        rest. Of a paragraph of over 262,144 characters, sentences of over 8,192 are cut. At full
+        stops, the stop between two sentences belongs to neither.
 
         Args:
             paragraph: text; with the rule `line`, sentences parted by line breaks, else without.
         """
         if self.rule == "language":
-            pieces = sentencex.segment(self.language, paragraph)
+            pieces: Iterable[str] = _by_language(paragraph, self.language)
         elif self.rule == "full-stop":
             pieces = paragraph.split(FULL_STOP)
         else:
@@ -41,3 +56,30 @@ class Splitter:
 def split_sentences(paragraph: str, language: str) -> list[str]:
     """The sentences of one paragraph by the rules of a language."""
     return Splitter("language", language)(paragraph)
+
+
+def _by_language(paragraph: str, language: str) -> Iterator[str]:
+    """Sentences as the library finds them; of a paragraph of extraordinary length by windows.
+
+    A window begins where a sentence does, and its last sentence, which may go on, is left to the
+    next one.
+    """
+    if len(paragraph) <= _LONGEST_RUN or (
+        len(paragraph) <= _LONGEST_PARAGRAPH
+        and max(map(len, paragraph.split()), default=0) <= _LONGEST_RUN
+    ):
+        yield from sentencex.segment(language, paragraph)
+        return
+    begin = 0
+    while begin < len(paragraph):
+        window = paragraph[begin : begin + _WINDOW]
+        found = sentencex.segment(language, window)
+        if begin + _WINDOW < len(paragraph):
+            found = found[:-1] or [_cut(window)]
+        yield from found
+        begin += sum(map(len, found))
+
+
+def _cut(text: str) -> str:
+    """The beginning of a text that is no sentence, up to its last space if it has one."""
+    return text[: text.rfind(" ") + 1] or text

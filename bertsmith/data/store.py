@@ -20,8 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bertsmith.corpus import Document, NamedDocument
+from bertsmith.corpus.letters import count_mixed_words
 from bertsmith.data.random_bits import Int64
 from bertsmith.tokenizer import Tokenizer
+from bertsmith.tokenizer.bounds import count_long_runs
 
 _SENTENCES_AT_ONCE = 8192  # what the tokenizer's threads share out at a time
 _MOST_OPEN = 1024  # shards; their files stay mapped
@@ -290,6 +292,8 @@ class ShardBuilder:
         self._num_paragraphs = 0
         self._num_words = 0
         self._num_empty = 0
+        self._num_long_runs = 0
+        self._num_mixed_words = 0
         self.num_sentences = 0
 
     def add(self, document: Document) -> None:
@@ -310,6 +314,8 @@ class ShardBuilder:
     def _flush(self) -> None:
         ids, lengths = self._tokenizer.encode_text(self._waiting)
         self._num_words += sum(len(sentence.split()) for sentence in self._waiting)
+        self._num_long_runs += sum(map(count_long_runs, self._waiting))
+        self._num_mixed_words += count_mixed_words(self._waiting)
         begins = np.array(self._begins, dtype=np.int64)
         kept = lengths > 0
         self._num_empty += int(np.count_nonzero(~kept))
@@ -336,7 +342,9 @@ class ShardBuilder:
         Returns:
             The shard, and `documents`, `paragraphs`, `sentences`, `tokens`, `words` (runs between
             spaces), `unknown_tokens`, `empty_sentences` (no token left of them; not in the store),
-            `paragraphs_of_one_sentence`, `documents_of_one_sentence`.
+            `paragraphs_of_one_sentence`, `documents_of_one_sentence`; and if there are any,
+            `long_runs` (of over 1,000 characters without a space) and `mixed_words` (a Greek or
+            Cyrillic letter beside a Latin one).
         """
         self._flush()
         ids = np.concatenate(self._ids)
@@ -360,6 +368,8 @@ class ShardBuilder:
             paragraphs_of_one_sentence=int(np.sum(np.diff(shard.paragraph_offsets) == 1)),
             documents_of_one_sentence=int(np.sum(np.diff(shard.document_starts()) == 1)),
         )
+        oddities = {"long_runs": self._num_long_runs, "mixed_words": self._num_mixed_words}
+        counts.update({name: count for name, count in oddities.items() if count})
         return shard, counts
 
 

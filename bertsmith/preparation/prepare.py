@@ -34,7 +34,7 @@ from bertsmith.preparation.engines import Engine, run_all
 from bertsmith.preparation.folder import CORPUS_FILE, OutputFolder, taken, written_to
 from bertsmith.preparation.report import report_json
 from bertsmith.preparation.settings import columns_of, key_of, rules_of, with_absolute_paths
-from bertsmith.preparation.vocabulary import given_tokenizer, measure_vocabulary, train_tokenizer
+from bertsmith.preparation.vocabulary import given_tokenizer, make_tokenizer, measure_vocabulary
 from bertsmith.preparation.work import (
     NO_LENGTH,
     Job,
@@ -179,8 +179,14 @@ class _Preparation:
             self._find_duplicates(engine, processes)
         if not self.job.tokenizer.is_dir() or damage(self.job.tokenizer) is not None:
             with self.display.stage("Building the vocabulary"):
-                tokenizer = self.given or train_tokenizer(
-                    self.config, self.corpus, self.job, engine=engine, processes=processes
+                tokenizer = make_tokenizer(
+                    self.config,
+                    self.corpus,
+                    self.job,
+                    self.given,
+                    self.display,
+                    engine=engine,
+                    processes=processes,
                 )
                 with whole_folder(self.job.tokenizer) as target:
                     tokenizer.save(target)

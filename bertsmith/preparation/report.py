@@ -7,6 +7,7 @@ from typing import Any
 
 from bertsmith.config import DataConfig
 from bertsmith.data.pairs import kind_of
+from bertsmith.tokenizer.bounds import LONGEST_RUN
 
 
 def report_json(report: dict[str, Any]) -> str:
@@ -55,10 +56,26 @@ def describe_text(report: dict[str, Any], data: DataConfig | None = None) -> lis
         if data is not None and kind_of(data) in alone:
             key, name = alone[kind_of(data)]
             left_out[name] = counts.get(key, 0)
-        lines += [f"{text}.", *_left_out(left_out)]
+        lines += [f"{text}.", *_left_out(left_out), *_oddities(counts)]
     return lines + _left_out(report["left_out"])
 
 
 def _left_out(counts: dict[str, int]) -> list[str]:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
     return [f"  left out: {reasons}."] if reasons else []
+
+
+def _oddities(counts: dict[str, int]) -> list[str]:
+    """What is read as it stands, but should be looked at."""
+    lines = []
+    if mixed := counts.get("mixed_words"):
+        lines.append(
+            f"  {mixed:,} words have Greek or Cyrillic letters beside Latin ones, maybe in their "
+            "place."
+        )
+    if runs := counts.get("long_runs"):
+        lines.append(
+            f"  {runs:,} runs of over {LONGEST_RUN:,} characters without a space; their pieces are "
+            "learned in parts."
+        )
+    return lines

@@ -9,9 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bertsmith.config import TOKENIZERS, PreparationConfig
+from bertsmith.config.languages import check_language
 from bertsmith.corpus import Columns, Corpus, Rules, Splitter, absolute_names
 from bertsmith.data.manifest import FORMAT
 from bertsmith.tokenizer import Tokenizer
+
+_RULES = 2
+"""Raised when the same settings make another store of a text."""
 
 _RULE_LIBRARIES = ("bertsmith", "rensa", "sentencex", "tokenizers")
 """Whose versions decide what text becomes."""
@@ -41,8 +45,11 @@ def with_tokenizer_of(config: PreparationConfig, model: Path) -> PreparationConf
 
 
 def rules_of(config: PreparationConfig) -> Rules:
-    """What documents, paragraphs and sentences are, by the settings."""
-    split = Splitter(config.sentences, config.language)
+    """What documents, paragraphs and sentences are, by the settings. Raises: `ConfigError`."""
+    # Not when the settings are made: what was prepared with a code that is none can be read.
+    if config.language is not None:
+        check_language(config.language)
+    split = Splitter(config.sentences, config.language or "en")
     return Rules(config.documents, config.paragraphs, split)
 
 
@@ -61,6 +68,7 @@ def key_of(config: PreparationConfig, corpus: Corpus, tokenizer: Tokenizer | Non
         settings["tokenizer"] = tokenizer.sha256()
     about = {
         "format": FORMAT,
+        "rules": _RULES,
         "settings": settings,
         "splits": corpus.splits,
         "pretokenized": corpus.pretokenized,

@@ -10,11 +10,20 @@ from typing import Any
 
 from bertsmith.config import TOKENIZERS, PreparationConfig, near
 from bertsmith.corpus import Corpus, Document, Part, digest, unwarned
-from bertsmith.data.disk import StoreFolder
+from bertsmith.corpus.letters import Letters
+from bertsmith.data.manifest import TOKENIZER_FOLDER, StoreFolder
+from bertsmith.display import Display
 from bertsmith.errors import TokenizerError
 from bertsmith.preparation.engines import Engine, run_all
+from bertsmith.preparation.language import (
+    look_at,
+    refuse_unknown,
+    strips_accents,
+    tell_of_language,
+)
 from bertsmith.preparation.work import NO_LENGTH, Job, kept_documents, text_bytes
 from bertsmith.tokenizer import Spelling, Tokenizer, train
+from bertsmith.tokenizer.folder import has_tokenizer
 
 _MARGIN = 1.25  # how much more a part may give than its share, since sizes are estimates
 _SAMPLE_SENTENCES = 3
@@ -34,22 +43,55 @@ def given_tokenizer(config: PreparationConfig) -> Tokenizer | None:
             f"There is no kind of tokenizer and no folder {config.tokenizer!r}; "
             f"{near(config.tokenizer, TOKENIZERS)} Or name a folder with a tokenizer.json."
         )
-    return Tokenizer.load(folder, default_max_length=NO_LENGTH)
+    tokenizer = Tokenizer.load(_tokenizer_folder(folder), default_max_length=NO_LENGTH)
+    tokenizer.max_length = NO_LENGTH  # what another model was trained on does not bound a store
+    return tokenizer
 
 
-def train_tokenizer(
+def _tokenizer_folder(path: Path) -> Path:
+    """Where the tokenizer is: in `path`, or in the store or the run that `path` is."""
+    checkpoints = path.glob("checkpoints/step-*")
+    newest_first = sorted(checkpoints, key=lambda one: (len(one.name), one.name), reverse=True)
+    places = [path, path / TOKENIZER_FOLDER, path / "model", *newest_first]
+    return next((place for place in places if has_tokenizer(place)), path)
+
+
+def make_tokenizer(
     config: PreparationConfig,
     corpus: Corpus,
     job: Job,
+    given: Tokenizer | None,
+    display: Display,
     *,
     engine: Engine = "local",
     processes: int | None = None,
 ) -> Tokenizer:
-    """Learn a vocabulary from the training text, or from a sample of it that does not depend on
-    who draws it: the documents of the smallest digests.
+    """The tokenizer that is given, or one that is trained; held against the text.
 
     Raises:
-        TokenizerError: the text does not suffice.
+        TokenizerError: the text does not suffice, or most of its words are unknown.
+    """
+    sentences = look_at(corpus)
+    letters = Letters(sentences)
+    tell_of_language(config, letters, say=display.say, warn=display.warn)
+    tokenizer = given
+    if tokenizer is None:
+        strip = strips_accents(config, letters, say=display.say)
+        tokenizer = _train(config, corpus, job, strip, engine, processes)
+    refuse_unknown(tokenizer, config, letters, sentences)
+    return tokenizer
+
+
+def _train(
+    config: PreparationConfig,
+    corpus: Corpus,
+    job: Job,
+    strip_accents: bool,
+    engine: Engine,
+    processes: int | None,
+) -> Tokenizer:
+    """Learn a vocabulary from the training text, or from a sample of it that does not depend on
+    who draws it: the documents of the smallest digests.
     """
     parts = [
         (job, number, part) for number, part in enumerate(corpus.parts) if part.split == "train"
@@ -64,10 +106,6 @@ def train_tokenizer(
         found = run_all(sample_part, tasks, engine=engine, processes=processes)
         documents = _smallest((entry for rows in found for entry in rows), bound)
     kind: Any = config.tokenizer
-    strip_accents = config.strip_accents
-    if strip_accents is None:
-        # In most other languages letters with marks are other letters.
-        strip_accents = kind == "wordpiece" and config.lowercase and config.language == "en"
     with unwarned():  # what is left out is told of when it is tokenized
         return train(
             documents,

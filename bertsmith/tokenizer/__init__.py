@@ -1,6 +1,7 @@
 """Text into token ids, by the `tokenizers` library: trained on a corpus, or read from a folder."""
 
-from bertsmith.tokenizer.tokenizer import SPECIAL_TOKENS, TokenizedText, Tokenizer
+from bertsmith.tokenizer.folder import SPECIAL_TOKENS
+from bertsmith.tokenizer.tokenizer import TokenizedText, Tokenizer
 from bertsmith.tokenizer.training import Spelling, train
 
 __all__ = ["SPECIAL_TOKENS", "Spelling", "TokenizedText", "Tokenizer", "train"]

@@ -18,15 +18,24 @@ from tokenizers import processors
 
 from bertsmith.corpus import UNKNOWN_WORD
 from bertsmith.errors import TokenizerError
+from bertsmith.tokenizer.bounds import batches, pieces
+from bertsmith.tokenizer.examine import guarded
+from bertsmith.tokenizer.folder import (
+    CONFIG_FILE,
+    ROLES,
+    SPECIAL_TOKENS,
+    TOKENIZER_FILE,
+    bert_settings,
+    read_folder,
+)
 
-PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", UNKNOWN_WORD, "[CLS]", "[SEP]", "[MASK]")
-"""Of the vocabularies that are trained here; a folder may name its own."""
+PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS
 
-_ROLES = ("pad", "unk", "cls", "sep", "mask")
 _ALIASES = {"cls": "bos", "sep": "eos"}  # roles that serve where a folder has no other
 _OTHER_NAMES = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")  # RoBERTa's, where nothing is said
 
-_LARGEST_FILE = 2**28  # bytes of a tokenizer.json; those of a million entries have a quarter of it
+_LONGEST_TEXT = 2**20
+"""Characters of a text that is read for a model, which takes some thousand tokens of it at most."""
 
 # Characters that are words on their own, though no space stands before them.
 _STANDS_ALONE = re.compile("[\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -127,13 +136,24 @@ class Tokenizer:
         texts = list(sentences)
         if self.unk != UNKNOWN_WORD:
             texts = [text.replace(UNKNOWN_WORD, self.unk) for text in texts]
-        rows = [
-            encoding.ids
-            for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        ]
+        parts = [list(pieces(text)) for text in texts]
+        found = [self._ids_of(batch) for batch in batches(chain.from_iterable(parts))]
+        ids = np.concatenate([ids for ids, _ in found] or [np.empty(0, dtype=self.id_type)])
+        ids[self._reserved[ids]] = self.unk_id
+        lengths = np.concatenate([lengths for _, lengths in found] or [np.empty(0, np.int64)])
+        if len(lengths) > len(texts):
+            firsts = np.cumsum([0, *map(len, parts)])[:-1]
+            lengths = np.add.reduceat(lengths, firsts)
+        return ids, lengths
+
+    def _ids_of(
+        self, texts: list[str]
+    ) -> tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.int64]]:
+        """Ids of texts end to end, and how many each has."""
+        encodings = guarded(self._backend.encode_batch_fast, texts, add_special_tokens=False)
+        rows = [encoding.ids for encoding in encodings]
         lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
         ids = np.fromiter(chain.from_iterable(rows), dtype=self.id_type, count=int(lengths.sum()))
-        ids[self._reserved[ids]] = self.unk_id
         return ids, lengths
 
     def continues_word(self) -> npt.NDArray[np.bool_]:
@@ -150,6 +170,18 @@ class Tokenizer:
         found = np.zeros(self.vocab_size, dtype=bool)
         for token, number in self._backend.get_vocab().items():
             found[number] = self._continues(token, number)
+        found[self.special_ids] = False
+        return found
+
+    def begins_word(self) -> npt.NDArray[np.bool_]:
+        """Of each entry, whether it has letters or digits and begins a word: bool [vocab_size].
+
+        Where words are told by how they end, each of their pieces counts.
+        """
+        found = np.zeros(self.vocab_size, dtype=bool)
+        for token, number in self._backend.get_vocab().items():
+            is_word = self._spelling == "bytes" or any(map(str.isalnum, token))
+            found[number] = is_word and (bool(self._suffix) or not self._continues(token, number))
         found[self.special_ids] = False
         return found
 
@@ -175,8 +207,9 @@ class Tokenizer:
         return self._backend.decode([token_id], skip_special_tokens=False).strip(), continues
 
     def encode(self, text: str, text_pair: str | None = None) -> TokenizedText:
-        """[CLS] text [SEP] (text_pair [SEP]), uncut."""
-        encoding = self._backend.encode(text, text_pair)
+        """[CLS] text [SEP] (text_pair [SEP]), uncut, of the first million characters of each."""
+        text, text_pair = _bounded(text), text_pair and _bounded(text_pair)
+        encoding = guarded(self._backend.encode, text, text_pair)
         texts = (text, text_pair or "")
         tokens = [self.token(number) for number in encoding.ids]
         words = [
@@ -191,14 +224,17 @@ class Tokenizer:
 
     def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids of a text without special tokens, and the characters that each stands for."""
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        encoding = guarded(self._backend.encode, text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
     def encode_many(
         self, texts: Sequence[tuple[str, str | None]]
     ) -> list[tuple[list[int], list[int]]]:
-        """Ids and segments of [CLS] text [SEP] (text_pair [SEP]), uncut; many at once."""
-        rows = self._backend.encode_batch_fast([(a, b) if b is not None else a for a, b in texts])
+        """Ids and segments, as `encode` gives them; many at once."""
+        bounded = [(_bounded(a), b if b is None else _bounded(b)) for a, b in texts]
+        rows = guarded(
+            self._backend.encode_batch_fast, [(a, b) if b is not None else a for a, b in bounded]
+        )
         return [(row.ids, row.type_ids) for row in rows]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -220,55 +256,45 @@ class Tokenizer:
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": self.max_length,
             "do_lower_case": self.lowercase,
+            **bert_settings(json.loads(self._backend.to_str())),
             "clean_up_tokenization_spaces": False,
             "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
             **{
                 f"{role}_token": token
                 for role, token in zip(
-                    _ROLES, (self.pad, self.unk, self.cls, self.sep, self.mask), strict=True
+                    ROLES, (self.pad, self.unk, self.cls, self.sep, self.mask), strict=True
                 )
             },
         }
-        (folder / "tokenizer.json").write_text(self._backend.to_str(pretty=True), encoding="utf-8")
-        (folder / "tokenizer_config.json").write_text(
-            json.dumps(config, indent=2) + "\n", encoding="utf-8"
-        )
+        (folder / TOKENIZER_FILE).write_text(self._backend.to_str(pretty=True), encoding="utf-8")
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path, *, default_max_length: int) -> Tokenizer:
-        """Read a Hugging Face fast tokenizer.
+        """Read a Hugging Face fast tokenizer, or a vocabulary of BERT's.
 
         Args:
-            folder: holds `tokenizer.json`, and `tokenizer_config.json` or not.
+            folder: holds `tokenizer.json` or `vocab.txt`, and `tokenizer_config.json` or not.
             default_max_length: taken where the folder does not say one.
 
         Raises:
-            TokenizerError: the files are missing, damaged, or lack BERT's special tokens.
+            TokenizerError: the files are missing, damaged, or lack BERT's special tokens; or they
+                would make far more of a text than it is.
         """
-        path, config_path = folder / "tokenizer.json", folder / "tokenizer_config.json"
-        if not path.is_file():
-            raise TokenizerError(f"The folder {folder} must hold tokenizer.json; it does not.")
-        for file in (path, config_path):
-            if file.is_file() and file.stat().st_size > _LARGEST_FILE:
-                raise TokenizerError(
-                    f"{file} must be at most {_LARGEST_FILE} bytes; it has {file.stat().st_size}."
-                )
+        backend, config = read_folder(folder)
         try:
-            backend = Backend.from_str(path.read_text(encoding="utf-8"))
-            config = json.loads(config_path.read_text("utf-8")) if config_path.is_file() else {}
             max_length = min(
                 int(config.get("model_max_length", default_max_length)), default_max_length
             )
-            lowercase = bool(config.get("do_lower_case", True))
-            special_tokens = _special_tokens(config, backend)
-        # The library raises its bare Exception for a file it cannot parse, or its own panic.
-        except BaseException as error:
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
+        except (TypeError, ValueError, OverflowError) as error:
             raise TokenizerError(f"The tokenizer in {folder} is damaged: {error}.") from error
-        backend.no_truncation()
-        backend.no_padding()
+        lowercase = bool(config.get("do_lower_case", True))
+        special_tokens = _special_tokens(config, backend)
         return cls(backend, max_length, lowercase=lowercase, special_tokens=special_tokens)
+
+
+def _bounded(text: str) -> str:
+    return text[:_LONGEST_TEXT]
 
 
 def _special_tokens(config: dict[str, Any], backend: Backend) -> list[str]:
@@ -280,7 +306,7 @@ def _special_tokens(config: dict[str, Any], backend: Backend) -> list[str]:
         return content if isinstance(content, str) else None
 
     found = []
-    for role, usual, other in zip(_ROLES, SPECIAL_TOKENS, _OTHER_NAMES, strict=True):
+    for role, usual, other in zip(ROLES, SPECIAL_TOKENS, _OTHER_NAMES, strict=True):
         known = backend.token_to_id(usual) is None and backend.token_to_id(other) is not None
         alias = named(_ALIASES[role]) if role in _ALIASES else None
         found.append(named(role) or (other if known else None) or alias or usual)

@@ -20,7 +20,9 @@ from tokenizers import Tokenizer as Backend
 
 from bertsmith.corpus import UNKNOWN_WORD, Document
 from bertsmith.errors import TokenizerError
-from bertsmith.tokenizer.tokenizer import MASK, SPECIAL_TOKENS, UNK, Tokenizer
+from bertsmith.tokenizer.bounds import part_long_runs
+from bertsmith.tokenizer.folder import SPECIAL_TOKENS
+from bertsmith.tokenizer.tokenizer import MASK, UNK, Tokenizer
 
 _NO_BOUND = 2**31 - 1  # entries; a vocabulary of words is bounded by frequency alone
 
@@ -255,8 +257,12 @@ def _joined(text: Iterable[str], count: int = _SENTENCES_AT_ONCE) -> Iterator[st
 
 
 def _text(documents: Iterable[Document]) -> Iterator[str]:
-    """Sentences without the mark for unknown words, which is not a word to learn."""
+    """Sentences without the mark for unknown words, which is not a word to learn.
+
+    Runs of letters are bounded: merging pieces takes time by the square of a run's length, and the
+    library's trainer of `unigram` overflows its stack.
+    """
     for document in documents:
         for paragraph in document:
             for sentence in paragraph:
-                yield sentence.replace(UNKNOWN_WORD, " ")
+                yield part_long_runs(sentence.replace(UNKNOWN_WORD, " "))

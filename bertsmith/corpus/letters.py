@@ -1,0 +1,92 @@
+"""What a text is written in: scripts, marks on letters, and where words begin and end."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+
+import numpy as np
+
+_MARKS_END = 0x1F000  # behind it only such as choose a variant of a glyph
+
+UNSPACED = (
+    "\u0e00-\u0eff"  # Thai, Lao
+    "\u1000-\u109f\u1780-\u17ff"  # Burmese, Khmer
+    "\u2e80-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Kana, Han
+)
+"""The inside of a regular expression's class: scripts without spaces between words."""
+
+UNSPACED_SCRIPTS = frozenset(["Cjk", "Hiragana", "Katakana", "Khmer", "Lao", "Myanmar", "Thai"])
+"""The same, as `script_of` names them."""
+
+_LATIN = re.compile("[A-Za-z\u00c0-\u024f]")
+_ALIKE = re.compile("[\u0370-\u052f]")  # Greek and Cyrillic, with letters that look like Latin ones
+_MIXED = re.compile(f"{_LATIN.pattern}{_ALIKE.pattern}|{_ALIKE.pattern}{_LATIN.pattern}")
+
+
+@cache
+def word_characters() -> str:
+    """The inside of a regular expression's class: letters, digits, `_`, and marks.
+
+    Python's own class of them has no combining marks, without which a word of Hindi or Thai would
+    end at most of its vowels, and no joiners, which stand inside words of Persian and Hindi.
+    """
+    marks = [unicodedata.category(chr(code))[0] == "M" for code in range(_MARKS_END)]
+    edges = np.flatnonzero(np.diff(np.array(marks, dtype=np.int8), prepend=0)).tolist()
+    ranges = zip(edges[::2], edges[1::2], strict=True)
+    return r"\w\u200c\u200d" + "".join(f"{chr(begin)}-{chr(end - 1)}" for begin, end in ranges)
+
+
+def script_of(letter: str) -> str:
+    """The script of a letter, as Unicode's name for it begins; empty if it has no name."""
+    words = re.split("[ -]", unicodedata.name(letter, ""))
+    return (words[1] if words[0] in ("FULLWIDTH", "HALFWIDTH") else words[0]).capitalize()
+
+
+class Letters:
+    """The letters of some text, and the marks that follow them, counted.
+
+    Args:
+        texts: any.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        codes = np.frombuffer("".join(texts).encode("utf-32-le"), dtype="<u4")
+        found, counts = np.unique(codes, return_counts=True)
+        self._counts = {
+            char: count
+            for char, count in zip(map(chr, found.tolist()), counts.tolist(), strict=True)
+            if unicodedata.category(char)[0] in "LM"
+        }
+
+    def scripts(self) -> dict[str, float]:
+        """The share of letters in each script, the largest first; empty if there are none."""
+        counts: Counter[str] = Counter()
+        for char, count in self._counts.items():
+            if char.isalpha():
+                counts[script_of(char)] += count
+        return {script: count / counts.total() for script, count in counts.most_common()}
+
+    def marked_share(self) -> float:
+        """The share of letters and marks that are not the same when accents are stripped."""
+        total = sum(self._counts.values())
+        changed = sum(count for char, count in self._counts.items() if _bare(char) != char)
+        return changed / max(total, 1)
+
+
+def count_mixed_words(texts: Iterable[str]) -> int:
+    """Words with a Greek or Cyrillic letter beside a Latin one, which may look like it."""
+    return sum(
+        sum(_MIXED.search(word) is not None for word in text.split())
+        for text in texts
+        if not text.isascii() and _ALIKE.search(text) and _LATIN.search(text)
+    )
+
+
+def _bare(char: str) -> str:
+    """A character without its accents, as BERT strips them."""
+    parts = unicodedata.normalize("NFD", char)
+    return "".join(part for part in parts if unicodedata.category(part) != "Mn")
