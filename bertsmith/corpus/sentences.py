@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +12,7 @@ import sentencex
 FULL_STOP = " . "
 """Where the textbook splits (d2l.ai 15.9): between words that are parted by spaces already."""
 
-_LONGEST_PARAGRAPH = 2**18
+_LONGEST_PARAGRAPH = 2**17
 """Characters of a paragraph that is looked at as one."""
 
 _LONGEST_RUN = 2**14
@@ -23,6 +24,8 @@ _WINDOW = 2**13
 The library goes back to the last space from each full stop, and reads on to the end from a
 quotation mark that is never closed, so that its work grows with the square of what it is given.
 """
+
+_MARGIN = 2**10
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Splitter:
 
         The rules of a language are those of the `sentencex` library (Wikimedia), which knows the
         abbreviations and full stops of some 240 languages and falls back to a related one for the
-        rest. Of a paragraph of over 262,144 characters, sentences of over 8,192 are cut. At full
+        rest. Of a paragraph of over 131,072 characters, sentences of over 8,192 are cut. At full
         stops, the stop between two sentences belongs to neither.
 
         Args:
@@ -61,8 +64,8 @@ def split_sentences(paragraph: str, language: str) -> list[str]:
 def _by_language(paragraph: str, language: str) -> Iterator[str]:
     """Sentences as the library finds them; of a paragraph of extraordinary length by windows.
 
-    A window begins where a sentence does, and its last sentence, which may go on, is left to the
-    next one.
+    A window begins where a sentence does. Its last sentences, which may go on or lie in quotation
+    marks that are closed behind it, are left to the next one.
     """
     if len(paragraph) <= _LONGEST_RUN or (
         len(paragraph) <= _LONGEST_PARAGRAPH
@@ -75,7 +78,9 @@ def _by_language(paragraph: str, language: str) -> Iterator[str]:
         window = paragraph[begin : begin + _WINDOW]
         found = sentencex.segment(language, window)
         if begin + _WINDOW < len(paragraph):
-            found = found[:-1] or [_cut(window)]
+            ends = itertools.accumulate(map(len, found))
+            surely = sum(end <= _WINDOW - _MARGIN for end in ends)
+            found = found[:surely] or found[:-1] or [_cut(window)]
         yield from found
         begin += sum(map(len, found))
 

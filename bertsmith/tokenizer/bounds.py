@@ -12,6 +12,8 @@ with its square. A sentence of Chinese or Thai has fewer."""
 LONGEST_PIECE = 2**16
 """Characters that are made into tokens at once."""
 
+_CHARACTERS_AT_ONCE = 2**19
+
 _RUN = re.compile(r"\S+")
 
 
@@ -19,7 +21,7 @@ def count_long_runs(text: str) -> int:
     """Runs of over `LONGEST_RUN` characters without a space."""
     if len(text) <= LONGEST_RUN:
         return 0
-    return sum(len(run) > LONGEST_RUN for run in text.split())
+    return sum(run.end() - run.start() > LONGEST_RUN for run in _RUN.finditer(text))
 
 
 def part_long_runs(text: str) -> str:
@@ -44,14 +46,14 @@ def pieces(text: str) -> Iterator[str]:
     yield text[begin:]
 
 
-def batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts, some at a time: more than a few only as long as they are short."""
+def batches(texts: Iterable[str], most: int) -> Iterator[list[str]]:
+    """Texts, at most so many at a time, and fewer if they are long."""
     batch: list[str] = []
     size = 0
     for text in texts:
         batch.append(text)
         size += len(text)
-        if size >= 2**4 * LONGEST_PIECE:
+        if len(batch) >= most or size >= _CHARACTERS_AT_ONCE:
             yield batch
             batch, size = [], 0
     if batch:

@@ -137,7 +137,8 @@ class Tokenizer:
         if self.unk != UNKNOWN_WORD:
             texts = [text.replace(UNKNOWN_WORD, self.unk) for text in texts]
         parts = [list(pieces(text)) for text in texts]
-        found = [self._ids_of(batch) for batch in batches(chain.from_iterable(parts))]
+        texts_of_parts = chain.from_iterable(parts)
+        found = [self._ids_of(batch) for batch in batches(texts_of_parts, len(texts))]
         ids = np.concatenate([ids for ids, _ in found] or [np.empty(0, dtype=self.id_type)])
         ids[self._reserved[ids]] = self.unk_id
         lengths = np.concatenate([lengths for _, lengths in found] or [np.empty(0, np.int64)])

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ from tokenizers import Tokenizer as Backend
 
 from bertsmith.corpus import UNKNOWN_WORD, Document
 from bertsmith.errors import TokenizerError
-from bertsmith.tokenizer.bounds import part_long_runs
+from bertsmith.tokenizer.bounds import batches, part_long_runs, pieces
 from bertsmith.tokenizer.folder import SPECIAL_TOKENS
 from bertsmith.tokenizer.tokenizer import MASK, UNK, Tokenizer
 
@@ -251,8 +250,7 @@ def _letters(text: list[str], normalizer: normalizers.Normalizer | None, *, most
 
 def _joined(text: Iterable[str], count: int = _SENTENCES_AT_ONCE) -> Iterator[str]:
     """Some sentences at a time as one: no word reaches over a space, and calls are costly."""
-    sentences = iter(text)
-    while some := list(islice(sentences, count)):
+    for some in batches(text, count):
         yield " ".join(some)
 
 
@@ -265,4 +263,4 @@ def _text(documents: Iterable[Document]) -> Iterator[str]:
     for document in documents:
         for paragraph in document:
             for sentence in paragraph:
-                yield part_long_runs(sentence.replace(UNKNOWN_WORD, " "))
+                yield from pieces(part_long_runs(sentence.replace(UNKNOWN_WORD, " ")))
