@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from bertsmith.corpus.letters import Letters, count_mixed_words, script_of
 from bertsmith.data.disk import StoreFolder
 from bertsmith.errors import ConfigError, TokenizerError
 from bertsmith.preparation.prepare import prepare_store
-from tests.conftest import TINY_RUN
+from tests.conftest import TINY_RUN, WORDS
 
 TEXTS = {
     "hi": "पहिले नावँ नदी के किनारे एक पुराना घर है। वहाँ बच्चे हर दिन खेलते हैं।",
@@ -206,3 +207,27 @@ def test_a_run_that_says_english_goes_on_as_it_began(tmp_path: Path) -> None:
     bertsmith.pretrain(file, output=output, language="en", steps=1, quiet=True, **settings)
     again = bertsmith.pretrain(file, output=output, resume=True, steps=2, quiet=True)
     assert resolve(file=again.output / "config.toml").preparation.language == "en"
+
+
+@pytest.mark.parametrize("is_chinese", [True, False])
+def test_near_duplicates_are_found_with_and_without_spaces(
+    is_chinese: bool, tmp_path: Path
+) -> None:
+    """Fifty texts of fifteen clauses, each again with one word changed."""
+    draw = random.Random(0)
+    words = "河流穿过古老城市孩子在那里玩耍风很大" if is_chinese else WORDS
+    joint = "" if is_chinese else " "
+    lines = []
+    for _ in range(50):
+        text = draw.choices(words, k=150)
+        for changed in (text, [*text[:70], "鹤" if is_chinese else "heron", *text[71:]]):
+            clauses = [joint.join(changed[begin : begin + 10]) for begin in range(0, 150, 10)]
+            lines.append(("，" if is_chinese else ", ").join(clauses))
+    file = tmp_path / "t.txt"
+    file.write_text("\n".join(lines), encoding="utf-8")
+    settings: dict[str, Any] = {"documents": "line", "tokenizer": "bpe", "vocab_size": 400}
+    config = PreparationConfig(
+        corpus=(str(file),), deduplicate="near", validation_fraction=0, **settings
+    )
+    left_out = prepare_store(config, tmp_path / "store").manifest.report["left_out"]
+    assert left_out == {"duplicate documents": 50}

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import sentencex
 
@@ -175,4 +174,5 @@ def test_ordinary_paragraphs_are_looked_at_as_one(
 
 def test_no_text_gives_no_ids(tokenizer: Tokenizer) -> None:
     ids, lengths = tokenizer.encode_text([])
-    assert (ids.dtype, len(ids), lengths.dtype, len(lengths)) == (np.uint16, 0, np.int64, 0)
+    assert (ids.dtype.name, len(ids)) == ("uint16", 0)
+    assert (lengths.dtype.name, len(lengths)) == ("int64", 0)

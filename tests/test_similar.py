@@ -12,7 +12,7 @@ import bertsmith
 from bertsmith.cli.main import main
 from bertsmith.errors import InputError
 from bertsmith.inference.model import PretrainedModel, cosine_similarity
-from bertsmith.inference.similar import similar_places
+from bertsmith.inference.similar import pattern_of, similar_places
 from bertsmith.model.bert import Bert
 from bertsmith.model.hugging_face import Snapshot
 from bertsmith.tokenizer import Spelling, train
@@ -117,13 +117,31 @@ def test_what_does_not_suit_is_said(
 
 
 def test_scripts_without_spaces(model: PretrainedModel) -> None:
-    from bertsmith.inference.similar import pattern_of
-
     assert len(pattern_of("鶴", ignores_case=True).findall("鶴が飛ぶ鶴")) == 2
     assert pattern_of("crane", ignores_case=True).findall("cranes Crane crane's") == [
         "Crane",
         "crane",
     ]
+
+
+@pytest.mark.parametrize(
+    ("word", "text", "found"),
+    [
+        ("राम", "राम रामायण श्रीराम राम, (राम)", 3),
+        ("خواهم", "خواهم می\u200cخواهم", 1),
+        ("cafe", "cafe cafe\u0301 cafe", 2),
+        ("мир", "мир мирный Мир", 2),
+        ("แม่", "แม่น้ำ แม่", 2),
+    ],
+)
+def test_marks_and_joiners_are_inside_words(word: str, text: str, found: int) -> None:
+    assert len(pattern_of(word, ignores_case=True).findall(text)) == found
+
+
+def test_a_line_without_end_is_read_in_pieces(model: PretrainedModel) -> None:
+    line = "the old river " * 12_000
+    found = similar_places(model, "crane", [f"{line}crane {line}crane"], to="a crane")
+    assert [place.line for place, _ in found.others] == [1, 1]
 
 
 def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,22 +22,45 @@ UNSPACED = (
 UNSPACED_SCRIPTS = frozenset(["Cjk", "Hiragana", "Katakana", "Khmer", "Lao", "Myanmar", "Thai"])
 """The same, as `script_of` names them."""
 
+_ASCII_WORD = re.compile(r"\w+")
+_UNSPACED_CHARACTER = re.compile(f"[{UNSPACED}]")
+
 _LATIN = re.compile("[A-Za-z\u00c0-\u024f]")
 _ALIKE = re.compile("[\u0370-\u052f]")  # Greek and Cyrillic, with letters that look like Latin ones
 _MIXED = re.compile(f"{_LATIN.pattern}{_ALIKE.pattern}|{_ALIKE.pattern}{_LATIN.pattern}")
 
 
 @cache
-def word_characters() -> str:
-    """The inside of a regular expression's class: letters, digits, `_`, and marks.
+def joining() -> str:
+    """The inside of a regular expression's class: what goes on with a word beside its letters.
 
-    Python's own class of them has no combining marks, without which a word of Hindi or Thai would
-    end at most of its vowels, and no joiners, which stand inside words of Persian and Hindi.
+    Combining marks, without which a word of Hindi or Thai would end at most of its vowels, and
+    joiners, which stand inside words of Persian and Hindi.
     """
     marks = [unicodedata.category(chr(code))[0] == "M" for code in range(_MARKS_END)]
     edges = np.flatnonzero(np.diff(np.array(marks, dtype=np.int8), prepend=0)).tolist()
     ranges = zip(edges[::2], edges[1::2], strict=True)
-    return r"\w\u200c\u200d" + "".join(f"{chr(begin)}-{chr(end - 1)}" for begin, end in ranges)
+    return r"\u200c\u200d" + "".join(f"{chr(begin)}-{chr(end - 1)}" for begin, end in ranges)
+
+
+@cache
+def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """A word; and what of it stands alone, as each character of a script without spaces does."""
+    return (  # most words end before a space, for which the long class need not be looked through
+        re.compile(rf"\w+(?:(?=[^\x00-\u02ff])[{joining()}]+\w*)*"),
+        re.compile(f"[{UNSPACED}]|[^{UNSPACED}]+"),
+    )
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text without its punctuation; of scripts without spaces, the characters."""
+    if text.isascii():
+        return _ASCII_WORD.findall(text)
+    word, alone = _patterns()
+    found: list[str] = word.findall(text)
+    if not _UNSPACED_CHARACTER.search(text):
+        return found
+    return [part for one in found for part in alone.findall(one)]
 
 
 def script_of(letter: str) -> str:

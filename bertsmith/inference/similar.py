@@ -7,18 +7,18 @@ those in which it means the same lie near each other.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
+from bertsmith.corpus.letters import UNSPACED_SCRIPTS, joining, script_of
 from bertsmith.errors import InputError
 from bertsmith.inference.model import Float32, PretrainedModel, cosine_similarity
+from bertsmith.tokenizer.bounds import pieces as pieces_of
 
 _LINES_AT_ONCE = 1024
-_SPACELESS = re.compile("CJK|HIRAGANA|KATAKANA|THAI|LAO|KHMER|MYANMAR")
 SHOWN = 40
 """Characters on either side of a word."""
 
@@ -123,8 +123,12 @@ def _places(
         waiting.clear()
         progress(len(found), 0)
 
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
+    numbered = (
+        (number, piece)
+        for number, line in enumerate(lines, start=1)
+        for piece in pieces_of(line.strip())
+    )
+    for number, text in numbered:
         matches = list(pattern.finditer(text))
         if not matches:
             continue
@@ -162,6 +166,7 @@ def _window(model: PretrainedModel, ids: list[int], pieces: np.ndarray) -> tuple
 def pattern_of(word: str, *, ignores_case: bool) -> re.Pattern[str]:
     """The word by itself; where a script has no spaces, wherever its letters stand."""
     escaped = re.escape(word.strip())
-    if not any(_SPACELESS.match(unicodedata.name(letter, "")) for letter in word):
-        escaped = rf"(?<!\w){escaped}(?!\w)"
+    if not any(script_of(letter) in UNSPACED_SCRIPTS for letter in word):
+        inside = rf"[\w{joining()}]"  # behind the word first, which is rare
+        escaped = f"{escaped}(?!{inside})(?<!{inside}{escaped})"
     return re.compile(escaped, re.IGNORECASE if ignores_case else 0)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertsmith.corpus import Document, Part, digest, unwarned
+from bertsmith.corpus.letters import words_of
 from bertsmith.data.random_bits import Int64, UInt64, extend
 from bertsmith.durable import read_with_sum, write_with_sum
 from bertsmith.preparation.work import Job, dropped_file
@@ -34,7 +34,6 @@ _LEAST_RECALL = 0.9  # of pairs that are just as similar as they must be
 _DOCUMENTS_AT_ONCE = 2**21  # of which digests are in memory
 _PAIRS_AT_ONCE = 2**14  # of which signatures are
 
-_WORD = re.compile(r"\w+")
 
 Signatures = npt.NDArray[np.uint32]
 
@@ -165,7 +164,7 @@ def _signature(document: Document) -> list[int]:
     import rensa
 
     text = " ".join(sentence for paragraph in document for sentence in paragraph).lower()
-    words = _WORD.findall(text) or [text]
+    words = words_of(text) or [text]
     if sum(map(len, words)) > _LONGEST_MEAN_WORD * len(words):
         words = list(text)
     count = max(1, len(words) - _SHINGLE_WORDS + 1)

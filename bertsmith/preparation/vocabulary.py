@@ -11,7 +11,8 @@ from typing import Any
 from bertsmith.config import TOKENIZERS, PreparationConfig, near
 from bertsmith.corpus import Corpus, Document, Part, digest, unwarned
 from bertsmith.corpus.letters import Letters
-from bertsmith.data.manifest import TOKENIZER_FOLDER, StoreFolder
+from bertsmith.data.disk import StoreFolder
+from bertsmith.data.manifest import TOKENIZER_FOLDER
 from bertsmith.display import Display
 from bertsmith.errors import TokenizerError
 from bertsmith.preparation.engines import Engine, run_all

@@ -67,15 +67,16 @@ def bert_settings(rules: dict[str, Any]) -> dict[str, Any]:
     """What `BertTokenizerFast` must be told to spell as these rules of a tokenizer do.
 
     It makes its normalizer anew from these settings, and takes BERT's own for what is missing.
+    Empty for vocabularies that it cannot have.
     """
-    found = rules.get("normalizer") or {}
-    steps = found.get("normalizers", [found])
-    bert = next((step for step in steps if step.get("type") == "BertNormalizer"), None)
-    if bert is None:
+    if rules["model"]["type"] not in ("WordPiece", "WordLevel"):
         return {}
+    found = rules.get("normalizer") or {}
+    steps = {step.get("type"): step for step in found.get("normalizers", [found])}
+    bert = steps.get("BertNormalizer", {"strip_accents": "StripAccents" in steps})
     return {
         "strip_accents": bert["strip_accents"],
-        "tokenize_chinese_chars": bert["handle_chinese_chars"],
+        "tokenize_chinese_chars": bert.get("handle_chinese_chars", False),
     }
 
 
