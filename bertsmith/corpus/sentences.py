@@ -41,8 +41,7 @@ class Splitter:
 
         The rules of a language are those of the `sentencex` library (Wikimedia), which knows the
         abbreviations and full stops of some 240 languages and falls back to a related one for the
-        rest. Of a paragraph of over 131,072 characters, sentences of over 8,192 are cut. At full
-        stops, the stop between two sentences belongs to neither.
+        rest. At full stops, the stop between two sentences belongs to neither.
 
         Args:
             paragraph: text; with the rule `line`, sentences parted by line breaks, else without.
@@ -74,17 +73,25 @@ def _by_language(paragraph: str, language: str) -> Iterator[str]:
         yield from sentencex.segment(language, paragraph)
         return
     begin = 0
+    waiting: list[str] = []  # of a sentence that is longer than a window
     while begin < len(paragraph):
         window = paragraph[begin : begin + _WINDOW]
         found = sentencex.segment(language, window)
         if begin + _WINDOW < len(paragraph):
             ends = itertools.accumulate(map(len, found))
             surely = sum(end <= _WINDOW - _MARGIN for end in ends)
-            found = found[:surely] or found[:-1] or [_cut(window)]
-        yield from found
+            found = found[:surely] or found[:-1]
+        if not found:
+            found = [_up_to_space(window)]
+            waiting += found
+        else:
+            yield "".join([*waiting, found[0]])
+            yield from found[1:]
+            waiting = []
         begin += sum(map(len, found))
+    yield "".join(waiting)
 
 
-def _cut(text: str) -> str:
-    """The beginning of a text that is no sentence, up to its last space if it has one."""
+def _up_to_space(text: str) -> str:
+    """The beginning of a text that is no whole sentence, up to its last space if it has one."""
     return text[: text.rfind(" ") + 1] or text
