@@ -184,7 +184,7 @@ def test_text_that_a_vocabulary_does_not_know_is_refused(
 def test_a_given_tokenizer_is_held_against_the_text(tmp_path: Path) -> None:
     store = prepared(ENGLISH, tmp_path)
     (tmp_path / "other").mkdir()
-    with pytest.raises(TokenizerError, match="Take a tokenizer of this text's language"):
+    with pytest.raises(TokenizerError, match="Take a tokenizer of the text's language"):
         prepared(TEXTS["uk"], tmp_path / "other", tokenizer=str(store.path))
 
 

@@ -162,6 +162,18 @@ def test_a_sentence_without_end_is_one(paragraph: str, monkeypatch: pytest.Monke
     assert max(lengths) <= 2**14
 
 
+def test_a_long_text_has_the_same_sentences_in_windows() -> None:
+    draw = random.Random(0)
+    known = (
+        "The crane lifts a beam.|“Does it? I think so,” he said.|It fell by 3.5 m.|"
+        'Dr. Smith (born 1900. A man.) left!|He read ‘One. Two.’ aloud.|"Go. Now." she cried.'
+    ).split("|")
+    text = " ".join(draw.choices(known, k=8000))
+    assert len(text) > 2**17
+    whole = [sentence.strip() for sentence in sentencex.segment("en", text)]
+    assert Splitter()(text) == whole
+
+
 def test_ordinary_paragraphs_are_looked_at_as_one(
     documents: list[Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,10 +76,14 @@ def _by_language(paragraph: str, language: str) -> Iterator[str]:
     waiting: list[str] = []  # of a sentence that is longer than a window
     while begin < len(paragraph):
         window = paragraph[begin : begin + _WINDOW]
+        is_last = begin + _WINDOW >= len(paragraph)
+        if not is_last and window.count('"') % 2:
+            # Of an odd number the library trusts none.
+            window = window[: window.rindex('"')] or window
         found = sentencex.segment(language, window)
-        if begin + _WINDOW < len(paragraph):
+        if not is_last:
             ends = itertools.accumulate(map(len, found))
-            surely = sum(end <= _WINDOW - _MARGIN for end in ends)
+            surely = sum(end <= len(window) - _MARGIN for end in ends)
             found = found[:surely] or found[:-1]
         if not found:
             found = [_up_to_space(window)]
