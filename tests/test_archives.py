@@ -79,11 +79,13 @@ def read(
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_members_are_read_as_the_files_of_a_folder(ending: str, tmp_path: Path) -> None:
     left_out: Counter[str] = Counter()
-    others = {"notes.md": b"#", ".hidden.txt": b"Hidden.", "__MACOSX/b/one.txt": b"\0"}
+    others = {"notes.xml": b"<a/>", ".hidden.txt": b"Hidden.", "__MACOSX/b/one.txt": b"\0"}
     path = pack(tmp_path, {**FILES, **others}, ending)
-    assert read(path, left_out) == DOCUMENTS
-    assert left_out == {"files that are not text (.md)": 1}
-    corpus = open_corpus([str(path)])
+    with pytest.warns(UserWarning, match="1 files that are not text"):
+        assert read(path, left_out) == DOCUMENTS
+    assert left_out["files that are not text (.xml)"] == 1
+    with pytest.warns(UserWarning, match="1 files that are not text"):
+        corpus = open_corpus([str(path)])
     assert [digest() for digest in corpus.content] == [digest() for digest in corpus.content]
 
 
@@ -140,15 +142,17 @@ def test_links_and_devices_are_counted_and_never_followed(tmp_path: Path) -> Non
         archive.addfile(header("../../outside.txt", 2), io.BytesIO(b"O."))
         archive.addfile(header("a.txt", 2), io.BytesIO(b"A."))
     left_out: Counter[str] = Counter()
-    assert read(path, left_out) == [[["A."]]]
-    assert left_out == {"files that are not text (link or device)": 3}
+    with pytest.warns(UserWarning, match="3 links and devices in archives"):
+        assert read(path, left_out) == [[["A."]]]
+    assert left_out["links and devices in archives"] == 3
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
         link = zipfile.ZipInfo("l.txt")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, "/etc/passwd")
         archive.writestr("a.txt", "A.")
-    assert read(path) == [[["A."]]]
+    with pytest.warns(UserWarning, match="1 links and devices in archives"):
+        assert read(path) == [[["A."]]]
 
 
 def test_a_packed_archive_is_unpacked_once_a_pass(
@@ -168,7 +172,7 @@ def test_a_packed_archive_is_unpacked_once_a_pass(
     for _ in range(2):
         assert len([digest() for digest in corpus.content]) == 201
         assert len(list(corpus.read("train"))) == 200
-    assert len(opened) <= 5  # the list, and two digests and two readings
+    assert len(opened) <= 6  # the list, a look at each, two digests and two readings
 
 
 def damaged(ending: str, change: Callable[[bytearray], bytes], folder: Path) -> Path:
@@ -239,3 +243,18 @@ def test_a_header_without_end_is_refused(tmp_path: Path) -> None:
 def test_an_archive_without_texts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"x\.zip must hold text files"):
         read(pack(tmp_path, {"a.png": b"\x89PNG"}, ".zip"))
+
+
+def test_archives_of_a_pattern_are_read_as_folders(tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"text": f"Row {number}."}) + "\n" for number in range(3))
+    licence = b"A licence. " * 99
+    pack(tmp_path, {"wiki_00": rows.encode(), "LICENSE": licence}, ".zip").rename(
+        tmp_path / "a.zip"
+    )
+    pack(tmp_path, {"b.txt": "Мост стар.".encode("koi8-r")}, ".tar.gz").rename(
+        tmp_path / "b.tar.gz"
+    )
+    assert read(tmp_path / "*", encoding="koi8-r") == [
+        *([[f"Row {number}."]] for number in range(3)),
+        [["Мост стар."]],
+    ]

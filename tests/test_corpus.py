@@ -41,14 +41,15 @@ def test_a_line_is_a_paragraph_and_an_empty_line_ends_a_document(tmp_path: Path)
 
 
 def test_files_of_other_kinds_are_counted(tmp_path: Path) -> None:
-    for name in ("a.txt", "b.md", "c.md", "d"):
+    for name in ("a.txt", "b.xml", "c.xml", "d.py"):
         (tmp_path / name).write_text("Text.")
     left_out: Counter[str] = Counter()
-    corpus = open_corpus([str(tmp_path)], validation_fraction=0)
+    with pytest.warns(UserWarning, match=r"1 of 4 files are read \(1 \.txt\); left out: 2 .*xml"):
+        corpus = open_corpus([str(tmp_path)], validation_fraction=0)
     assert len(list(corpus.read("train", left_out))) == 1
     assert left_out == {
-        "files that are not text (.md)": 2,
-        "files that are not text (no suffix)": 1,
+        "files that are not text (.xml)": 2,
+        "files that are not text (.py)": 1,
     }
 
 
@@ -59,7 +60,8 @@ def test_a_folder_is_read_in_order_and_each_file_ends_a_document(tmp_path: Path)
     (tmp_path / "sub" / "c.txt").write_text("C.")
     (tmp_path / ".hidden.txt").write_text("H.")
     (tmp_path / "notes.md").write_text("M.")
-    assert read(tmp_path) == [[["A."]], [["B."]], [["C."]]]
+    (tmp_path / "d").write_text("D.")
+    assert read(tmp_path) == [[["A."]], [["B."]], [["D."]], [["M."]], [["C."]]]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,9 @@ def test_a_folder_is_read_in_order_and_each_file_ends_a_document(tmp_path: Path)
         ("a.txt", b"", "empty"),
         ("a.txt", b" \n\n", "empty"),
         ("a.jsonl", b"", "empty"),
-        ("a.json", b"{}", r"\.json is not read"),
+        ("a.json", b"{}", "must hold rows, as JSON lines or one array"),
+        ("a.json", b"Prose.", "must hold JSON lines, or one array of objects"),
+        ("a.xml", b"<a>", r"\.xml is not read"),
         ("a.zip", b"PK", r"damaged, or not \.zip"),
         ("a.tgz", gzip.compress(b"text", mtime=0), r"damaged, or not \.tar\.gz"),
         ("a.7z", b"7z", r"must be unpacked: \.7z"),
@@ -97,6 +101,12 @@ def test_unreadable_files_are_named(
 
 
 ROWS = ["One is here. Two is there.\nThree.", 'Four, "quoted"\tand parted!', "Five."]
+TSV_ROWS = [(0, 'One is "here". Two is there.'), (1, '"Four, quoted!'), (2, '"Five" and five.')]
+TSV_DOCUMENTS: list[Document] = [
+    [['One is "here".', "Two is there."]],
+    [['"Four, quoted!']],
+    [['"Five" and five.']],
+]
 DOCUMENTS: list[Document] = [
     [["One is here.", "Two is there."], ["Three."]],
     [['Four, "quoted"\tand parted!']],
@@ -113,8 +123,11 @@ def table(kind: str) -> bytes:
         pyarrow.parquet.write_table(pyarrow.table(columns), stream, row_group_size=2)
         return bytes(stream.getvalue().to_pybytes())
     text = io.StringIO()
-    writer = csv.writer(text, delimiter="\t" if kind == ".tsv" else ",")
-    writer.writerows([["id", "text"], *([number, row] for number, row in enumerate(ROWS))])
+    if kind == ".tsv":
+        text.writelines(f"{number}\t{row}\r\n" for number, row in [("id", "text"), *TSV_ROWS])
+    else:
+        csv.writer(text).writerow(["id", "text"])
+        csv.writer(text).writerows(enumerate(ROWS))
     return text.getvalue().encode("utf-8-sig")
 
 
@@ -139,8 +152,9 @@ def test_tables_and_packed_files_give_the_same_documents(
     content = "\n\n".join(ROWS).encode() if kind == ".txt" else table(kind)
     file = tmp_path / f"a{kind.upper()}{packed}"
     file.write_bytes(pack(content, packed))
-    assert read(file) == DOCUMENTS
-    assert read(tmp_path) == DOCUMENTS
+    documents = TSV_DOCUMENTS if kind == ".tsv" else DOCUMENTS
+    assert read(file) == documents
+    assert read(tmp_path) == documents
 
 
 def test_rows_without_text_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
@@ -207,8 +221,8 @@ def test_rows_that_would_lose_text_are_counted(
 
 
 def test_a_quote_that_is_never_closed_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "a.tsv"
-    file.write_text('text\tlabel\n"Never closed\t1\n' + "More.\t0\n" * 100)
+    file = tmp_path / "a.csv"
+    file.write_text('text,label\n"Never closed,1\n' + "More.,0\n" * 100)
     with pytest.raises(CorpusError, match=r"line \d+: not a table.*JSON lines"):
         read(file)
 
@@ -227,7 +241,8 @@ def test_another_column_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_tables_beside_texts_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("Text.")
     (tmp_path / "about.csv").write_text("file,year\na.txt,1999\n")
-    assert read(tmp_path) == [[["Text."]]]
+    with pytest.warns(UserWarning, match=r"left out: 1 tables without a column 'text', as .*about"):
+        assert read(tmp_path) == [[["Text."]]]
 
 
 def test_missing_paths_and_unknown_names(tmp_path: Path) -> None:

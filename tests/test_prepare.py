@@ -288,7 +288,7 @@ def test_names_of_documents_are_kept(tmp_path: Path) -> None:
     assert shard.names is not None
     assert [str(name) for name in shard.names] == [f"doc-{n}" for n in range(5)]
     file.write_text(json.dumps({"text": "No name."}))
-    with pytest.raises(CorpusError, match=r"1 have none \(row 1: no column 'id'\)"):
+    with pytest.raises(CorpusError, match=r"must have a column 'id'; it has 'text'"):
         prepare_store(settings, tmp_path / "bad")
 
 

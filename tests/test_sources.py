@@ -16,7 +16,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bertsmith.corpus import Columns, Document, NamedDocument, Rules, Splitter, open_corpus
+from bertsmith.corpus import (
+    Columns,
+    Document,
+    NamedDocument,
+    Rules,
+    Splitter,
+    absolute_names,
+    open_corpus,
+)
 from bertsmith.corpus.assemble import CUT_DOCUMENTS
 from bertsmith.corpus.hub import Address
 from bertsmith.errors import CorpusError
@@ -233,7 +241,7 @@ def test_folders_and_patterns_at_an_address() -> None:
     try:
         for name in ("b", "a"):
             system.pipe(f"/texts/{name}.txt", f"{name} one. two.".encode())
-        system.pipe("/texts/notes.md", b"no")
+        system.pipe("/texts/README.md", b"no")
         assert read("memory://texts") == [[["a one.", "two."]], [["b one.", "two."]]]
         assert read("memory://texts/*.txt") == read("memory://texts")
         before = [digest() for digest in open_corpus(["memory://texts"]).content]
@@ -303,8 +311,47 @@ def test_a_saved_dataset(dataset: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("train[:10%]", range(5)),
+        ("train[45:]", range(45, 50)),
+        ("train[-3:]", range(47, 50)),
+        ("train[:2]+train[4:6]", [0, 1, 4, 5]),
+    ],
+)
+@pytest.mark.parametrize("saved", [False, True])
+def test_slices_of_splits(
+    split: str, expected: Any, saved: bool, dataset: Path, tmp_path: Path
+) -> None:
+    name = "owner/name"
+    if saved:
+        name = str(tmp_path / "all")
+        datasets_library.load_dataset("owner/name").save_to_disk(name)
+    name = f"hf:{name},split={split},column=body"
+    assert absolute_names([name]) == (name,)
+    corpus = open_corpus([name], validation_fraction=0)
+    found = [document[0][0] for document in corpus.read("train")]
+    assert found == [f"train {n}." for n in expected]
+    other = open_corpus([name.replace("]", "]+test[:1]", 1)], validation_fraction=0)
+    again = open_corpus([name], validation_fraction=0)
+    keys = [[digest() for digest in one.content] for one in (corpus, again, other)]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_fields_of_a_dataset(tmp_path: Path) -> None:
+    rows = [{"body": {"lines": [f"One {n}.", "Two."]}, "id": n} for n in range(3)]
+    datasets_library.Dataset.from_list(rows).save_to_disk(str(tmp_path / "d"))
+    found = read(tmp_path / "d", columns=Columns("body.lines", "id"))
+    assert found[1] == [["One 1."], ["Two."]]
+    with pytest.raises(CorpusError, match=r"no column 'body\.text'"), pytest.warns(UserWarning):
+        read(tmp_path / "d", columns=Columns("body.text"))
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("hf:owner/name,split=train[:x]", r"must have the split 'train\[:x\]'; it has train,"),
+        ("hf:owner/name,split=dev[:1%]", r"must have the split 'dev\[:1%\]'; it has train,"),
         ("hf:owner/name", "must have a column 'text'; it has 'body', 'key'"),
         ("hf:owner/name,column=body,split=dev", "must have the split 'dev'; it has train,"),
         ("hf:owner/other", "Cannot load the dataset owner/other"),

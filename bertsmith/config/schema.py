@@ -101,11 +101,11 @@ class PreparationConfig:
     """Encoding of text files and tables (windows-1252, utf-16, gbk, shift_jis, …); where a
     byte-order mark says another, that holds."""
     text_column: str = "text"
-    """Column of tables (JSON lines, CSV, TSV, Parquet, datasets) that holds the text."""
+    """Column of tables (JSON, CSV, TSV, Parquet, datasets) that holds the text; a.b is a field."""
     id_column: str | None = None
     """Column of tables that names each document; the names are kept in the store."""
     max_bad_rows: float = 0.01
-    """Largest share of a table's rows that may have no text there; they are left out."""
+    """Largest share of rows (of lines of text, of files) that may be unreadable and left out."""
     documents: Literal["auto", "empty-line", "line", "file"] = "auto"
     """What a document is: text up to an empty line, a line, or a file; auto: up to an empty line in
     text files, a row in tables."""

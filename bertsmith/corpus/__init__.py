@@ -1,10 +1,9 @@
 """Text into documents: `open_corpus` takes names and paths and gives a `Corpus` to read from."""
 
 from bertsmith.corpus.assemble import Rules
+from bertsmith.corpus.bad import FEWEST_TO_JUDGE, NUM_ROWS, refuse_bad, without_totals
 from bertsmith.corpus.catalog import NAMES, absolute_names, open_corpus
 from bertsmith.corpus.document import (
-    BAD_ROW,
-    NUM_ROWS,
     UNKNOWN_WORD,
     Corpus,
     Document,
@@ -13,11 +12,10 @@ from bertsmith.corpus.document import (
     unwarned,
 )
 from bertsmith.corpus.holdout import digest
-from bertsmith.corpus.rows import FEWEST_TO_JUDGE, Columns, refuse_bad_rows
 from bertsmith.corpus.sentences import Splitter
+from bertsmith.corpus.tables import Columns
 
 __all__ = [
-    "BAD_ROW",
     "FEWEST_TO_JUDGE",
     "NAMES",
     "NUM_ROWS",
@@ -32,6 +30,7 @@ __all__ = [
     "absolute_names",
     "digest",
     "open_corpus",
-    "refuse_bad_rows",
+    "refuse_bad",
     "unwarned",
+    "without_totals",
 ]

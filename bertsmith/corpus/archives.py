@@ -35,6 +35,7 @@ _KEPT_BLOCKS = 4  # what is looked at and then read is unpacked once
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _ENCRYPTED = 0x41  # a flag of either kind
+_NO_FILES = "links and devices in archives"
 _LOCAL_HEADER = 30  # bytes of a zip file before a member's name
 
 
@@ -122,7 +123,7 @@ def _in_zip(archive: Archive) -> _Found:
                 f"method {info.compress_type}. Unpack it, and name the folder."
             )
         is_link = stat.S_ISLNK(info.external_attr >> 16)
-        yield info.filename, number, info.file_size, "link" if is_link else ""
+        yield info.filename, number, info.file_size, _NO_FILES if is_link else ""
 
 
 def _in_tar(archive: Archive) -> _Found:
@@ -130,7 +131,7 @@ def _in_tar(archive: Archive) -> _Found:
     with tarfile.open(fileobj=headers, mode="r:") as opened:  # type: ignore[call-overload]
         while (info := opened.next()) is not None:
             opened.members = []  # it would keep them all  # type: ignore[misc]
-            kind = "" if info.isreg() and not info.issparse() else "link or device"
+            kind = "" if info.isreg() and not info.issparse() else _NO_FILES
             if not info.isdir():
                 yield info.name, info.offset_data, info.size, kind
         # A header that is damaged ends the list, as if the archive ended.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,13 +12,15 @@ from bertsmith.config import STORE_MANIFEST_FILE, near
 from bertsmith.corpus.assemble import Rules
 from bertsmith.corpus.cache import cached_wikitext
 from bertsmith.corpus.document import Corpus, labelled
-from bertsmith.corpus.files import digest_of, expand, find_files, is_address, parts_of_files
+from bertsmith.corpus.files import digest_of, find_files, is_address, parts_of_files
+from bertsmith.corpus.folders import Selection, warn_of_the_rest
 from bertsmith.corpus.holdout import with_validation
 from bertsmith.corpus.hub import PREFIX, is_saved_dataset, open_dataset
-from bertsmith.corpus.opened import UTF8, File
-from bertsmith.corpus.rows import Columns
+from bertsmith.corpus.kinds import UnfitError
+from bertsmith.corpus.opened import UTF8
 from bertsmith.corpus.standard_input import NAME as STANDARD_INPUT
 from bertsmith.corpus.standard_input import file_of_standard_input
+from bertsmith.corpus.tables import Columns
 from bertsmith.corpus.wikitext import is_wikitext_folder, open_wikitext
 from bertsmith.errors import CorpusError
 
@@ -31,16 +32,28 @@ NAMES = {
 
 
 def absolute_names(names: Sequence[str]) -> tuple[str, ...]:
-    """`names` with every path made absolute, so that they mean the same from any folder."""
+    """`names` with every path made absolute, so that they mean the same from any folder.
+
+    Raises:
+        CorpusError: one is a path that cannot be followed, or not be written down.
+    """
     try:
-        return tuple(
+        found = tuple(
             str(Path(name).resolve())
             if name != STANDARD_INPUT
-            and not is_address(name)
+            and not (is_address(name) or name.startswith(PREFIX))
             and (Path(name).exists() or glob.has_magic(name))
             else name
             for name in names
         )
+        for name in found:
+            name.encode()
+        return found
+    except UnicodeEncodeError as error:
+        raise CorpusError(
+            f"The path {error.object} must be UTF-8, since it is written down; it is not. "
+            "Rename it."
+        ) from error
     except OSError as error:
         raise CorpusError(f"Cannot read the corpus: {error.strerror}.") from error
 
@@ -74,7 +87,11 @@ def open_corpus(
     open_one = partial(
         _open_one, rules=rules, columns=columns, encoding=encoding, progress=progress
     )
-    texts = [_in_place(f"text {number}", open_one(name)) for number, name in enumerate(names)]
+    is_all = len(names) + len(validation) == 1
+    texts = [
+        _in_place(f"text {number}", open_one(name, is_all=is_all))
+        for number, name in enumerate(names)
+    ]
     if validation:
         texts = [_only_training(text) for text in texts]
         texts += [
@@ -90,6 +107,8 @@ def open_corpus(
         pretokenized=all(text.pretokenized for text in texts),
         splits=tuple(dict.fromkeys(split for text in texts for split in text.splits)),
         find_parts=lambda: [part for text in texts for part in text.parts],
+        has_tables=any(text.has_tables for text in texts),
+        max_bad_rows=columns.max_bad_rows,
         content=tuple(digest for text in texts for digest in text.content),
     )
 
@@ -125,6 +144,8 @@ def _open_one(
     columns: Columns,
     encoding: str,
     progress: Callable[[str, int, int], None],
+    *,
+    is_all: bool = False,
 ) -> Corpus:
     path = Path(name)
     if name == "python-docs":
@@ -148,27 +169,32 @@ def _open_one(
         raise CorpusError(
             f"{name} is a token store that is not finished; `bertsmith prepare` goes on with it."
         )
-    paths = [file_of_standard_input()] if name == STANDARD_INPUT else expand(name)
-    if not paths and (is_address(name) or glob.has_magic(name)):
+    place = str(file_of_standard_input()) if name == STANDARD_INPUT else name
+    try:
+        found = find_files(place, columns, encoding)
+    except UnfitError as error:
+        if is_all or not error.is_empty:
+            raise
+        found = Selection()  # nothing is lost where one of several is empty
+        found.leave_out(path, error.kind)
+    if found is None and (is_address(name) or glob.has_magic(name)):
         raise CorpusError(f"There is no file at {name}, or nothing answers there.")
-    if not paths:
+    if found is None:
         raise CorpusError(
             f"There is no corpus and no path {name!r}; {near(name, NAMES)} "
             "Or name a text file or a folder."
         )
-    files: list[File] = []
-    skipped: Counter[str] = Counter()
-    for one in paths:
-        found, others = find_files(one, encoding)
-        files += found
-        skipped += others
+    warn_of_the_rest(name, found)
+    left_out = sorted(found.left_out.items())
     return Corpus(
         name=name,
         pretokenized=False,
         splits=("train",),
-        find_parts=lambda: parts_of_files(files, skipped, rules, columns),
+        find_parts=lambda: parts_of_files(found, rules, columns, is_all=is_all),
+        has_tables=any(source.is_table for source in found.sources),
+        max_bad_rows=columns.max_bad_rows,
         content=(
-            *(partial(digest_of, file) for file in files),
-            partial(labelled, f"left out {sorted(skipped.items())}"),
+            *(partial(digest_of, source.file, source.read_as) for source in found.sources),
+            partial(labelled, f"left out {left_out}"),
         ),
     )

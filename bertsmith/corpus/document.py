@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
+from bertsmith.corpus.bad import FEWEST_TO_JUDGE, refuse_bad, without_totals
+
 Document = list[list[str]]
 """A document is a list of paragraphs; a paragraph is a list of sentences, none of them empty."""
 
@@ -34,13 +36,6 @@ It can be sent to another process. Where it begins and ends depends on the text 
 
 UNKNOWN_WORD = "[UNK]"
 """How a corpus writes a word that its makers took out (`<unk>` in WikiText)."""
-
-NUM_ROWS = "rows of tables"
-"""What a reader counts beside the reasons: how many rows it has seen, good and bad."""
-
-BAD_ROW = "rows: "
-"""How the reasons begin for which a row has no text."""
-
 
 HoldOut = Callable[[Document], Iterator[tuple[bool, Document]]]
 """Parts what is held out for validation (True) from the rest; of a document most often all."""
@@ -95,6 +90,10 @@ class Corpus:
     """Their names; `train` is always there."""
     find_parts: Callable[[], Sequence[Part]]
     """Finds out how the text is parted, which may take a look at it."""
+    has_tables: bool = False
+    """Whether some of it is read by rows, so that columns matter."""
+    max_bad_rows: float = 1.0
+    """Largest share of its rows, lines and files that may be unreadable."""
     content: tuple[Callable[[], str], ...] = ()
     """Each gives a digest of some of what is read, and of how; together they stand for all that is
     read, in its order."""
@@ -110,10 +109,17 @@ class Corpus:
         Args:
             split: one of `splits`.
             left_out: counts what is left out of parts that hold something of this split.
+
+        Raises:
+            CorpusError: a file cannot be read, or too much of the corpus cannot.
         """
-        left_out = Counter() if left_out is None else left_out
+        counted: Counter[str] = Counter()
         for part in self.parts:
             if part.split == split or (part.hold_out and split == "validation"):
-                for found, document in part.read(left_out):
+                for found, document in part.read(counted):
                     if found == split:
                         yield document
+                refuse_bad(self.name, counted, self.max_bad_rows, fewest=FEWEST_TO_JUDGE)
+        refuse_bad(self.name, counted, self.max_bad_rows)
+        if left_out is not None:
+            left_out.update(without_totals(counted))

@@ -12,16 +12,20 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import fsspec
 from upath import UPath
 
 from bertsmith.corpus.assemble import CUT_DOCUMENTS, Rules, assemble
+from bertsmith.corpus.bad import FILES, count_bad, warn_of
 from bertsmith.corpus.document import Document, NamedDocument, Part
-from bertsmith.corpus.lines import PART_BYTES, Range, parts_of, read_lines
+from bertsmith.corpus.folders import Selection, choose
+from bertsmith.corpus.good_lines import GoodLines
+from bertsmith.corpus.kinds import Source, look
+from bertsmith.corpus.lines import PART_BYTES, Range, parts_of, raw_lines
 from bertsmith.corpus.opened import (
     UTF8,
     File,
@@ -35,23 +39,15 @@ from bertsmith.corpus.opened import (
     told_errors,
     version_at_address,
 )
-from bertsmith.corpus.packings import COMPRESSIONS
-from bertsmith.corpus.rows import ROW_FORMATS, Columns, parts_of_table, read_texts
+from bertsmith.corpus.rows import parts_of_table, read_texts
+from bertsmith.corpus.tables import Columns
+from bertsmith.corpus.walk import visible_files
 from bertsmith.errors import CorpusError
-
-TEXT_FORMATS = (".txt", ".text", ".tokens")
-"""What is plain text in a folder; a file named by itself may have any ending but those below."""
-
-_OTHER_FORMATS = (
-    *(".json", ".arrow", ".xml", ".html", ".htm", ".pdf", ".doc", ".docx", ".epub"),
-    ".zip",  # packed once more
-)
-"""Formats that are not read; reading one line by line would learn its brackets."""
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
-Piece = tuple[File, Range | None]
+Piece = tuple[Source, Range | None]
 """A file, or a part of it."""
 
 
@@ -60,64 +56,73 @@ def is_address(name: str) -> bool:
     return _ADDRESS.match(name) is not None
 
 
-def find_files(path: Path | UPath, encoding: str = UTF8) -> tuple[list[File], Counter[str]]:
-    """The files of text that `path` stands for: itself, or those in the folder, sorted, not hidden.
+def find_files(name: str, columns: Columns, encoding: str = UTF8) -> Selection | None:
+    """What is read of what a path, a pattern or an address stands for; None: there is nothing.
 
-    An archive is read as a folder is, in its own order. Of a folder with plain text in it, tables
-    are left out: they tend to be about the texts.
+    An archive is read as a folder is, in its own order.
 
     Args:
-        path: a file, a folder or an archive.
+        name: of `expand`.
+        columns: that tables must have.
         encoding: of text that has no byte-order mark.
 
-    Returns:
-        The files, and counts of the other files in the folder, by suffix.
-
     Raises:
-        CorpusError: there is no such path, nothing to read in it, or another format.
+        CorpusError: there is nothing to read in it, or another format.
     """
+    paths = expand(name)
+    if not paths:
+        return None
+    if len(paths) > 1 or (glob.has_magic(name) and paths != [Path(name)]):
+        return _of_pattern(name, paths, columns, encoding)
+    (path,) = paths
     with told_errors(path):
         is_folder, is_file = path.is_dir(), path.is_file()
-        files: list[File] = [*_visible_files(path)] if is_folder else []
-    others: Counter[str] = Counter()
-    if is_file and is_archive(path):
-        is_folder, (files, others) = True, files_in(path)
-    files = [in_encoding(file, encoding) for file in files]
-    if is_folder:
-        found = [file for file in files if format_of(file) in TEXT_FORMATS]
-        found = found or [file for file in files if format_of(file) in ROW_FORMATS]
-        known = set(found)
-        others += Counter(file.suffix or "no suffix" for file in files if file not in known)
-        if not found:
-            kinds = ", ".join((*TEXT_FORMATS, *ROW_FORMATS))
-            raise CorpusError(f"{path} must hold text files ({kinds}); it holds none.")
-        return found, others
+    if is_folder or (is_file and is_archive(path)):
+        return _of_folder(path, columns, encoding)
     if not is_file:
-        raise CorpusError(
-            f"{path} must be a regular file or a folder of text files; it is neither."
-        )
-    if format_of(path) in (".7z", ".rar"):
-        raise CorpusError(
-            f"{path} must be unpacked: {format_of(path)} is not read (zip and tar are)."
-        )
-    if format_of(path) in _OTHER_FORMATS:
-        raise CorpusError(
-            f"{path} must be plain text, JSON lines, CSV, TSV or Parquet; {format_of(path)} is not "
-            "read. Convert it to one of these."
-        )
-    if format_of(path) == ".parquet" and path.suffix.lower() in COMPRESSIONS:
-        raise CorpusError(f"{path} must be unpacked: Parquet is compressed inside.")
-    return [in_encoding(path, encoding)], Counter()
+        raise _not_regular(path)
+    return Selection([look(in_encoding(path, encoding), columns)])
 
 
-def _visible_files(folder: Path | UPath) -> list[Path | UPath]:
-    every: list[Any] = sorted(folder.rglob("*"))
-    return [
-        file
-        for file in every
-        if file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    ]
+def _of_folder(folder: Path | UPath, columns: Columns, encoding: str) -> Selection:
+    """Of a folder, or of an archive."""
+    with told_errors(folder):
+        is_archive = not folder.is_dir()
+    files, unfollowed = files_in(folder) if is_archive else visible_files(folder)
+    found = choose(str(folder), [in_encoding(file, encoding) for file in files], columns)
+    found.left_out += unfollowed
+    return found
+
+
+def _of_pattern(name: str, paths: list[Path | UPath], columns: Columns, encoding: str) -> Selection:
+    """All that a pattern matches: files of any ending, and folders as if each were named."""
+    with told_errors(paths[0]):
+        folders = [path for path in paths if path.is_dir() or is_archive(path)]
+        files = [path for path in paths if path not in set(folders) and path.is_file()]
+    if files and "**" in name:  # it matches what is in the folders by itself
+        folders = [path for path in folders if is_archive(path)]
+    finders = [(folder, partial(_of_folder, folder, columns, encoding)) for folder in folders]
+    if files:
+        is_all = not folders
+        texts = [in_encoding(file, encoding) for file in files]
+        choice = partial(choose, name, texts, columns, by_pattern=True, is_all=is_all)
+        finders.insert(0, (files[0], choice))
+    found = Selection()
+    errors: list[CorpusError] = []
+    for first, find in finders:
+        try:
+            found.add(find())
+        except CorpusError as error:
+            found.leave_out(first, "matches of the pattern without text")
+            errors.append(error)
+    if not found.sources:
+        raise errors[0] if errors else _not_regular(name)
+    found.sources.sort(key=lambda source: str(source.file))
+    return found
+
+
+def _not_regular(name: object) -> CorpusError:
+    return CorpusError(f"{name} must be a regular file or a folder of text files; it is neither.")
 
 
 def expand(name: str) -> list[Path | UPath]:
@@ -148,33 +153,34 @@ def expand(name: str) -> list[Path | UPath]:
 
 
 def parts_of_files(
-    files: list[File], skipped: Counter[str], rules: Rules, columns: Columns
+    found: Selection, rules: Rules, columns: Columns, *, is_all: bool = False
 ) -> list[Part]:
-    """Parts of `files` in the order given, each of about `PART_BYTES`.
+    """Parts of files in the order given, each of about `PART_BYTES`.
 
     Args:
-        files: of `find_files`.
-        skipped: files of other kinds, by suffix; the first part counts them.
+        found: the files; the first part counts those that are left out.
         rules: what documents are.
         columns: of tables.
+        is_all: whether the corpus is these files alone; a single one is then read whole or refused.
 
     Raises:
         CorpusError: a file cannot be read.
     """
     groups: list[list[Piece]] = [[]]
     sizes = [0]
-    for file in files:
-        ranges = _ranges(file, rules)
+    for source in found.sources:
+        ranges = _ranges(source, rules)
         for part in ranges:
-            size = size_of(file) // len(ranges)
+            size = size_of(source.file) // len(ranges)
             if groups[-1] and sizes[-1] + size > PART_BYTES:
                 groups.append([])
                 sizes.append(0)
-            groups[-1].append((file, part))
+            groups[-1].append((source, part))
             sizes[-1] += size
+    reading = Reading(rules, columns, is_all and len(found.sources) == 1)
     return [
         Part(
-            partial(_read, tuple(group), rules, columns, Counter() if number else skipped),
+            partial(_read, tuple(group), reading, Counter() if number else found.left_out),
             size=size,
         )
         for number, (group, size) in enumerate(zip(groups, sizes, strict=True))
@@ -198,54 +204,77 @@ def documents_of_rows(
             left_out["rows of white space"] += 1
 
 
-def digest_of(file: File) -> str:
-    """A digest of a file's bytes; of one at an address, of what its host says of its version."""
+def digest_of(file: File, read_as: str | None = None) -> str:
+    """A digest of a file's bytes; of one at an address, of what its host says of its version.
+
+    Args:
+        file: any.
+        read_as: `Source.read_as`; None: as its name says.
+    """
+    usual = format_of(file)
+    read_as = usual if read_as is None else read_as
     if not is_local(file):
-        return f"{file} {version_at_address(file)}"
+        told = "" if read_as == usual else f"{read_as} "
+        return f"{told}{file} {version_at_address(file)}"
     with told_errors(file), file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
-        return f"{encoding_of(file)}{format_of(file)} {found.hexdigest()}"
+        return f"{encoding_of(file)}{read_as} {found.hexdigest()}"
 
 
-def _ranges(file: File, rules: Rules) -> list[Range | None]:
+def _ranges(source: Source, rules: Rules) -> list[Range | None]:
     """Parts of one file that end where documents end."""
-    if format_of(file) in ROW_FORMATS:
-        return parts_of_table(file) if rules.documents == "auto" else [None]
-    if rules.documents == "file":
+    if source.is_table:
+        return parts_of_table(source) if rules.documents == "auto" else [None]
+    if rules.documents == "file" or source.ends_lines_with_cr:
         return [None]
-    return parts_of(file, at_empty_lines=rules.documents != "line")
+    return parts_of(source.file, at_empty_lines=rules.documents != "line")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read. It can be sent to another process."""
+
+    rules: Rules
+    columns: Columns
+    is_all: bool
+    """Whether one file is the whole of the corpus."""
 
 
 def _read(
-    pieces: tuple[Piece, ...],
-    rules: Rules,
-    columns: Columns,
-    skipped: Counter[str],
-    left_out: Counter[str],
+    pieces: tuple[Piece, ...], reading: Reading, skipped: Counter[str], left_out: Counter[str]
 ) -> Iterator[Document]:
-    for suffix, count in skipped.items():
-        left_out[f"files that are not text ({suffix})"] += count
-    for file, part in pieces:
-        if format_of(file) not in ROW_FORMATS:
-            yield from _text(file, part, rules, left_out)
-            continue
-        yield from documents_of_rows(read_texts(file, part, columns, left_out), rules, left_out)
+    left_out.update(skipped)
+    for source, part in pieces:
+        left_out[FILES.total] += not (part and part[0])
+        try:
+            yield from _documents(source, part, reading, left_out)
+        except CorpusError as error:
+            if reading.is_all:
+                raise
+            if count_bad(FILES, "cannot be read to the end", left_out):
+                warn_of(str(error).rstrip("."), "the rest of it cannot be read")
+
+
+def _documents(
+    source: Source, part: Range | None, reading: Reading, left_out: Counter[str]
+) -> Iterator[Document]:
+    rules, columns = reading.rules, reading.columns
+    if not source.is_table:
+        yield from _text(source, part, reading, left_out)
+        return
+    texts = read_texts(source, part, columns, left_out, is_all=reading.is_all)
+    yield from documents_of_rows(texts, rules, left_out)
 
 
 def _text(
-    file: File, part: Range | None, rules: Rules, left_out: Counter[str]
+    source: Source, part: Range | None, reading: Reading, left_out: Counter[str]
 ) -> Iterator[Document]:
+    rules = reading.rules
     rule = "empty-line" if rules.documents == "auto" else rules.documents
-    last = "\n"
-
-    def lines() -> Iterator[str]:
-        nonlocal last
-        for line in read_lines(file, part):
-            last = line
-            yield line
-
-    yield from assemble(lines(), rules, rule, left_out)
-    if part and rule == "empty-line" and not last.isspace():
-        following = next(read_lines(file, (part[1], part[1] + 1)), "")
+    lines = GoodLines(source, part, left_out)
+    yield from assemble(lines, rules, rule, left_out)
+    lines.tell(reading.columns.max_bad_rows if reading.is_all else None)
+    if part and rule == "empty-line" and not lines.ends_empty:
+        _, following = next(raw_lines(source.file, (part[1], part[1] + 1)), (0, b""))
         # No empty line was within reach of the part's end.
         left_out[CUT_DOCUMENTS] += bool(following and not following.isspace())

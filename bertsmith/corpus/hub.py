@@ -14,7 +14,8 @@ from bertsmith.corpus.assemble import Rules
 from bertsmith.corpus.document import Corpus, Document, Part, labelled
 from bertsmith.corpus.files import documents_of_rows
 from bertsmith.corpus.lines import PART_BYTES
-from bertsmith.corpus.rows import Columns, Text, good_texts, no_column
+from bertsmith.corpus.rows import good_texts
+from bertsmith.corpus.tables import Columns, Rows, no_column, row_of
 from bertsmith.errors import CorpusError
 
 PREFIX = "hf:"
@@ -68,14 +69,11 @@ def open_dataset(name: str, rules: Rules, columns: Columns) -> Corpus:
     address = Address.parse(name) if name.startswith(PREFIX) else Address(name)
     if address.column:
         columns = replace(columns, text=address.column)
-    found = _load(address, is_saved=not name.startswith(PREFIX))
+    found = _load(address)
     if not isinstance(found, dict):
         found = {"train": found}
     if address.split is not None:
-        if address.split not in found:
-            known = ", ".join(found)
-            raise CorpusError(f"{name} must have the split {address.split!r}; it has {known}.")
-        found = {"train": found[address.split]}
+        found = {"train": _split(name, address.split, found)}
     splits = {_SPLITS[split]: data for split, data in found.items() if split in _SPLITS}
     if "train" not in splits:
         raise CorpusError(
@@ -84,7 +82,8 @@ def open_dataset(name: str, rules: Rules, columns: Columns) -> Corpus:
         )
     for data in splits.values():
         for column in filter(None, (columns.text, columns.name)):
-            if column not in data.column_names:
+            top = column if column in data.column_names else column.partition(".")[0]
+            if top not in data.column_names:
                 raise CorpusError(no_column(name, column, data.column_names))
     return Corpus(
         name=name,
@@ -95,6 +94,8 @@ def open_dataset(name: str, rules: Rules, columns: Columns) -> Corpus:
             for split, data in splits.items()
             for part in _parts(name, split, data, rules, columns)
         ],
+        has_tables=True,
+        max_bad_rows=columns.max_bad_rows,
         content=tuple(
             partial(labelled, f"{split} {columns} {data._fingerprint}")
             for split, data in splits.items()
@@ -102,7 +103,24 @@ def open_dataset(name: str, rules: Rules, columns: Columns) -> Corpus:
     )
 
 
-def _load(address: Address, *, is_saved: bool) -> Any:
+def _split(name: str, wanted: str, found: dict[str, Any]) -> Any:
+    """A split, or slices of splits as the library writes them: "train[:10%]+test[-100:]"."""
+    import datasets
+
+    try:
+        sizes = {split: len(data) for split, data in found.items()}
+        slices = datasets.ReadInstruction.from_spec(wanted).to_absolute(sizes)
+    except (ValueError, AssertionError, KeyError) as error:
+        known = ", ".join(found)
+        raise CorpusError(
+            f"{name} must have the split {wanted!r}; it has {known}. A part of one is named as "
+            "in train[:10%] or train[1000:2000]."
+        ) from error
+    pieces = [found[one.splitname].select(range(one.from_, one.to)) for one in slices]
+    return pieces[0] if len(pieces) == 1 else datasets.concatenate_datasets(pieces)
+
+
+def _load(address: Address) -> Any:
     try:
         import datasets
     except ImportError as error:
@@ -111,7 +129,7 @@ def _load(address: Address, *, is_saved: bool) -> Any:
             "pip install 'bertsmith[datasets]'."
         ) from error
     try:
-        if is_saved:
+        if is_saved_dataset(Path(address.name)):
             return datasets.load_from_disk(address.name)
         return datasets.load_dataset(address.name, name=address.config, revision=address.revision)
     except Exception as error:  # of the library, or of the network below it
@@ -143,13 +161,12 @@ def _read(
     yield from documents_of_rows(rows, rules, left_out)
 
 
-def _rows(data: Any, place: slice, columns: Columns) -> Iterator[tuple[int, Text]]:
-    wanted = list(filter(None, (columns.text, columns.name)))
-    data = data.select_columns(wanted)
+def _rows(data: Any, place: slice, columns: Columns) -> Rows:
+    tops = [
+        name if name in data.column_names else name.partition(".")[0] for name in columns.wanted
+    ]
+    data = data.select_columns(list(dict.fromkeys(tops)))
     for first in range(place.start, place.stop, _ROWS_AT_ONCE):
         batch = data[first : min(first + _ROWS_AT_ONCE, place.stop)]
-        names = batch[columns.name] if columns.name else [""] * len(batch[columns.text])
-        for number, (text, one) in enumerate(
-            zip(batch[columns.text], names, strict=True), start=first + 1
-        ):
-            yield number, Text(text, one)
+        for number, values in enumerate(zip(*batch.values(), strict=True), start=first + 1):
+            yield number, row_of(dict(zip(batch, values, strict=True)), columns)

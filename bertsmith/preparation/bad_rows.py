@@ -1,25 +1,22 @@
-"""When a preparation has met too many rows without a text."""
+"""When a preparation has met too much that cannot be read."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from bertsmith.corpus import BAD_ROW, FEWEST_TO_JUDGE, NUM_ROWS, Columns, refuse_bad_rows
+from bertsmith.corpus import FEWEST_TO_JUDGE, Corpus, refuse_bad, unwarned
 from bertsmith.preparation.work import Piece
 
 
 class RowJudge:
-    """Ends a preparation that meets too many bad rows, whoever reads them in whatever order.
+    """Ends a preparation that meets too many bad rows, lines or files, whoever reads them.
 
     Args:
-        name: of the corpus.
-        columns: how much may be bad.
-        num_parts: of the corpus.
+        corpus: what is read, in whatever order.
     """
 
-    def __init__(self, name: str, columns: Columns, num_parts: int) -> None:
-        self._name = name
-        self._columns = columns
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
         self._waiting: dict[int, list[Piece]] = {}
         self._next = 0
         self._left_out: Counter[str] = Counter()
@@ -31,14 +28,16 @@ class RowJudge:
             self._next += 1
             for piece in found:
                 self._left_out.update(piece.left_out)
-            if self._left_out[NUM_ROWS] >= FEWEST_TO_JUDGE:
-                self.end()
+            self.end(fewest=FEWEST_TO_JUDGE)
 
-    def end(self) -> None:
-        """Judge what there is. Raises: `CorpusError`."""
-        bad = {
-            reason.removeprefix(BAD_ROW): count
-            for reason, count in self._left_out.items()
-            if reason.startswith(BAD_ROW)
-        }
-        refuse_bad_rows(self._name, sum(bad.values()), self._left_out[NUM_ROWS], self._columns, bad)
+    def end(self, *, fewest: int = 0) -> None:
+        """Judge what there is; units of which there are fewer, later. Raises: `CorpusError`."""
+        corpus = self._corpus
+        refuse_bad(corpus.name, self._left_out, corpus.max_bad_rows, fewest=fewest)
+
+
+def refuse_unreadable(corpus: Corpus) -> None:
+    """Raise `CorpusError` if too much of the training text cannot be read; all of it is read."""
+    with unwarned():
+        for _ in corpus.read("train"):
+            pass

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bertsmith.config import PreparationConfig
-from bertsmith.corpus import NUM_ROWS, Corpus, open_corpus
+from bertsmith.corpus import NUM_ROWS, Corpus, open_corpus, without_totals
 from bertsmith.corpus.cache import cache_folder
 from bertsmith.data.disk import StoreFolder, is_store, open_store, total_counts
 from bertsmith.data.manifest import (
@@ -27,13 +27,19 @@ from bertsmith.data.manifest import (
 from bertsmith.data.shards import open_shard, tokenizer_digest, write_frequencies
 from bertsmith.display import Display
 from bertsmith.durable import damage, make_folder, read_with_sum, whole_folder, write_text
-from bertsmith.errors import DataError
-from bertsmith.preparation.bad_rows import RowJudge
+from bertsmith.errors import DataError, TokenizerError
+from bertsmith.preparation.bad_rows import RowJudge, refuse_unreadable
 from bertsmith.preparation.duplicates import find_duplicates, fingerprint_part
 from bertsmith.preparation.engines import Engine, run_all
 from bertsmith.preparation.folder import CORPUS_FILE, OutputFolder, taken, written_to
 from bertsmith.preparation.report import report_json
-from bertsmith.preparation.settings import columns_of, key_of, rules_of, with_absolute_paths
+from bertsmith.preparation.settings import (
+    columns_of,
+    key_of,
+    refuse_idle_columns,
+    rules_of,
+    with_absolute_paths,
+)
 from bertsmith.preparation.vocabulary import given_tokenizer, make_tokenizer, measure_vocabulary
 from bertsmith.preparation.work import (
     NO_LENGTH,
@@ -128,7 +134,7 @@ def prepare_store(
 def _open(
     config: PreparationConfig, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Corpus:
-    return open_corpus(
+    corpus = open_corpus(
         config.corpus,
         validation=config.validation,
         validation_fraction=config.validation_fraction,
@@ -137,6 +143,8 @@ def _open(
         encoding=config.encoding,
         progress=lambda name, done, total: progress(done, total),
     )
+    refuse_idle_columns(config, corpus)
+    return corpus
 
 
 def _cached(key: str) -> Path:
@@ -179,15 +187,19 @@ class _Preparation:
             self._find_duplicates(engine, processes)
         if not self.job.tokenizer.is_dir() or damage(self.job.tokenizer) is not None:
             with self.display.stage("Building the vocabulary"):
-                tokenizer = make_tokenizer(
-                    self.config,
-                    self.corpus,
-                    self.job,
-                    self.given,
-                    self.display,
-                    engine=engine,
-                    processes=processes,
-                )
+                try:
+                    tokenizer = make_tokenizer(
+                        self.config,
+                        self.corpus,
+                        self.job,
+                        self.given,
+                        self.display,
+                        engine=engine,
+                        processes=processes,
+                    )
+                except TokenizerError:
+                    refuse_unreadable(self.corpus)  # which may be why
+                    raise
                 with whole_folder(self.job.tokenizer) as target:
                     tokenizer.save(target)
         pieces = self._work(engine, processes)
@@ -235,7 +247,7 @@ class _Preparation:
             work = run_all(
                 work_on_part, tasks, engine=engine, processes=processes, size=size, look=look
             )
-            judge = RowJudge(self.corpus.name, columns_of(self.config), len(parts))
+            judge = RowJudge(self.corpus)
             for found in pieces_by_part(pieces):
                 judge.add(found)
             with contextlib.closing(work):
@@ -243,8 +255,7 @@ class _Preparation:
                     pieces += found
                     look()
                     for text in (text for piece in found for text in piece.warnings):
-                        # Of one kind in one file, one is enough.
-                        kind = text.partition(", row ")[0] + text.rpartition(": ")[2]
+                        kind = text.rpartition(": ")[2]  # of one kind, one is enough
                         if kind not in told:
                             told.add(kind)
                             warnings.warn(text, stacklevel=2)
@@ -300,7 +311,7 @@ class _Preparation:
             },
             "splits": {split: dict(sorted(counts[split].items())) for split in splits},
             "rows_of_tables": num_rows,
-            "left_out": dict(sorted(left_out.items())),
+            "left_out": dict(sorted(without_totals(left_out).items())),
         }
 
     def _manifest(

@@ -1,0 +1,201 @@
+"""What of a folder is its text: which files are there, what they are, and which of them are read.
+
+What most of the bytes are decides between plain text and tables. Files that are about the text (a
+licence beside the data) never decide, and a folder of which but a small part could be read is
+refused: it holds something else than the few texts beside it.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from bertsmith.corpus.kinds import (
+    TABLE_FORMATS,
+    TEXT_FORMATS,
+    Source,
+    UnfitError,
+    look,
+    told_ending,
+)
+from bertsmith.corpus.opened import File, format_of, size_of
+from bertsmith.corpus.tables import Columns
+from bertsmith.errors import CorpusError, printable
+
+LEAST_SHARE = 0.1
+"""Of a folder's bytes that must be readable."""
+
+ABOUT_THE_TEXT = "files about the text (README, LICENSE …)"
+
+_ABOUT = re.compile(
+    r"(readme|licen[cs]e)([-_.].*)?|(copying|copyright|notice|citation|changelog|authors|"
+    r"contributors|contributing|code_of_conduct|manifest|md5sums?|sha\d+sums?|checksums?)(\..*)?",
+    re.IGNORECASE,
+)
+
+
+@dataclass
+class Selection:
+    """What is read of a folder, and what is not."""
+
+    sources: list[Source] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Files by reason."""
+    first: dict[str, str] = field(default_factory=dict)
+    """The name of the first file of each reason."""
+    bytes_left_out: int = 0
+    """But for files about the text."""
+    bytes_damaged: int = 0
+    """In files whose names say that they can be read."""
+    errors: list[UnfitError] = field(default_factory=list)
+    """Of files that were looked at."""
+
+    def leave_out(self, file: object, reason: str, size: int = 0) -> None:
+        """Count a file."""
+        self.left_out[reason] += 1
+        self.first.setdefault(reason, str(file))
+        self.bytes_left_out += size
+
+    def add(self, other: Selection) -> None:
+        """Take in what is read of another folder, and what is not."""
+        self.sources += other.sources
+        self.left_out += other.left_out
+        self.first = other.first | self.first
+
+
+def choose(
+    place: str,
+    files: Sequence[File],
+    columns: Columns,
+    *,
+    by_pattern: bool = False,
+    is_all: bool = True,
+) -> Selection:
+    """What is read of files that were found together.
+
+    Args:
+        place: the folder or the pattern, for messages.
+        files: in their order.
+        columns: that tables must have.
+        by_pattern: whether a pattern found them, which says that all of them are meant: files of
+            any ending, texts and tables side by side.
+        is_all: whether nothing else was found with them.
+
+    Raises:
+        CorpusError: nothing in it can be read, or but a small part; too much is damaged.
+    """
+    found = Selection()
+    about = [file for file in files if _ABOUT.fullmatch(file.name)]
+    others = [file for file in files if not _ABOUT.fullmatch(file.name)]
+    if not others and is_all:
+        others, about = about, []
+    for file in about:
+        found.leave_out(file, ABOUT_THE_TEXT)
+    texts, tables = _looked_at(others, columns, found, by_pattern=by_pattern)
+    sizes = [sum(size_of(source.file) for source in sources) for sources in (texts, tables)]
+    if by_pattern:
+        found.sources = [*texts, *tables]  # whoever has the pattern sorts them
+    elif sizes[0] >= sizes[1] and texts:
+        found.sources = texts
+        for source in tables:
+            found.leave_out(source.file, f"tables beside texts ({told_ending(source.file)})")
+    else:
+        found.sources = tables
+        for source in texts:
+            found.leave_out(source.file, f"texts beside tables ({told_ending(source.file)})")
+    if not found.sources:
+        is_named_so = found.errors and len(found.errors) == len(others)
+        raise found.errors[0] if is_named_so else _nothing(place, found)
+    _refuse_damage(place, found, sum(sizes), columns.max_bad_rows)
+    _refuse_small_part(place, found, sum(sizes))
+    return found
+
+
+def _refuse_damage(place: str, found: Selection, size: int, max_share: float) -> None:
+    """Raise `CorpusError` if too many bytes are in files whose names promise what they are not."""
+    if found.bytes_damaged > max_share * (size + found.bytes_damaged):
+        damaged = [error for error in found.errors if error.is_damage]
+        raise CorpusError(
+            f"{place} must have at most {max_share:.1%} of its bytes in files that are not what "
+            f"their names say; {len(damaged):,} files have more "
+            f"({str(damaged[0]).rstrip('.')}). Mend or remove them, or raise --max-bad-rows."
+        )
+
+
+def _refuse_small_part(place: str, found: Selection, size: int) -> None:
+    """Raise `CorpusError` if a folder holds mostly something else than text."""
+    if size < LEAST_SHARE * (size + found.bytes_left_out):
+        total = len(found.sources) + found.left_out.total()
+        raise CorpusError(
+            f"{place} must hold mostly text; of its {total:,} files only "
+            f"{len(found.sources):,} ({_listed(_endings(found.sources))}) could be read, "
+            f"{size / (size + found.bytes_left_out):.1%} of its bytes, beside "
+            f"{_listed(found.left_out)}. Convert these, or name what is to be read, as with "
+            f"{place.rstrip('/')}/*{told_ending(found.sources[0].file)} in quotes."
+        )
+
+
+def warn_of_the_rest(place: str, found: Selection) -> None:
+    """Say what of a folder is not read, if that is more than files about the text."""
+    rest = {
+        f"{reason}{', as ' + found.first[reason] if reason in found.first else ''}": count
+        for reason, count in found.left_out.items()
+        if reason != ABOUT_THE_TEXT
+    }
+    if rest:
+        total = len(found.sources) + found.left_out.total()
+        warnings.warn(
+            printable(
+                f"{place}: {len(found.sources):,} of {total:,} files are read "
+                f"({_listed(_endings(found.sources))}); left out: {_listed(rest)}."
+            ),
+            stacklevel=2,
+        )
+
+
+def _looked_at(
+    files: Iterable[File], columns: Columns, found: Selection, *, by_pattern: bool
+) -> tuple[list[Source], list[Source]]:
+    """Texts and tables; the others are left out."""
+    texts: list[Source] = []
+    tables: list[Source] = []
+    for file in files:
+        ending = format_of(file)
+        if not (by_pattern or _is_known(ending)):
+            found.leave_out(file, f"files that are not text ({told_ending(file)})", size_of(file))
+            continue
+        try:
+            source = look(file, columns)
+        except UnfitError as error:
+            found.leave_out(file, error.kind, size_of(file))
+            found.errors.append(error)
+            found.bytes_damaged += size_of(file) * error.is_damage
+            continue
+        (tables if source.is_table else texts).append(source)
+    return texts, tables
+
+
+def _is_known(ending: str) -> bool:
+    return not ending or ending in TEXT_FORMATS or ending in TABLE_FORMATS or ending[1:].isdigit()
+
+
+def _nothing(place: str, found: Selection) -> CorpusError:
+    kinds = ", ".join((*TEXT_FORMATS, *TABLE_FORMATS))
+    rest = f" but {_listed(found.left_out)}" if found.left_out else ""
+    return CorpusError(
+        f"{place} must hold text files ({kinds}, or without an ending); it holds none{rest}."
+    )
+
+
+def _endings(sources: Iterable[Source]) -> Counter[str]:
+    return Counter(told_ending(source.file) for source in sources)
+
+
+def _listed(counts: dict[str, int]) -> str:
+    every = sorted(counts.items(), key=lambda entry: -entry[1])
+    rest = sum(count for _, count in every[6:])
+    told = [f"{count:,} {reason}" for reason, count in every[:6]]
+    return ", ".join([*told, f"{rest:,} others"] if rest else told)

@@ -1,0 +1,110 @@
+"""Rows of JSON: one object a line, or objects one after the other, in an array or not."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from bertsmith.corpus.kinds import Source
+from bertsmith.corpus.lines import LONGEST_LINE, BadLineError, Range, decode, line_number, raw_lines
+from bertsmith.corpus.opened import opened
+from bertsmith.corpus.tables import NOT_UNICODE, Columns, Row, Rows, is_unicode, one_object, row_of
+from bertsmith.errors import CorpusError
+
+_BLOCK_BYTES = 2**20
+_BETWEEN = re.compile(r"[\s,\[\]]*")  # objects in an array, or outside of one
+
+
+def rows_of_lines(source: Source, part: Range | None, columns: Columns) -> Rows:
+    """A row for each line that is not empty."""
+    before = 0 if part is None else None  # lines before the part; counted when it is asked for
+    lines = raw_lines(source.file, part, cr=source.ends_lines_with_cr)
+    for number, (place, raw) in enumerate(lines, start=1):
+        if raw.isspace():
+            continue
+        try:
+            row = _parse(decode(raw, place), columns)
+        except BadLineError as bad:
+            row = Row(problem=bad.reason)
+        if row.problem or not isinstance(row.value, str):
+            if before is None and part is not None:
+                before = line_number(source.file, part[0]) - 1
+            number += before or 0
+        yield number, row
+
+
+def _parse(line: str, columns: Columns) -> Row:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return Row(problem="not JSON")
+    if not isinstance(found, dict):
+        return Row(problem="not a JSON object")
+    row = row_of(found, columns)
+    if "\\ud" in line.lower() and not is_unicode(row.value):
+        return Row(problem=NOT_UNICODE)
+    return row
+
+
+def rows_of_objects(source: Source, columns: Columns) -> Rows:
+    """A row for each object of a file, which is held in memory alone.
+
+    Raises:
+        CorpusError: something is no JSON, which leaves no way to find the next object; or all there
+            is is an object that is no row.
+    """
+    first: tuple[Any, Row] | None = None
+    number = 0
+    for number, found in enumerate(_objects(source), start=1):
+        row = Row(problem="not a JSON object")
+        if isinstance(found, dict):
+            row = row_of(found, columns)
+            if isinstance(row.value, str) and not is_unicode(row.value):
+                row = Row(problem="not UTF-8 or half of a surrogate pair")
+        if number == 1 and row.problem:
+            first = (found, row)
+            continue
+        if first is not None and number == 2:
+            yield 1, first[1]
+        yield number, row
+    if first is not None and number == 1:
+        found = first[0] if isinstance(first[0], dict) else {}
+        raise CorpusError(one_object(source.file, found))
+
+
+def _objects(source: Source) -> Iterator[Any]:
+    decoder = json.JSONDecoder()
+    # Bytes that are no UTF-8 become halves of surrogate pairs: their rows alone are left out.
+    utf8 = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")
+    text = ""
+    wanted = _BLOCK_BYTES
+    has_ended = False
+    with opened(source.file) as stream:
+        while not has_ended:
+            raw = stream.read(wanted)
+            has_ended = not raw
+            text = (text + utf8.decode(raw, final=has_ended)).removeprefix("\ufeff")
+            place = 0
+            while (place := _BETWEEN.match(text, place).end()) < len(text):  # type: ignore[union-attr]
+                try:
+                    found, place = decoder.raw_decode(text, place)
+                except (ValueError, RecursionError) as error:
+                    if has_ended or isinstance(error, RecursionError):
+                        raise CorpusError(_not_json(source, text[place:])) from error
+                    break
+                yield found
+            text = text[place:]
+            if len(text) > LONGEST_LINE:
+                raise CorpusError(_not_json(source, text))
+            wanted = max(_BLOCK_BYTES, len(text))  # so that what is long is not tried over and over
+
+
+def _not_json(source: Source, rest: str) -> str:
+    return (
+        f"{source.file} must hold JSON lines or one array of objects, each of at most "
+        f"{LONGEST_LINE} bytes; where {rest[:40]!r} begins it does not. Write its rows one a line, "
+        "as with: jq -c '.[]'."
+    )

@@ -1,0 +1,146 @@
+"""What is said of the rows of any table: its columns, and a row's text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bertsmith.corpus.opened import File
+
+DELIMITERS = (",", ";", "|", "\t")
+"""Of CSV; the first whose header has the columns that are asked for."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How tables are read."""
+
+    text: str = "text"
+    """The column that holds the text; `a.b` is the field b of the column a."""
+    name: str | None = None
+    """The column that names each row's document; None: they have no names."""
+    max_bad_rows: float = 0.01
+    """Largest share of rows (of lines, of files) that may be unreadable."""
+
+    @property
+    def wanted(self) -> list[str]:
+        """The columns that must be there."""
+        return list(filter(None, (self.text, self.name)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row's text, or why it has none."""
+
+    value: Any = None
+    name: Any = ""
+    problem: str = ""
+
+
+Rows = Iterable[tuple[int, Row]]
+"""Rows with their numbers: the lines of a file on which they end, or the places in a table."""
+
+TOO_LONG = "over 16 MiB"
+NOT_UTF8 = "not UTF-8"
+NOT_UNICODE = "not Unicode (half of a surrogate pair)"
+
+
+def text_of(value: object) -> str | None:
+    """The text in a column: itself, or the strings of a list as its paragraphs; None: no text."""
+    if isinstance(value, list) and all(isinstance(text, str) for text in value):
+        return "\n".join(value)
+    return value if isinstance(value, str) else None
+
+
+def field_of(row: dict[str, Any], column: str) -> Any:
+    """What a row has in `column`, or in a field of a column; of null null. Raises: `KeyError`."""
+    if column in row:
+        return row[column]
+    first, dot, rest = column.partition(".")
+    if not dot or not isinstance(row[first], dict | None):
+        raise KeyError(column)
+    return None if row[first] is None else field_of(row[first], rest)
+
+
+def has_column(row: dict[str, Any], column: str) -> bool:
+    """Whether a row has `column`, maybe as a field of a column; null counts as having its fields.
+
+    Data sets write null for the whole of a field that is empty.
+    """
+    if column in row:
+        return True
+    first, dot, rest = column.partition(".")
+    if not dot or first not in row:
+        return False
+    return row[first] is None or (isinstance(row[first], dict) and has_column(row[first], rest))
+
+
+def row_of(row: dict[str, Any], columns: Columns) -> Row:
+    """The text and the name in an object's fields."""
+    for column in columns.wanted:
+        try:
+            field_of(row, column)
+        except KeyError:
+            return Row(problem=f"no column {column!r}")
+    name = field_of(row, columns.name) if columns.name else ""
+    return Row(field_of(row, columns.text), name)
+
+
+def is_unicode(value: object) -> bool:
+    """Whether text is made of whole characters; JSON's escapes may write halves."""
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def csv_header(head: bytes, ending: str) -> list[str]:
+    """The fields of the first line, by the delimiter that gives the most of them."""
+    line = head.decode(errors="replace").removeprefix("\ufeff")
+    line = line.replace("\r\n", "\n").replace("\r", "\n")
+    if ending == ".tsv":
+        return line.partition("\n")[0].split("\t")
+    return max((_fields(line, delimiter) for delimiter in DELIMITERS), key=len)
+
+
+def delimiter_of(header: str, columns: Columns) -> str:
+    """What parts the fields of a CSV file, by its first line: the columns asked for are there."""
+    for delimiter in DELIMITERS:
+        if set(columns.wanted) <= set(_fields(header, delimiter)):
+            return delimiter
+    return ","
+
+
+def _fields(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader(io.StringIO(line), delimiter=delimiter), [])
+    except csv.Error:
+        return []
+
+
+def no_column(source: object, column: str, names: Sequence[str]) -> str:
+    """What is said of a table without the column that is asked for."""
+    known = ", ".join(map(repr, names[:20])) or "none"
+    return (
+        f"{source} must have a column {column!r}; it has {known}. "
+        "Name one with --text-column (--id-column for names; a.b is the field b of a)."
+    )
+
+
+def two_columns(source: object, column: str) -> str:
+    """What is said of a table with two columns of the name that is asked for."""
+    return f"{source} must have one column {column!r}; it has several. Rename all but one."
+
+
+def one_object(file: File, found: dict[str, Any]) -> str:
+    """What is said of JSON that is no table."""
+    known = ", ".join(map(repr, [*found][:20])) or "no fields"
+    rows = next((name for name, value in found.items() if isinstance(value, list)), "rows")
+    return (
+        f"{file} must hold rows, as JSON lines or one array of objects; it holds an object with "
+        f"{known}. Write its rows one a line, as with: jq -c '.{rows}[]'."
+    )

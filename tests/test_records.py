@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from bertsmith.config import LabelledConfig
+from bertsmith.corpus import records
+from bertsmith.errors import BertsmithError, ConfigError
+from bertsmith.finetuning.tables import read_labelled
+
+ROWS = [
+    {"text": 'Ein „Kran“; er hebt, "so"', "label": 1, "id": [1]},
+    {"text": "Brücke", "label": 0, "id": [2]},
+]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+
+
+def check(path: Path, **settings: str) -> list[int]:
+    found = read_labelled(path, LabelledConfig(**settings))  # type: ignore[arg-type]
+    assert found.texts == [(row["text"], None) for row in ROWS]
+    assert [str(label) for label in found.labels or []] == ["1", "0"]
+    return found.lines
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf\n "])
+def test_a_json_array(indent: int | None, mark: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    path.write_bytes(mark + json.dumps(ROWS, indent=indent).encode())
+    assert check(path) == [1, 2]
+    packed = tmp_path / "t.json.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert check(packed) == [1, 2]
+
+
+def test_json_lines_under_json(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    path.write_text("\n" + LINES)
+    assert check(path) == [2, 3]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path, row_group_size=1)
+    assert check(path) == [1, 2]
+
+
+@pytest.mark.parametrize("encoding", ["windows-1252", "utf-16", "utf-16-le"])
+def test_other_encodings(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.tsv"
+    text = "text\tlabel\n" + "".join(f"{row['text']}\t{row['label']}\n" for row in ROWS)
+    path.write_bytes(text.encode(encoding))
+    assert check(path, encoding=encoding) == [2, 3]
+    path = tmp_path / "t.json"
+    path.write_bytes(json.dumps(ROWS, ensure_ascii=False).encode(encoding))
+    assert check(path, encoding=encoding) == [1, 2]
+
+
+@pytest.mark.parametrize(("delimiter", "flag"), [(";", ";"), ("|", "|"), ("\t", "\\t")])
+def test_other_delimiters(delimiter: str, flag: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    text = '"Ein „Kran“; er hebt, ""so"""'
+    path.write_text(f"text{delimiter}label\n{text}{delimiter}1\nBrücke{delimiter}0\n")
+    assert check(path, delimiter=flag) == [2, 3]
+    with pytest.raises(BertsmithError, match="--delimiter") as caught:
+        check(path)
+    assert "\t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("delimiter", ["", ";;", '"', "\n"])
+def test_what_cannot_part_columns(delimiter: str) -> None:
+    with pytest.raises(ConfigError, match="`delimiter` must be one character"):
+        LabelledConfig(delimiter=delimiter)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.json", b"", "is empty"),
+        ("t.json", b"[1]", "row 1 must be a JSON object"),
+        ("t.json", b'[{"text": "a"', r"t\.json must be JSON"),
+        ("t.json", b'[{"text": "\xe9"}]', r"t\.json must be JSON"),
+        ("t.json", b"[" * 9999, r"t\.json must be JSON"),
+        ("t.json", b'{\n"text": "a"\n}', "line 1 must be JSON"),
+        ("t.json", b"[]", "must have a column of texts"),
+        ("t.parquet", b"PAR1", "is damaged, or no Parquet"),
+        ("t.parquet", b"", "is damaged, or no Parquet"),
+        ("t.parquet.gz", b"", "must be unpacked"),
+        ("t.tsv", b"text\tlabel\ncaf\xe9\t1\n", "--encoding windows-1252"),
+    ],
+)
+def test_bad_files_are_said_in_a_line(
+    name: str, content: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BertsmithError, match=message) as caught:
+        read_labelled(tmp_path / name, LabelledConfig())
+    assert "\n" not in str(caught.value)
+
+
+def test_two_columns_of_one_name_in_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    table = pyarrow.table([["a"], ["b"], [1]], names=["text", "text", "label"])
+    pyarrow.parquet.write_table(table, path)
+    with pytest.raises(BertsmithError, match="'text' is there twice"):
+        read_labelled(path, LabelledConfig())
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "t.tsv")
+    (tmp_path / "t.csv").mkdir()
+    for name in ("t.tsv", "t.csv", "none.tsv"):
+        with pytest.raises(BertsmithError, match="must be a regular file"):
+            read_labelled(tmp_path / name, LabelledConfig())
+
+
+def test_an_array_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "_LARGEST_ARRAY", 100)
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(ROWS * 9))
+    with pytest.raises(BertsmithError, match=r"Write an object a line \(\.jsonl\)"):
+        read_labelled(path, LabelledConfig())
