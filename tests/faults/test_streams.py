@@ -59,7 +59,7 @@ def words(finished_run: Run, tmp_path: Path) -> dict[str, str]:
     rows = '{"text": "the crane", "label": "naïve"}\n{"text": "a bird", "label": "–"}\n'
     table.write_text(rows * 8)
     run = str(finished_run.output)
-    return {"RUN": run, "TEXT": str(text), "TABLE": str(table), "OUT": str(tmp_path / "out")}
+    return {"RUN": run, "TEXT": str(text), "TABLE": str(table), "OUT": str(tmp_path / "out.npz")}
 
 
 def arguments(command: str, words: dict[str, str]) -> list[str]:
