@@ -17,13 +17,14 @@ from bertsmith.cli.main import main
 from bertsmith.config import DataConfig
 from bertsmith.data.batches import Sizes
 from bertsmith.data.store import build_store
-from bertsmith.errors import BertsmithError, DataError, DivergenceError, ModelError
+from bertsmith.errors import BertsmithError, DivergenceError, ModelError
 from bertsmith.evaluation.held_out import evaluate, evaluation_batches
 from bertsmith.evaluation.pseudo import pseudo_perplexity
 from bertsmith.finetuning.labels import Task
 from bertsmith.finetuning.metrics import metrics_of, spread_of
 from bertsmith.finetuning.train import predict
 from bertsmith.model.bert import Bert
+from bertsmith.preparation import vocabulary
 from bertsmith.report.metrics_file import read_metrics
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.pretrain import Run
@@ -118,10 +119,19 @@ def test_a_step_without_a_masked_token_has_no_loss() -> None:
     assert sums.means()["mlm_loss"] == 0.5
 
 
+@pytest.mark.parametrize("is_prepared", [False, True])
 def test_training_on_unknown_words_is_refused_before_anything_is_written(
-    finished_run: Run, unknown: Path, tmp_path: Path
+    is_prepared: bool,
+    finished_run: Run,
+    unknown: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(DataError, match=r"all tokens of its \d+ examples are unknown"):
+    message = "At least half of a text's words must be in the vocabulary"
+    if is_prepared:  # by who did not look at that
+        monkeypatch.setattr(vocabulary, "refuse_unknown", lambda *_: None)
+        message = r"all tokens of its \d+ examples are unknown"
+    with pytest.raises(BertsmithError, match=message):
         bertsmith.pretrain(
             unknown,
             init_from=str(finished_run.output),
