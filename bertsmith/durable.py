@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -169,8 +169,12 @@ def remove_leftovers(folder: Path, names: Callable[[str], object]) -> None:
             remove(path)
 
 
-def damage(folder: Path) -> str | None:
+def damage(folder: Path, among: Container[str] | None = None) -> str | None:
     """What is wrong with a folder that `whole_folder` made; None: every byte is as written.
+
+    Args:
+        folder: with its checksums.
+        among: names of the files that are looked at; None: all, and there may be no others.
 
     Raises:
         OSError: it cannot be read; whether it is damaged is not known.
@@ -183,19 +187,21 @@ def damage(folder: Path) -> str | None:
         lines = [_SUM_LINE.fullmatch(line) for line in text.splitlines()]
         if not lines or not text.endswith("\n") or None in lines:
             return f"{CHECKSUMS_FILE} is not a list of checksums"
-        for line in filter(None, lines):
-            path = folder / line[2]
+        sums = {line[2]: line[1] for line in lines if line}
+        for name, digest in sums.items():
+            if among is not None and name not in among:
+                continue
+            path = folder / name
             if not _is_regular(path):
                 return f"{path.name} is not a regular file"
-            if _digest(path) != line[1]:
+            if _digest(path) != digest:
                 return f"{path.name} does not match its checksum"
     except OSError as error:
         if error.errno not in LOST:
             raise
         return f"{Path(error.filename).name} is missing"
-    listed = {line[2] for line in lines if line}
-    for path in folder.iterdir():
-        if path.name not in listed | {CHECKSUMS_FILE}:
+    for path in folder.iterdir() if among is None else ():
+        if path.name not in {*sums, CHECKSUMS_FILE}:
             return f"{CHECKSUMS_FILE} does not list {path.name}"
     return None
 

@@ -23,10 +23,10 @@ from bertsmith.data.random_bits import Int64
 from bertsmith.data.store import Shard, Size
 from bertsmith.durable import LOST, flush
 from bertsmith.errors import DataError
+from bertsmith.tokenizer import TOKENIZER_FILES
 
 _COLUMN, _NAMES = "document", "name"
 _LARGEST_TOKENIZER = 2**28  # bytes, as in bertsmith.tokenizer
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 class Stamp(NamedTuple):
@@ -176,10 +176,10 @@ def read_frequencies(path: Path, digest: str, vocab_size: int, tokens: int) -> I
 
 def tokenizer_digest(folder: Path) -> str:
     """Of both files of a tokenizer. Raises: `DataError`: one is missing, or cannot be read."""
-    for path in (folder / name for name in _TOKENIZER_FILES):
+    for path in (folder / name for name in TOKENIZER_FILES):
         if Stamp.of(path).size > _LARGEST_TOKENIZER:
             raise DamagedFileError(f"{path} must have at most {_LARGEST_TOKENIZER} bytes")
-    digests = (checked_digest(folder / name) for name in _TOKENIZER_FILES)
+    digests = (checked_digest(folder / name) for name in TOKENIZER_FILES)
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

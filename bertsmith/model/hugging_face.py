@@ -23,11 +23,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bertsmith.config import ModelConfig
+from bertsmith.durable import CHECKSUMS_FILE, damage
 from bertsmith.errors import ConfigError, ModelError
 from bertsmith.model.bert import ACTIVATIONS, Bert
 from bertsmith.model.shards import put, whole
 from bertsmith.model.stored import StoredTensors, files_of_index, opened
-from bertsmith.tokenizer import Tokenizer
+from bertsmith.tokenizer import TOKENIZER_FILES, Tokenizer
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -61,6 +62,7 @@ OPTIONAL_PARTS = {
 """Parts that a folder may lack (a bare `BertModel`, a `BertForMaskedLM`), by their prefix there."""
 
 _MAX_JSON_BYTES = 2**20
+_FILES = frozenset((CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES))
 _SHORTEST = 3  # tokens that a model reads at least
 _LARGEST_SIZE, _MOST_LAYERS = 2**24, 512  # bounds on what a stranger's config may ask for
 
@@ -153,6 +155,7 @@ def load_model(folder: Path) -> ModelFolder:
         ModelError: a file is missing or damaged, or it is not a BERT of the original structure.
         TokenizerError: the tokenizer's files are missing or damaged.
     """
+    refuse_damaged(folder)
     config, vocab_size = read_config(folder)
     tokenizer = Tokenizer.load(folder, default_max_length=config.max_position_embeddings)
     refuse_large_vocabulary(folder, tokenizer, vocab_size)
@@ -170,6 +173,25 @@ def load_model(folder: Path) -> ModelFolder:
         model.initialize(seed=0)
     model.load_state_dict(state, strict=False)
     return ModelFolder(model.eval(), tokenizer, missing)
+
+
+def refuse_damaged(folder: Path) -> None:
+    """Hold the files of a model against the checksums beside them, where there are any.
+
+    Raises:
+        ModelError: one is not as it was written.
+    """
+    if not (folder / CHECKSUMS_FILE).exists():
+        return
+    try:
+        wrong = damage(folder, _FILES)
+    except OSError as error:
+        raise ModelError(f"Cannot read {folder}: {error.strerror}.") from error
+    if wrong:
+        raise ModelError(
+            f"The model {folder} is damaged: {wrong}. Take a checkpoint or a copy of it; where a "
+            f"file was changed on purpose, remove {CHECKSUMS_FILE}."
+        )
 
 
 def refuse_large_vocabulary(folder: Path, tokenizer: Tokenizer, rows: int) -> None:

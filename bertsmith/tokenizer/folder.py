@@ -16,6 +16,8 @@ from bertsmith.tokenizer.examine import examine, is_panic, try_out
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 VOCABULARY_FILE = "vocab.txt"
+TOKENIZER_FILES = (TOKENIZER_FILE, CONFIG_FILE)
+"""What is written here."""
 
 ROLES = ("pad", "unk", "cls", "sep", "mask")
 SPECIAL_TOKENS = ("[PAD]", UNKNOWN_WORD, "[CLS]", "[SEP]", "[MASK]")

@@ -23,6 +23,7 @@ from bertsmith.model.hugging_face import (
     read_config,
     read_json,
     read_weights,
+    refuse_damaged,
     refuse_large_vocabulary,
 )
 from bertsmith.model.locate import find_model, find_run_config, read_newest
@@ -138,6 +139,7 @@ class FirstWeights:
                         f"{folder}; it has another tokenizer. Name the text itself, or prepare it "
                         f"with --tokenizer {json.dumps(str(folder))}."
                     )
+                refuse_damaged(folder)
                 return read_weights(folder, model)
 
             state, missing = read_newest(Path(begins_from), read)

@@ -6,10 +6,7 @@ import io
 import json
 import os
 import pickle
-import random
-import shutil
 import struct
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,15 +18,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bertsmith.config import resolve
 from bertsmith.corpus import download
 from bertsmith.corpus.wikitext import FILES
-from bertsmith.durable import CHECKSUMS_FILE, damage
 from bertsmith.errors import BertsmithError, DownloadError
 from bertsmith.model.hugging_face import load_model
-from bertsmith.training.checkpoint import STATE_FILE
-from bertsmith.training.pretrain import Run
-from bertsmith.training.progress import Progress
+from tests.faults.fuzz import mutated
 
 on_a_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 
@@ -254,74 +247,3 @@ def test_any_value_in_a_header_is_refused_or_fits(
     whole = value if field is None else entry | {field: value}
     name = data.draw(st.sampled_from([NAME, "cls.predictions.bias", "__metadata__", "x"]))
     any_value(folder, "model.safetensors", {name: whole}, None)
-
-
-def mutated(raw: bytes, draw: random.Random) -> bytes:
-    """`raw` with one to four small accidents."""
-    out = bytearray(raw)
-    for _ in range(draw.randint(1, 4)):
-        place = draw.randrange(len(out)) if out else 0
-        kind = draw.randrange(4)
-        if kind == 0 and out:
-            out[place] ^= 1 << draw.randrange(8)
-        elif kind == 1:
-            out[place:place] = draw.choice([b"\0", b"9", b"-", b'"', b"[", b"}", b"1e999", b"\xff"])
-        elif kind == 2:
-            del out[place : place + draw.randint(1, 16)]
-        else:
-            out = out[:place]
-    return bytes(out)
-
-
-READERS: dict[str, Callable[[Path], object]] = {
-    "config.json": load_model,
-    "tokenizer.json": load_model,
-    "tokenizer_config.json": load_model,
-    "model.safetensors": load_model,
-    STATE_FILE: lambda checkpoint: Progress.read(checkpoint / STATE_FILE),
-    CHECKSUMS_FILE: damage,
-    "config.toml": lambda checkpoint: resolve(file=checkpoint / "config.toml"),
-}
-
-
-def fuzz(checkpoint: Path, file: str, draw: random.Random) -> None:
-    """Read a checkpoint with one file mutated; anything but a clear line is a failure."""
-    plain = (checkpoint / file).read_bytes()
-    broken = mutated(plain, draw)
-    (checkpoint / file).write_bytes(broken)
-    try:
-        READERS[file](checkpoint)
-    except BertsmithError as error:
-        assert len(str(error).splitlines()) == 1, (file, error)
-    except BaseException as error:
-        raise AssertionError(f"{file}: {type(error).__name__} for {broken[:2000]!r}") from error
-    finally:
-        (checkpoint / file).write_bytes(plain)
-
-
-@pytest.fixture
-def checkpoint(finished_run: Run, tmp_path: Path) -> Path:
-    copy = tmp_path / "checkpoint"
-    shutil.copytree(finished_run.output / "checkpoints" / "step-00000008", copy)
-    shutil.copy(finished_run.output / "config.toml", copy)
-    return copy
-
-
-@pytest.mark.parametrize("file", READERS)
-def test_readers_survive_accidents(file: str, checkpoint: Path) -> None:
-    draw = random.Random(file)
-    for _ in range(40):
-        fuzz(checkpoint, file, draw)
-
-
-@pytest.mark.slow
-def test_readers_survive_a_minute_of_accidents(checkpoint: Path) -> None:
-    seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}")  # a failure shows it
-    draw = random.Random(seed)
-    tried, until = 0, time.monotonic() + 60
-    while time.monotonic() < until:
-        fuzz(checkpoint, draw.choice(list(READERS)), draw)
-        tried += 1
-    print(f"{tried} inputs tried")
-    assert tried > 1000

@@ -14,7 +14,7 @@ from bertsmith.corpus import open_corpus
 from bertsmith.errors import CorpusError
 from tests.conftest import make_documents, write_text
 from tests.faults.conftest import Machine, begin_arguments
-from tests.faults.test_hostile_folders import mutated
+from tests.faults.fuzz import mutated
 from tests.test_corpus import pack, table
 
 GOOD = (
