@@ -15,7 +15,7 @@ import bertsmith
 from bertsmith.training.pretrain import Run
 from tests.faults.fuzz import KINDS, SECONDS, fuzz
 
-MUTANTS = 250
+MUTANTS = 1500
 """Of each kind, in the slow test."""
 AT_ONCE = 250
 
