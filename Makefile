@@ -9,8 +9,8 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/bertsmith pretrain --corpus python-docs --minutes 1.2 --output runs/demo --overwrite
 	$(BIN)/bertsmith fill runs/demo "the function returns a [MASK] ."
-	$(BIN)/bertsmith encode runs/demo "a crane is flying"
-	$(BIN)/bertsmith encode runs/demo "a crane driver came" "he just left" --compare "a crane is flying"
+	$(BIN)/bertsmith encode runs/demo "a file is closed"
+	$(BIN)/bertsmith encode runs/demo "a file object is returned" "it is not closed" --compare "a file is closed"
 
 test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal

@@ -126,7 +126,7 @@ def _load(address: Address) -> Any:
     except ImportError as error:
         raise CorpusError(
             f"To read {address.name}, the library `datasets` must be installed: "
-            "pip install 'bertsmith[datasets]'."
+            "pip install datasets."
         ) from error
     try:
         if is_saved_dataset(Path(address.name)):

@@ -121,7 +121,7 @@ def _on_ray(
         import ray
         import ray.data
     except ImportError as error:
-        raise DataError("--engine ray needs Ray Data: pip install 'bertsmith[ray]'.") from error
+        raise DataError("--engine ray needs Ray Data: pip install 'ray[data]'.") from error
     import cloudpickle
 
     if not ray.is_initialized():
