@@ -39,8 +39,40 @@ def test_files_about_the_text_never_replace_it(
     (tmp_path / data).write_text(ROW if data.endswith("l") else TEXT)
     (tmp_path / name).write_text("Permission is hereby granted. More of it.\n\n" * 500)
     left_out: Counter[str] = Counter()
-    assert read(f"{tmp_path}{pattern}", left_out) == [DOCUMENT]
+    with pytest.warns(UserWarning, match=f"1 files about the text .* as .*{name}"):  # it is large
+        assert read(f"{tmp_path}{pattern}", left_out) == [DOCUMENT]
     assert left_out[ABOUT_THE_TEXT] == 1
+
+
+def test_a_small_licence_beside_the_text_is_not_worth_a_word(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(TEXT * 9)
+    (tmp_path / "LICENSE").write_text("Permission is granted.\n")
+    assert read(tmp_path) == [DOCUMENT] * 9
+
+
+def test_tables_are_text_whatever_they_are_called(tmp_path: Path) -> None:
+    for name in ("readme-00000.jsonl", "manifest.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text(ROW)
+    assert read(tmp_path) == read(f"{tmp_path}/*") == [DOCUMENT] * 3
+
+
+def test_a_licence_that_comes_changes_no_key(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(TEXT * 9)
+
+    def content() -> list[str]:
+        return [digest() for digest in open_corpus([str(tmp_path)]).content]
+
+    before = content()
+    (tmp_path / "LICENSE").write_text("Permission.\n")
+    assert content() == before
+
+
+def test_folders_that_a_pattern_matches_are_read_beside_files(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text(TEXT)
+    (tmp_path / "a" / "train").mkdir(parents=True)
+    (tmp_path / "a" / "train" / "00.txt").write_text(TEXT * 2)
+    assert read(f"{tmp_path}/**/train*") == [DOCUMENT] * 3
+    assert read(f"{tmp_path}/**") == [DOCUMENT] * 3
 
 
 def test_a_folder_of_nothing_else_is_read(tmp_path: Path) -> None:

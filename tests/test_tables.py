@@ -14,8 +14,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from bertsmith.corpus import Columns, Document, open_corpus
-from bertsmith.corpus.tables import delimiter_of
+from bertsmith.corpus import Columns, Document, good_lines, json_rows, lines, open_corpus
+from bertsmith.corpus.tables import NOT_UNICODE, delimiter_of
 from bertsmith.errors import CorpusError
 from tests.test_corpus import pack
 
@@ -271,3 +271,48 @@ def test_too_long_rows_of_parquet_are_counted(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="row 201: over 16 MiB; left out"):
         assert len(read(file, left_out)) == 200
     assert left_out["rows: over 16 MiB"] == 1
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_halves_of_surrogate_pairs_in_a_list_leave_a_row_out(name: str, tmp_path: Path) -> None:
+    rows = [{"text": ["A crane.", "B."]}] * 300 + [{"text": ["a \ud800", "b"]}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / name).write_text(lines if name.endswith("l") else json.dumps(rows))
+    left_out: Counter[str] = Counter()
+    with pytest.warns(UserWarning, match="row 301: not Unicode"):
+        assert len(read(tmp_path / name, left_out)) == 300
+    assert left_out[f"rows: {NOT_UNICODE}"] == 1
+
+
+def test_what_is_in_a_list_of_parquet_cannot_be_named(tmp_path: Path) -> None:
+    table = pyarrow.table({"tokens": [["a", "b"]], "s": [{"x": "Text."}]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    for column in ("tokens.list.element", "tokens.element", "text"):
+        with pytest.raises(CorpusError, match=r"it has 'tokens', 's', 's\.x'\. "):
+            read(tmp_path / "a.parquet", text=column)
+    assert read(tmp_path / "a.parquet", text="s.x") == [[["Text."]]]
+
+
+def test_the_delimiter_is_the_one_whose_header_has_the_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,source (a;b;c)\nOne here.,x\n")
+    assert read(tmp_path / "a.csv") == [[["One here."]]]
+
+
+def test_a_carriage_return_in_a_tsv_is_part_of_its_field(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_bytes(b"text\tid\r\nOne\rhere.\t1\r\nTwo.\t2\r\n")
+    assert read(tmp_path / "a.tsv") == [[["One"], ["here."]], [["Two."]]]
+
+
+def test_no_part_of_a_line_over_the_bound_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (lines, good_lines, json_rows):
+        monkeypatch.setattr(module, "LONGEST_LINE", 1000, raising=False)
+    monkeypatch.setattr(lines, "PART_BYTES", 2000)
+    path = tmp_path / "a.txt"
+    path.write_text("A crane.\n\n" * 190 + "long " * 1000 + "\n\n" + "A bird.\n\n" * 190)
+    left_out: Counter[str] = Counter()
+    with pytest.warns(UserWarning, match="over 16 MiB"):
+        found = read(path, left_out, max_bad_rows=0.5)
+    assert found == [[["A crane."]]] * 190 + [[["A bird."]]] * 190
+    assert left_out["lines: over 16 MiB"] == 1

@@ -92,6 +92,9 @@ def members_of(archive: Archive) -> tuple[list[Member], Counter[str]]:
     left_out: Counter[str] = Counter()
     for path, place, size, kind in find(archive):
         parts = PurePosixPath(path).parts
+        if ".." in parts:
+            left_out["members outside of their archive"] += 1
+            continue
         if any(part.startswith(".") or part == "__MACOSX" for part in parts):
             continue
         if kind:

@@ -39,7 +39,7 @@ ROWS = Unit(
 LINES = Unit(
     "lines of plain text",
     "lines: ",
-    "be UTF-8 text in all but {share} of its lines; {bad} of {total} are not",
+    "be text in all but {share} of its lines; {bad} of {total} are not",
     "Save it as UTF-8, name its --encoding, or raise --max-bad-rows.",
 )
 FILES = Unit(

@@ -24,7 +24,7 @@ from bertsmith.corpus.bad import FILES, count_bad, warn_of
 from bertsmith.corpus.document import Document, NamedDocument, Part
 from bertsmith.corpus.folders import Selection, choose
 from bertsmith.corpus.good_lines import GoodLines
-from bertsmith.corpus.kinds import Source, look
+from bertsmith.corpus.kinds import Source, UnfitError, look
 from bertsmith.corpus.lines import PART_BYTES, Range, parts_of, raw_lines
 from bertsmith.corpus.opened import (
     UTF8,
@@ -35,6 +35,7 @@ from bertsmith.corpus.opened import (
     in_encoding,
     is_archive,
     is_local,
+    place_of,
     size_of,
     told_errors,
     version_at_address,
@@ -87,8 +88,11 @@ def find_files(name: str, columns: Columns, encoding: str = UTF8) -> Selection |
 def _of_folder(folder: Path | UPath, columns: Columns, encoding: str) -> Selection:
     """Of a folder, or of an archive."""
     with told_errors(folder):
-        is_archive = not folder.is_dir()
-    files, unfollowed = files_in(folder) if is_archive else visible_files(folder)
+        is_folder = folder.is_dir()
+    try:
+        files, unfollowed = visible_files(folder) if is_folder else files_in(folder)
+    except CorpusError as error:
+        raise UnfitError("archives that cannot be read", str(error), is_damage=True) from error
     found = choose(str(folder), [in_encoding(file, encoding) for file in files], columns)
     found.left_out += unfollowed
     return found
@@ -99,8 +103,9 @@ def _of_pattern(name: str, paths: list[Path | UPath], columns: Columns, encoding
     with told_errors(paths[0]):
         folders = [path for path in paths if path.is_dir() or is_archive(path)]
         files = [path for path in paths if path not in set(folders) and path.is_file()]
-    if files and "**" in name:  # it matches what is in the folders by itself
-        folders = [path for path in folders if is_archive(path)]
+    if "**" in name:  # what is in a folder is matched by itself
+        above = {parent for file in files for parent in file.parents}
+        folders = [path for path in folders if path not in above]
     finders = [(folder, partial(_of_folder, folder, columns, encoding)) for folder in folders]
     if files:
         is_all = not folders
@@ -108,16 +113,16 @@ def _of_pattern(name: str, paths: list[Path | UPath], columns: Columns, encoding
         choice = partial(choose, name, texts, columns, by_pattern=True, is_all=is_all)
         finders.insert(0, (files[0], choice))
     found = Selection()
-    errors: list[CorpusError] = []
     for first, find in finders:
         try:
             found.add(find())
-        except CorpusError as error:
-            found.leave_out(first, "matches of the pattern without text")
-            errors.append(error)
+        except UnfitError as error:
+            found.leave_out_unfit(first, error)
     if not found.sources:
-        raise errors[0] if errors else _not_regular(name)
-    found.sources.sort(key=lambda source: str(source.file))
+        raise found.errors[0] if found.errors else _not_regular(name)
+    found.refuse_damage(name, columns.max_bad_rows)
+    # Members of an archive keep its order, in which it is unpacked once.
+    found.sources.sort(key=lambda source: str(place_of(source.file)))
     return found
 
 

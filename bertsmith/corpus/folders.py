@@ -53,17 +53,50 @@ class Selection:
     errors: list[UnfitError] = field(default_factory=list)
     """Of files that were looked at."""
 
+    says_about: bool = False
+    """Whether files about the text are to be named, since they may be meant."""
+
     def leave_out(self, file: object, reason: str, size: int = 0) -> None:
         """Count a file."""
         self.left_out[reason] += 1
         self.first.setdefault(reason, str(file))
         self.bytes_left_out += size
 
+    def leave_out_unfit(self, file: File, error: UnfitError) -> None:
+        """Count a file, or an archive, that was looked at."""
+        size = size_of(file)
+        self.leave_out(file, error.kind, size)
+        self.errors.append(error)
+        self.bytes_damaged += size * error.is_damage
+
     def add(self, other: Selection) -> None:
         """Take in what is read of another folder, and what is not."""
         self.sources += other.sources
         self.left_out += other.left_out
         self.first = other.first | self.first
+        self.says_about |= other.says_about
+
+    @property
+    def size(self) -> int:
+        """Bytes of what is read."""
+        return sum(size_of(source.file) for source in self.sources)
+
+    def refuse_damage(self, place: str, max_share: float, size: int | None = None) -> None:
+        """Raise `CorpusError` if too many bytes are in files whose names promise what they are not.
+
+        Args:
+            place: where they are.
+            max_share: of the bytes of what can be read and what cannot.
+            size: bytes of what can be read; None: of what is read.
+        """
+        size = self.size if size is None else size
+        if self.bytes_damaged > max_share * (size + self.bytes_damaged):
+            damaged = [error for error in self.errors if error.is_damage]
+            raise CorpusError(
+                f"{place} must have at most {max_share:.1%} of its bytes in files that are not "
+                f"what their names say; {len(damaged):,} files have more "
+                f"({str(damaged[0]).rstrip('.')}). Mend or remove them, or raise --max-bad-rows."
+            )
 
 
 def choose(
@@ -88,8 +121,8 @@ def choose(
         CorpusError: nothing in it can be read, or but a small part; too much is damaged.
     """
     found = Selection()
-    about = [file for file in files if _ABOUT.fullmatch(file.name)]
-    others = [file for file in files if not _ABOUT.fullmatch(file.name)]
+    about = [file for file in files if _is_about(file)]
+    others = [file for file in files if not _is_about(file)]
     if not others and is_all:
         others, about = about, []
     for file in about:
@@ -106,23 +139,14 @@ def choose(
         found.sources = tables
         for source in texts:
             found.leave_out(source.file, f"texts beside tables ({told_ending(source.file)})")
+    bytes_about = sum(map(size_of, about))
+    found.says_about = bool(about) and (by_pattern or bytes_about > found.size)
     if not found.sources:
         is_named_so = found.errors and len(found.errors) == len(others)
         raise found.errors[0] if is_named_so else _nothing(place, found)
-    _refuse_damage(place, found, sum(sizes), columns.max_bad_rows)
+    found.refuse_damage(place, columns.max_bad_rows, sum(sizes))
     _refuse_small_part(place, found, sum(sizes))
     return found
-
-
-def _refuse_damage(place: str, found: Selection, size: int, max_share: float) -> None:
-    """Raise `CorpusError` if too many bytes are in files whose names promise what they are not."""
-    if found.bytes_damaged > max_share * (size + found.bytes_damaged):
-        damaged = [error for error in found.errors if error.is_damage]
-        raise CorpusError(
-            f"{place} must have at most {max_share:.1%} of its bytes in files that are not what "
-            f"their names say; {len(damaged):,} files have more "
-            f"({str(damaged[0]).rstrip('.')}). Mend or remove them, or raise --max-bad-rows."
-        )
 
 
 def _refuse_small_part(place: str, found: Selection, size: int) -> None:
@@ -143,7 +167,7 @@ def warn_of_the_rest(place: str, found: Selection) -> None:
     rest = {
         f"{reason}{', as ' + found.first[reason] if reason in found.first else ''}": count
         for reason, count in found.left_out.items()
-        if reason != ABOUT_THE_TEXT
+        if reason != ABOUT_THE_TEXT or found.says_about
     }
     if rest:
         total = len(found.sources) + found.left_out.total()
@@ -170,23 +194,27 @@ def _looked_at(
         try:
             source = look(file, columns)
         except UnfitError as error:
-            found.leave_out(file, error.kind, size_of(file))
-            found.errors.append(error)
-            found.bytes_damaged += size_of(file) * error.is_damage
+            found.leave_out_unfit(file, error)
             continue
         (tables if source.is_table else texts).append(source)
     return texts, tables
+
+
+def _is_about(file: File) -> bool:
+    """Whether a file tells about the text, by its name; tables are text."""
+    return bool(_ABOUT.fullmatch(file.name)) and format_of(file) not in TABLE_FORMATS
 
 
 def _is_known(ending: str) -> bool:
     return not ending or ending in TEXT_FORMATS or ending in TABLE_FORMATS or ending[1:].isdigit()
 
 
-def _nothing(place: str, found: Selection) -> CorpusError:
+def _nothing(place: str, found: Selection) -> UnfitError:
     kinds = ", ".join((*TEXT_FORMATS, *TABLE_FORMATS))
     rest = f" but {_listed(found.left_out)}" if found.left_out else ""
-    return CorpusError(
-        f"{place} must hold text files ({kinds}, or without an ending); it holds none{rest}."
+    return UnfitError(
+        "matches of the pattern without text",
+        f"{place} must hold text files ({kinds}, or without an ending); it holds none{rest}.",
     )
 
 

@@ -59,7 +59,9 @@ class GoodLines:
         """
         self._left_out[LINES.total] += self._num_lines
         # Parts are judged together by whoever reads them; one without a good line ends it here.
-        allowed = self._num_lines - 1 if self._part else (max_share or 0.0) * self._num_lines
+        allowed = (max_share or 0.0) * self._num_lines
+        if self._part:
+            allowed = max(allowed, self._num_lines - 1)
         if max_share is not None and self._num_bad > max(allowed, 0):
             _, bad = self._first[0]
             raise CorpusError(

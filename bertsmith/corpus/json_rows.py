@@ -11,7 +11,7 @@ from typing import Any
 from bertsmith.corpus.kinds import Source
 from bertsmith.corpus.lines import LONGEST_LINE, BadLineError, Range, decode, line_number, raw_lines
 from bertsmith.corpus.opened import opened
-from bertsmith.corpus.tables import NOT_UNICODE, Columns, Row, Rows, is_unicode, one_object, row_of
+from bertsmith.corpus.tables import Columns, Row, Rows, one_object, row_of
 from bertsmith.errors import CorpusError
 
 _BLOCK_BYTES = 2**20
@@ -43,10 +43,7 @@ def _parse(line: str, columns: Columns) -> Row:
         return Row(problem="not JSON")
     if not isinstance(found, dict):
         return Row(problem="not a JSON object")
-    row = row_of(found, columns)
-    if "\\ud" in line.lower() and not is_unicode(row.value):
-        return Row(problem=NOT_UNICODE)
-    return row
+    return row_of(found, columns)
 
 
 def rows_of_objects(source: Source, columns: Columns) -> Rows:
@@ -62,8 +59,6 @@ def rows_of_objects(source: Source, columns: Columns) -> Rows:
         row = Row(problem="not a JSON object")
         if isinstance(found, dict):
             row = row_of(found, columns)
-            if isinstance(row.value, str) and not is_unicode(row.value):
-                row = Row(problem="not UTF-8 or half of a surrogate pair")
         if number == 1 and row.problem:
             first = (found, row)
             continue

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertsmith.corpus.opened import File, format_of, is_packed, opened, told_errors
-from bertsmith.corpus.packings import endings_of
 from bertsmith.corpus.tables import Columns, csv_header, has_column, no_column, one_object
 from bertsmith.errors import CorpusError, printable
 
@@ -97,9 +96,9 @@ def look(file: File, columns: Columns) -> Source:
             f"{file} must be plain text, JSON, CSV, TSV or Parquet; {ending} is not read. "
             "Convert it to one of these.",
         )
-    if ending == ".parquet" and endings_of(file.name)[1]:
+    if ending == ".parquet" and is_packed(file):
         raise UnfitError(
-            "packed Parquet files", f"{file} must be unpacked: Parquet is compressed inside."
+            "packed Parquet files", f"{file} must be unpacked: Parquet is read from its end."
         )
     head = _head(file)
     if not head.strip():
@@ -116,7 +115,7 @@ def look(file: File, columns: Columns) -> Source:
             is_damage=ending in TEXT_FORMATS or ending in TABLE_FORMATS,
         )
     if ending in (".csv", ".tsv"):
-        names = csv_header(head, ending)
+        names = csv_header(head, ending, columns)
         _refuse_missing(file, columns, dict.fromkeys(names))
         return Source(file, ending, _has_cr_lines(head))
     if ending in (".jsonl", ".ndjson") or _is_json_lines(head, is_several=ending == ".json"):

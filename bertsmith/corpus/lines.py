@@ -36,25 +36,21 @@ class BadLineError(ValueError):
         self.must = must
 
 
-def read_lines(file: File, part: Range | None = None) -> Iterator[str]:
+def read_lines(file: File) -> Iterator[str]:
     """The lines of `file`, unpacked, ends included; a byte-order mark at its beginning is left out.
-
-    Args:
-        file: UTF-8.
-        part: only the lines that begin in this part; None: all of it.
 
     Raises:
         CorpusError: the file is empty, binary, unreadable, not UTF-8, or one endless line.
     """
     has_text = False
-    for place, raw in raw_lines(file, part):
+    for place, raw in raw_lines(file):
         try:
             line = decode(raw, place, encoding_of(file))
         except BadLineError as bad:
             raise CorpusError(f"{file} {bad.must}") from bad
         has_text = has_text or not line.isspace()
         yield line
-    if not has_text and part is None:
+    if not has_text:
         raise CorpusError(f"{file} must hold text; it is empty.")
 
 
@@ -119,16 +115,24 @@ def parts_of(file: File, *, at_empty_lines: bool) -> list[Range | None]:
             return [None]
         for place in range(PART_BYTES, size - PART_BYTES // 2, PART_BYTES):
             stream.seek(place)
-            stream.readline(LONGEST_LINE)
+            _whole_line(stream)
             cut = stream.tell()
             while at_empty_lines and stream.tell() < place + PART_BYTES // 4:
-                line = stream.readline(LONGEST_LINE)
+                line = _whole_line(stream)
                 if not line or line.isspace():
                     cut = stream.tell()
                     break
             if cuts[-1] < cut < size:
                 cuts.append(cut)
     return list(zip(cuts, [*cuts[1:], size], strict=True))
+
+
+def _whole_line(stream: IO[bytes]) -> bytes:
+    """Read to the end of a line; gives it, or the end of it if it is longer than `LONGEST_LINE`."""
+    line = stream.readline(LONGEST_LINE)
+    while not line.endswith(b"\n") and (rest := stream.readline(LONGEST_LINE)):
+        line = rest
+    return line
 
 
 def line_number(file: File, place: int) -> int:
@@ -180,5 +184,6 @@ def decode(raw: bytes, place: int, encoding: str = "") -> str:
                 "Save it as UTF-8 or, where a corpus is prepared, say what it is, as with "
                 "--encoding windows-1252 (or gbk, shift_jis, …)."
             )
-        raise BadLineError(NOT_UTF8, place + error.start, must) from error
+        reason = f"not {encoding}" if encoding else NOT_UTF8
+        raise BadLineError(reason, place + error.start, must) from error
     return line if place else line.removeprefix("\ufeff")

@@ -89,7 +89,7 @@ def _within(file: File) -> Path | UPath | Member:
     return file.file if isinstance(file, Encoded) else file
 
 
-def _path(file: File) -> Path | UPath:
+def place_of(file: File) -> Path | UPath:
     """Where a file is, or the archive that it is in."""
     file = _within(file)
     return file.archive if isinstance(file, Member) else file
@@ -120,7 +120,7 @@ def opened(file: File) -> Iterator[IO[bytes]]:
 
 def version_at_address(file: File) -> str:
     """What the host of a file that is not here says of its version. Raises: `CorpusError`."""
-    path = _path(file)
+    path = place_of(file)
     assert isinstance(path, UPath)
     with told_errors(file):
         return f"{encoding_of(file)}{path.fs.checksum(path.path)}"
@@ -140,15 +140,6 @@ def files_in(archive: Path | UPath) -> tuple[list[File], Counter[str]]:
     """
     with _told_damage(archive):
         files, others = members_of(archive)
-    if (
-        format_of(archive) == ".tar"
-        and is_packed(archive)
-        and any(format_of(file) == ".parquet" for file in files)
-    ):
-        raise CorpusError(
-            f"{archive} must be unpacked: it holds Parquet, which is read from its end. Unpack it, "
-            "and name the folder."
-        )
     return [*files], others
 
 
@@ -159,7 +150,7 @@ def _told_damage(file: File) -> Iterator[None]:
     Raises:
         CorpusError: in its place.
     """
-    path = _path(file)
+    path = place_of(file)
     ending = endings_of(path.name)[1] or path.suffix
     if is_archive(path):
         ending = "".join(endings_of(path.name))
@@ -195,5 +186,5 @@ def told_errors(file: File) -> Iterator[None]:
 
 def is_local(file: File) -> bool:
     """Whether a file is on this machine's own file system."""
-    path = _path(file)
+    path = place_of(file)
     return not isinstance(path, UPath) or path.protocol in ("", "file", "local")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -37,9 +37,18 @@ _UNREADABLE = "among values too large to be read"
 def names_in(file: File) -> list[str]:
     """The columns, and behind dots their fields, of a Parquet file. Raises: `CorpusError`."""
     with _table(file) as (_, table):
-        return [
-            *dict.fromkeys([*table.schema_arrow.names, *(leaf.path for leaf in _leaves(table))])
-        ]
+        return list(_names(table.schema_arrow))
+
+
+def _names(fields: Any, before: str = "") -> Iterator[str]:
+    """Of a schema or a struct; what is in lists and maps cannot be named."""
+    import pyarrow
+
+    for field in fields:
+        yield f"{before}{field.name}"
+        if pyarrow.types.is_struct(field.type):
+            inner = [field.type.field(number) for number in range(field.type.num_fields)]
+            yield from _names(inner, f"{before}{field.name}.")
 
 
 def parquet_parts(file: File, part_bytes: int) -> list[Range | None]:
@@ -56,14 +65,22 @@ def parquet_parts(file: File, part_bytes: int) -> list[Range | None]:
 
 def rows_of_parquet(file: File, part: Range | None, columns: Columns) -> Rows:
     """The rows of some groups, or of all. Raises: `CorpusError`."""
+    for number, row in rows_of_columns(file, part, columns.wanted):
+        name = row[-1].value if columns.name else ""
+        yield number, Row(row[0].value, name, row[0].problem)
+
+
+def rows_of_columns(
+    file: File, part: Range | None, columns: Sequence[str]
+) -> Iterator[tuple[int, Sequence[Row]]]:
+    """What rows of some groups, or of all, have in each of `columns`. Raises: `CorpusError`."""
     with _table(file) as (stream, table):
-        names = table.schema_arrow.names
-        for column in columns.wanted:
-            top = column if column in names else column.partition(".")[0]
-            if top not in names:
+        names = list(_names(table.schema_arrow))
+        for column in columns:
+            if column not in names:
                 raise CorpusError(no_column(file, column, names))
-            if names.count(top) > 1:
-                raise CorpusError(two_columns(file, top))
+            if names.count(column) > 1:
+                raise CorpusError(two_columns(file, column))
         first, end = part or (0, table.num_row_groups)
         number = sum(table.metadata.row_group(group).num_rows for group in range(first))
         for group in range(first, end):
@@ -72,17 +89,20 @@ def rows_of_parquet(file: File, part: Range | None, columns: Columns) -> Rows:
                 yield number, row
 
 
-def _rows_of_group(stream: IO[bytes], table: Any, group: int, columns: Columns) -> Iterator[Row]:
+def _rows_of_group(
+    stream: IO[bytes], table: Any, group: int, columns: Sequence[str]
+) -> Iterator[Sequence[Row]]:
     import pyarrow.parquet
 
     about = table.metadata.row_group(group)
+    unreadable = [Row(problem=_UNREADABLE)] * len(columns)
     if about.total_byte_size > max(_MOST_AT_ONCE, LONGEST_LINE * about.num_rows):
-        yield from itertools.repeat(Row(problem=_UNREADABLE), about.num_rows)
+        yield from itertools.repeat(unreadable, about.num_rows)
         return
     leaves = {
         number: leaf
         for number, leaf in enumerate(_leaves(table))
-        if any(leaf.path == name or leaf.path.startswith(f"{name}.") for name in columns.wanted)
+        if any(leaf.path == name or leaf.path.startswith(f"{name}.") for name in columns)
     }
     # A row may have any number of strings; they stay entries of their dictionary.
     lists = [
@@ -90,18 +110,16 @@ def _rows_of_group(stream: IO[bytes], table: Any, group: int, columns: Columns) 
     ]
     if lists:
         table = pyarrow.parquet.ParquetFile(stream, read_dictionary=lists, metadata=table.metadata)
-    if next(table.iter_batches(1, row_groups=[group], columns=columns.wanted), None) is None:
+    if next(table.iter_batches(1, row_groups=[group], columns=columns), None) is None:
         return
     # Only now: of damaged columns these figures end the process, and reading raises.
     strings = [about.column(number) for number, leaf in leaves.items() if _is_string(leaf)]
     at_once = min((_rows_at_once(stream, chunk) for chunk in strings), default=_ROWS_AT_ONCE)
     if not at_once:
-        yield from itertools.repeat(Row(problem=_UNREADABLE), about.num_rows)
+        yield from itertools.repeat(unreadable, about.num_rows)
         return
-    for batch in table.iter_batches(at_once, row_groups=[group], columns=columns.wanted):
-        names = _values(batch, columns.name) if columns.name else itertools.repeat(Row(""))
-        for text, name in zip(_values(batch, columns.text), names, strict=False):
-            yield Row(text.value, name.value, text.problem)
+    for batch in table.iter_batches(at_once, row_groups=[group], columns=columns):
+        yield from zip(*(_values(batch, column) for column in columns), strict=True)
 
 
 def _values(batch: Any, column: str) -> Iterator[Row]:

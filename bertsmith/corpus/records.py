@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from bertsmith.corpus.lines import LONGEST_LINE, read_lines
 from bertsmith.corpus.opened import File, format_of, opened
+from bertsmith.corpus.tables import fields_of
 from bertsmith.errors import CorpusError
 
 FORMATS = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 
 _LARGEST_ARRAY = 2**28
 """Bytes of JSON that are one array; it is read as a whole."""
-
-_ROWS_AT_ONCE = 64  # of Parquet; a text may be long
 
 Record = dict[str, Any] | None
 """A row by column; None: more fields than the header has."""
@@ -69,31 +68,29 @@ def _separated(
     header_of: Callable[[list[str]], list[str] | None],
 ) -> Records:
     csv.field_size_limit(LONGEST_LINE)
-    dialect: dict[str, Any] = {"delimiter": delimiter or ",", "strict": True}
-    if kind == ".tsv":
-        dialect = {"delimiter": delimiter or "\t", "quoting": csv.QUOTE_NONE}
-    reader = csv.reader(read_lines(file), **dialect)
-    with _told(file, reader):
-        first = next(reader)
-        header = header_of(first)
-        row: list[str] | None = first
-        if header is None:
-            row = next(reader, None)
+    is_csv = kind == ".csv"
+    found = fields_of(
+        file,
+        read_lines(file),
+        delimiter or ("," if is_csv else "\t"),
+        has_quotes=is_csv,
+        hint="--delimiter says what parts the columns.",
+    )
+    number, first = next(found)
+    header = header_of(first)
+    row: tuple[int, list[str]] | None = (number, first)
+    if header is None:
+        header, row = _different(file, first), next(found, None)
     if row is None:
         raise CorpusError(f"{file} must have rows under its header; it has none.")
-    header = header or _different(file, first)
+    names, following = header, itertools.chain([row], found)
 
     def rows(columns: Sequence[str]) -> Iterator[tuple[int, Record]]:
-        following: list[str] | None = row
-        with _told(file, reader):
-            while following is not None:
-                if following:
-                    fits = len(following) <= len(header)
-                    record = dict(zip(header, following, strict=False)) if fits else None
-                    yield reader.line_num, record
-                following = next(reader, None)
+        for number, fields in following:
+            fits = len(fields) <= len(names)
+            yield number, dict(zip(names, fields, strict=False)) if fits else None
 
-    return Records(header, rows)
+    return Records(names, rows)
 
 
 def _different(file: File, header: list[str]) -> list[str]:
@@ -101,18 +98,6 @@ def _different(file: File, header: list[str]) -> list[str]:
         twice = next(name for name in header if header.count(name) > 1)
         raise CorpusError(f"{file} must have columns of different names; {twice!r} is there twice.")
     return header
-
-
-@contextmanager
-def _told(file: File, reader: Any) -> Iterator[None]:
-    """What is no table is said with its place."""
-    try:
-        yield
-    except csv.Error as error:
-        raise CorpusError(
-            f"{file}, line {reader.line_num}: not a table: {error}. Quotes that are part of a text "
-            "must be doubled, in quotes; --delimiter says what parts the columns."
-        ) from error
 
 
 def _json_lines(file: File) -> Iterator[tuple[int, Record]]:
@@ -153,25 +138,10 @@ def _array(file: File) -> Iterator[tuple[int, Record]]:
 
 
 def _parquet(file: File) -> Records:
-    import pyarrow
-    import pyarrow.parquet
-
-    @contextmanager
-    def table() -> Iterator[Any]:
-        with opened(file) as stream:
-            try:
-                yield pyarrow.parquet.ParquetFile(stream)
-            except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-                raise CorpusError(f"{file} is damaged, or no Parquet: {error}.") from error
+    from bertsmith.corpus.parquet import names_in, rows_of_columns  # pyarrow takes a while to load
 
     def rows(columns: Sequence[str]) -> Iterator[tuple[int, Record]]:
-        with table() as opened_table:
-            number = 0
-            for batch in opened_table.iter_batches(_ROWS_AT_ONCE, columns=list(columns)):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
+        for number, row in rows_of_columns(file, None, columns):
+            yield number, {column: field.value for column, field in zip(columns, row, strict=True)}
 
-    with table() as opened_table:
-        header = _different(file, opened_table.schema_arrow.names)
-    return Records(header, rows)
+    return Records(_different(file, names_in(file)), rows)

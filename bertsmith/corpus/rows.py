@@ -12,12 +12,14 @@ from bertsmith.corpus.json_rows import rows_of_lines, rows_of_objects
 from bertsmith.corpus.kinds import Source
 from bertsmith.corpus.lines import LONGEST_LINE, PART_BYTES, Range, parts_of, raw_lines
 from bertsmith.corpus.tables import (
+    NOT_UNICODE,
     NOT_UTF8,
     TOO_LONG,
     Columns,
     Row,
     Rows,
     delimiter_of,
+    fields_of,
     is_unicode,
     no_column,
     text_of,
@@ -78,11 +80,13 @@ def good_texts(
         left_out[ROWS.total] += 1
         seen[ROWS.total] += 1
         text = None if row.problem else text_of(row.value)
-        if text is not None:
+        if text is not None and is_unicode(text):
             name = "" if row.name is None else str(row.name)
             yield text, name if is_unicode(name) else ""
         else:
-            reason = row.problem or f"its text is {_kind(row.value)}"
+            reason = row.problem or NOT_UNICODE
+            if text is None and not row.problem:
+                reason = f"its text is {_kind(row.value)}"
             if count_bad(ROWS, reason, seen):
                 first.append(f"row {number}: {reason}")
             if count_bad(ROWS, reason, left_out):
@@ -113,30 +117,23 @@ def _separated(source: Source, columns: Columns) -> Rows:
     csv.field_size_limit(LONGEST_LINE)
     lines = _lines(source)
     header_line = next(lines, "")
-    if source.format == ".tsv":  # a quote is part of the text, as in GLUE's files
-        reader = csv.reader(
-            itertools.chain([header_line], lines), delimiter="\t", quoting=csv.QUOTE_NONE
-        )
-    else:  # strict: a quote that is never closed would take the rest of the file for one text
-        delimiter = delimiter_of(header_line, columns)
-        reader = csv.reader(itertools.chain([header_line], lines), delimiter=delimiter, strict=True)
-    try:
-        header = next(reader, [])
-        for column in columns.wanted:
-            if column not in header:
-                raise CorpusError(no_column(source.file, column, header))
-            if header.count(column) > 1:
-                raise CorpusError(two_columns(source.file, column))
-        place = header.index(columns.text)
-        name = header.index(columns.name) if columns.name else None
-        for row in reader:
-            if row:
-                yield reader.line_num, _row(row, len(header), place, name, columns)
-    except csv.Error as error:
-        raise CorpusError(
-            f"{source.file}, line {reader.line_num}: not a table: {error}. Quotes that are part of "
-            "a text must be doubled, in quotes; JSON lines need no such care."
-        ) from error
+    is_csv = source.format == ".csv"
+    rows = fields_of(
+        source.file,
+        itertools.chain([header_line], lines),
+        delimiter_of(header_line, columns) if is_csv else "\t",
+        has_quotes=is_csv,
+    )
+    _, header = next(rows, (1, []))
+    for column in columns.wanted:
+        if column not in header:
+            raise CorpusError(no_column(source.file, column, header))
+        if header.count(column) > 1:
+            raise CorpusError(two_columns(source.file, column))
+    place = header.index(columns.text)
+    name = header.index(columns.name) if columns.name else None
+    for number, row in rows:
+        yield number, _row(row, len(header), place, name, columns)
 
 
 def _row(row: list[str], num_columns: int, place: int, name: int | None, columns: Columns) -> Row:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import json
 import shutil
 import sys
 import tempfile
@@ -15,8 +14,6 @@ from bertsmith.errors import CorpusError
 
 NAME = "-"
 """What stands for it where a corpus is named."""
-
-_LONGEST_LOOK = 2**24  # bytes of a first line
 
 
 @cache
@@ -40,7 +37,7 @@ def file_of_standard_input() -> Path:
         file = folder / "standard-input"
         with file.open("wb") as target:
             shutil.copyfileobj(stream, target, 2**20)
-        return file.rename(file.with_suffix(".jsonl")) if _is_json_lines(file) else file
+        return file
     except OSError as error:
         raise CorpusError(
             f"Cannot keep standard input in {tempfile.gettempdir()}: {error.strerror}. "
@@ -56,13 +53,3 @@ def refuse_standard_input(*names: Sequence[str]) -> None:
             "is standard input. Prepare it first: bertsmith prepare --corpus - --output "
             "stores/mine, then bertsmith pretrain --corpus stores/mine."
         )
-
-
-def _is_json_lines(file: Path) -> bool:
-    """Whether the first line is a JSON object: there is no name that could say so."""
-    with file.open("rb") as stream:
-        line = stream.readline(_LONGEST_LOOK)
-    try:
-        return line.startswith(b"{") and isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False

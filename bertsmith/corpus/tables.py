@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bertsmith.corpus.opened import File
+from bertsmith.errors import CorpusError
 
 DELIMITERS = (",", ";", "|", "\t")
 """Of CSV; the first whose header has the columns that are asked for."""
@@ -45,7 +46,7 @@ Rows = Iterable[tuple[int, Row]]
 
 TOO_LONG = "over 16 MiB"
 NOT_UTF8 = "not UTF-8"
-NOT_UNICODE = "not Unicode (half of a surrogate pair)"
+NOT_UNICODE = "not Unicode (half of a surrogate pair, or bytes that are not UTF-8)"
 
 
 def text_of(value: object) -> str | None:
@@ -98,13 +99,14 @@ def is_unicode(value: object) -> bool:
     return True
 
 
-def csv_header(head: bytes, ending: str) -> list[str]:
-    """The fields of the first line, by the delimiter that gives the most of them."""
+def csv_header(head: bytes, ending: str, columns: Columns) -> list[str]:
+    """The fields of the first line, by the delimiter of `delimiter_of`, or that gives the most."""
     line = head.decode(errors="replace").removeprefix("\ufeff")
     line = line.replace("\r\n", "\n").replace("\r", "\n")
     if ending == ".tsv":
         return line.partition("\n")[0].split("\t")
-    return max((_fields(line, delimiter) for delimiter in DELIMITERS), key=len)
+    every = [_fields(line, delimiter) for delimiter in DELIMITERS]
+    return next((one for one in every if set(columns.wanted) <= set(one)), max(every, key=len))
 
 
 def delimiter_of(header: str, columns: Columns) -> str:
@@ -120,6 +122,44 @@ def _fields(line: str, delimiter: str) -> list[str]:
         return next(csv.reader(io.StringIO(line), delimiter=delimiter), [])
     except csv.Error:
         return []
+
+
+def fields_of(
+    source: object,
+    lines: Iterable[str],
+    delimiter: str,
+    *,
+    has_quotes: bool,
+    hint: str = "JSON lines need no such care.",
+) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each row that is not empty, with the number of the line on which it ends.
+
+    Args:
+        source: for messages.
+        lines: with their ends.
+        delimiter: what parts the fields.
+        has_quotes: whether quotes hold a field together, as in CSV (RFC 4180). A quote that is
+            never closed is then an error: it would take the rest of the file for one text.
+        hint: what else to do about one.
+
+    Raises:
+        CorpusError: it is no table.
+    """
+    if not has_quotes:  # a quote is part of the text, as in GLUE's files
+        for number, line in enumerate(lines, start=1):
+            if row := line.rstrip("\r\n"):
+                yield number, row.split(delimiter)
+        return
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        for fields in reader:
+            if fields:
+                yield reader.line_num, fields
+    except csv.Error as error:
+        raise CorpusError(
+            f"{source}, line {reader.line_num}: not a table: {error}. Quotes that are part of a "
+            f"text must be doubled, in quotes; {hint}"
+        ) from error
 
 
 def no_column(source: object, column: str, names: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from bertsmith.config import LabelledConfig, near
 from bertsmith.corpus.opened import format_of, in_encoding, is_packed
 from bertsmith.corpus.records import FORMATS, Record, Records, open_records
+from bertsmith.corpus.tables import is_unicode
 from bertsmith.errors import CorpusError, InputError
 
 Label = str | int | float
@@ -218,17 +219,12 @@ def _problem(row: Record, columns: Columns) -> str | None:
         text = row.get(name)
         if not isinstance(text, str) or not text.strip():
             return f"no text in the column {name!r}"
-        if not _is_unicode(text):
+        if not is_unicode(text):
             return f"half of a surrogate pair in the column {name!r}"
     if columns.label is not None:
         label = row.get(columns.label)
         if not isinstance(label, str | int | float) or str(label).strip() in _NO_LABEL:
             return f"no label in the column {columns.label!r}"
-        if not _is_unicode(str(label)):
+        if not is_unicode(str(label)):
             return f"half of a surrogate pair in the column {columns.label!r}"
     return None
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether text is made of whole characters; JSON's escapes may write halves."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
