@@ -104,6 +104,18 @@ def test_bad_files_are_said_in_a_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_small_parquet_with_long_values_takes_bounded_memory(tmp_path: Path) -> None:
+    value = pyarrow.array(["word " * 2**22]).dictionary_encode()  # 20 MiB
+    table = pyarrow.table({"text": value.take(pyarrow.array([0] * 900)), "label": [0, 1] * 450})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet", compression="zstd")
+    assert (tmp_path / "t.parquet").stat().st_size < 2**20
+    with (
+        pytest.warns(UserWarning, match="no text in the column 'text'; left out"),
+        pytest.raises(BertsmithError, match="none can be used|no rows|must have"),
+    ):
+        read_labelled(tmp_path / "t.parquet", LabelledConfig())
+
+
 def test_two_columns_of_one_name_in_parquet(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     table = pyarrow.table([["a"], ["b"], [1]], names=["text", "text", "label"])
