@@ -8,6 +8,7 @@ import lzma
 import pickle
 import stat
 import tarfile
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -288,3 +289,28 @@ def test_members_outside_of_an_archive_are_counted(tmp_path: Path) -> None:
     path = pack(tmp_path, {"../a.txt": b"Out.", "b.txt": b"In."}, ".zip")
     with pytest.warns(UserWarning, match="1 members outside of their archive"):
         assert read(path, left_out) == [[["In."]]]
+
+
+@pytest.mark.parametrize("place", ["first", "middle", "header"])
+def test_a_damaged_member_is_left_out_and_ends_nothing(place: str, tmp_path: Path) -> None:
+    files = {f"{number}.txt": f"The crane {number} lifts. ".encode() * 5000 for number in range(3)}
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+        middle = archive.getinfo("1.txt")
+    raw = bytearray(path.read_bytes())
+    at = {"first": 40, "middle": middle.header_offset + 200, "header": middle.header_offset}[place]
+    raw[at] ^= 4
+    path.write_bytes(raw)
+    good = tmp_path / "good.txt"
+    good.write_text("The bird flies north. The river waits.\n\n" * 9)
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        store = prepare_store(
+            PreparationConfig(corpus=(str(good), str(path)), max_bad_rows=1.0, min_frequency=1),
+            tmp_path / "st",
+        )
+        assert store.manifest.report["splits"]["train"]["documents"] >= 9
+        with pytest.raises(CorpusError, match="--max-bad-rows"):
+            prepare_store(PreparationConfig(corpus=(str(path),), min_frequency=1), tmp_path / "st2")

@@ -291,3 +291,22 @@ def test_line_ends_of_old_macs(tmp_path: Path) -> None:
     rows = 'text,id\n"One is. Two is.",1\nThree.,2\n'
     (tmp_path / "c.csv").write_bytes(rows.encode().replace(b"\n", b"\r"))
     assert read(tmp_path / "c.csv") == [[["One is.", "Two is."]], [["Three."]]]
+
+
+def test_a_pattern_reads_each_file_once_whatever_links_lead_to_it(tmp_path: Path) -> None:
+    (tmp_path / "d" / "sub").mkdir(parents=True)
+    (tmp_path / "d" / "a.txt").write_text(TEXT)
+    (tmp_path / "d" / "0.txt").symlink_to("a.txt")
+    (tmp_path / "d" / "sub" / "loop").symlink_to("..")
+    for pattern in ("*.txt", "**/*", "**/*.txt"):
+        with pytest.warns(UserWarning, match="links to files that are read already"):
+            assert read(f"{tmp_path}/d/{pattern}") == [DOCUMENT]
+
+
+def test_files_that_are_not_in_the_encoding_named_are_said(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Mühlen mahlen. Größe zählt.\n" * 9, encoding="cp1252")
+    (tmp_path / "b.txt").write_text("Mühlen mahlen. Größe zählt.\n" * 9, encoding="utf-8")
+    with pytest.warns(
+        UserWarning, match=r"1 of 2 files are valid UTF-8, as .*b\.txt, and are read"
+    ):
+        open_corpus([str(tmp_path)], encoding="cp1252")

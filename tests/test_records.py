@@ -111,7 +111,7 @@ def test_a_small_parquet_with_long_values_takes_bounded_memory(tmp_path: Path) -
     assert (tmp_path / "t.parquet").stat().st_size < 2**20
     with (
         pytest.warns(UserWarning, match="no text in the column 'text'; left out"),
-        pytest.raises(BertsmithError, match="none can be used|no rows|must have"),
+        pytest.raises(BertsmithError, match="must have"),
     ):
         read_labelled(tmp_path / "t.parquet", LabelledConfig())
 

@@ -33,7 +33,8 @@ _LONGEST_HEADER = 2**20
 _BLOCK_BYTES = 2**22
 _KEPT_BLOCKS = 4  # what is looked at and then read is unpacked once
 
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+# Not LZMA: its members may ask for a dictionary of gigabytes, which the library does not bound.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 _ENCRYPTED = 0x41  # a flag of either kind
 _NO_FILES = "links and devices in archives"
 _LOCAL_HEADER = 30  # bytes of a zip file before a member's name
@@ -116,13 +117,13 @@ def _in_zip(archive: Archive) -> _Found:
         if before.header_offset + _LOCAL_HEADER + before.compress_size > info.header_offset:
             raise zipfile.BadZipFile(f"{info.filename!r} overlaps another member")
     for number, info in enumerate(infos):
-        if info.is_dir():
+        if not info.filename or info.filename.endswith("/"):  # its own look fails without a name
             continue
         if info.flag_bits & _ENCRYPTED:
             raise CorpusError(f"{archive} must not be encrypted; unpack it, and name the folder.")
         if info.compress_type not in _METHODS:
             raise CorpusError(
-                f"{archive} must be packed as Python reads it; {info.filename!r} is packed by "
+                f"{archive} must be packed by deflate or bzip2; {info.filename!r} is packed by "
                 f"method {info.compress_type}. Unpack it, and name the folder."
             )
         is_link = stat.S_ISLNK(info.external_attr >> 16)

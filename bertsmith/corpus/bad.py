@@ -40,7 +40,7 @@ LINES = Unit(
     "lines of plain text",
     "lines: ",
     "be text in all but {share} of its lines; {bad} of {total} are not",
-    "Save it as UTF-8, name its --encoding, or raise --max-bad-rows.",
+    "Save it as UTF-8, or all of it in what --encoding says, or raise --max-bad-rows.",
 )
 FILES = Unit(
     "files that were begun",

@@ -13,7 +13,7 @@ from bertsmith.corpus.assemble import Rules
 from bertsmith.corpus.cache import cached_wikitext
 from bertsmith.corpus.document import Corpus, labelled
 from bertsmith.corpus.files import digest_of, find_files, is_address, parts_of_files
-from bertsmith.corpus.folders import ABOUT_THE_TEXT, Selection, warn_of_the_rest
+from bertsmith.corpus.folders import ABOUT_THE_TEXT, Selection, warn_of_encodings, warn_of_the_rest
 from bertsmith.corpus.holdout import with_validation
 from bertsmith.corpus.hub import PREFIX, is_saved_dataset, open_dataset
 from bertsmith.corpus.kinds import UnfitError
@@ -185,6 +185,7 @@ def _open_one(
             "Or name a text file or a folder."
         )
     warn_of_the_rest(name, found)
+    warn_of_encodings(name, found)
     # A licence that comes or goes changes no text.
     left_out = sorted((name, n) for name, n in found.left_out.items() if name != ABOUT_THE_TEXT)
     return Corpus(

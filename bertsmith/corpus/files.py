@@ -35,6 +35,8 @@ from bertsmith.corpus.opened import (
     in_encoding,
     is_archive,
     is_local,
+    is_member,
+    opened_as_it_is,
     place_of,
     size_of,
     told_errors,
@@ -42,7 +44,7 @@ from bertsmith.corpus.opened import (
 )
 from bertsmith.corpus.rows import parts_of_table, read_texts
 from bertsmith.corpus.tables import Columns
-from bertsmith.corpus.walk import visible_files
+from bertsmith.corpus.walk import REPEATED, each_once, real_name, visible_files
 from bertsmith.errors import CorpusError
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -72,6 +74,8 @@ def find_files(name: str, columns: Columns, encoding: str = UTF8) -> Selection |
     """
     paths = expand(name)
     if not paths:
+        if Path(name).is_symlink():
+            raise CorpusError(f"{name} must be a file or a folder; its link leads nowhere.")
         return None
     if len(paths) > 1 or (glob.has_magic(name) and paths != [Path(name)]):
         return _of_pattern(name, paths, columns, encoding)
@@ -101,18 +105,19 @@ def _of_folder(folder: Path | UPath, columns: Columns, encoding: str) -> Selecti
 def _of_pattern(name: str, paths: list[Path | UPath], columns: Columns, encoding: str) -> Selection:
     """All that a pattern matches: files of any ending, and folders as if each were named."""
     with told_errors(paths[0]):
+        paths, repeated = each_once(paths)
         folders = [path for path in paths if path.is_dir() or is_archive(path)]
         files = [path for path in paths if path not in set(folders) and path.is_file()]
     if "**" in name:  # what is in a folder is matched by itself
-        above = {parent for file in files for parent in file.parents}
-        folders = [path for path in folders if path not in above]
+        above = set(map(real_name, {parent for file in files for parent in file.parents}))
+        folders = [path for path in folders if real_name(path) not in above]
     finders = [(folder, partial(_of_folder, folder, columns, encoding)) for folder in folders]
     if files:
         is_all = not folders
         texts = [in_encoding(file, encoding) for file in files]
         choice = partial(choose, name, texts, columns, by_pattern=True, is_all=is_all)
         finders.insert(0, (files[0], choice))
-    found = Selection()
+    found = Selection(left_out=repeated)
     for first, find in finders:
         try:
             found.add(find())
@@ -121,9 +126,21 @@ def _of_pattern(name: str, paths: list[Path | UPath], columns: Columns, encoding
     if not found.sources:
         raise found.errors[0] if found.errors else _not_regular(name)
     found.refuse_damage(name, columns.max_bad_rows)
+    found.sources = _each_once(found)
     # Members of an archive keep its order, in which it is unpacked once.
     found.sources.sort(key=lambda source: str(place_of(source.file)))
     return found
+
+
+def _each_once(found: Selection) -> list[Source]:
+    """The sources without those that links in a folder led to, and that are read already."""
+    first: dict[tuple[str, str], Source] = {}
+    for source in found.sources:
+        place = place_of(source.file)
+        key = (real_name(place), str(source.file) if is_member(source.file) else "")
+        if first.setdefault(key, source) is not source:
+            found.leave_out(source.file, REPEATED)
+    return list(first.values())
 
 
 def _not_regular(name: object) -> CorpusError:
@@ -221,9 +238,16 @@ def digest_of(file: File, read_as: str | None = None) -> str:
     if not is_local(file):
         told = "" if read_as == usual else f"{read_as} "
         return f"{told}{file} {version_at_address(file)}"
-    with told_errors(file), file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
-        return f"{encoding_of(file)}{read_as} {found.hexdigest()}"
+    found, end = hashlib.sha256(), ""
+    try:
+        with opened_as_it_is(file) as stream:
+            while block := stream.read(2**20):
+                found.update(block)
+    except CorpusError:
+        if not is_member(file):
+            raise
+        end = ", damaged"  # what stands before is read
+    return f"{encoding_of(file)}{read_as} {found.hexdigest()}{end}"
 
 
 def _ranges(source: Source, rules: Rules) -> list[Range | None]:

@@ -21,7 +21,7 @@ from bertsmith.corpus.kinds import (
     look,
     told_ending,
 )
-from bertsmith.corpus.opened import File, format_of, size_of
+from bertsmith.corpus.opened import File, encoding_of, format_of, size_of
 from bertsmith.corpus.tables import Columns
 from bertsmith.errors import CorpusError, printable
 
@@ -167,14 +167,26 @@ def warn_of_the_rest(place: str, found: Selection) -> None:
     rest = {
         f"{reason}{', as ' + found.first[reason] if reason in found.first else ''}": count
         for reason, count in found.left_out.items()
-        if reason != ABOUT_THE_TEXT or found.says_about
     }
-    if rest:
+    if found.says_about or set(found.left_out) - {ABOUT_THE_TEXT}:
         total = len(found.sources) + found.left_out.total()
         warnings.warn(
             printable(
                 f"{place}: {len(found.sources):,} of {total:,} files are read "
                 f"({_listed(_endings(found.sources))}); left out: {_listed(rest)}."
+            ),
+            stacklevel=2,
+        )
+
+
+def warn_of_encodings(place: str, found: Selection) -> None:
+    """Say which files are UTF-8 though another encoding was named: read in it, they are garbled."""
+    if doubtful := [source.file for source in found.sources if source.seems_utf8]:
+        warnings.warn(
+            printable(
+                f"{place}: {len(doubtful):,} of {len(found.sources):,} files are valid UTF-8, as "
+                f"{doubtful[0]}, and are read as {encoding_of(doubtful[0])}. Prepare them apart, "
+                "without --encoding, if that is wrong."
             ),
             stacklevel=2,
         )

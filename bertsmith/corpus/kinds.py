@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from bertsmith.corpus.opened import File, format_of, is_packed, opened, told_errors
+from bertsmith.corpus.opened import Encoded, File, format_of, is_packed, opened, opened_as_it_is
 from bertsmith.corpus.tables import Columns, csv_header, has_column, no_column, one_object
 from bertsmith.errors import CorpusError, printable
 
@@ -45,6 +45,8 @@ class Source:
     """The ending of what is in it, of `TABLE_FORMATS`; any other one is plain text."""
     ends_lines_with_cr: bool = False
     """Whether its lines end as those of old Macs do."""
+    seems_utf8: bool = False
+    """Whether it is said to be in another encoding, and is UTF-8 by its first bytes."""
 
     @property
     def is_table(self) -> bool:
@@ -78,6 +80,25 @@ class UnfitError(CorpusError):
 
 
 def look(file: File, columns: Columns) -> Source:
+    """How `file` is read. Raises: `UnfitError`, as `_look`."""
+    return replace(_look(file, columns), seems_utf8=_seems_utf8(file))
+
+
+def _seems_utf8(file: File) -> bool:
+    if not isinstance(file, Encoded):
+        return False
+    text = _head(file).decode("utf-8", "ignore")
+    try:
+        raw = text.encode(file.encoding)
+        raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start > len(raw) - 4  # the look ends within a letter
+    except UnicodeEncodeError:  # a byte-order mark says that it is in another one
+        return False
+    return not raw.isascii()
+
+
+def _look(file: File, columns: Columns) -> Source:
     """How `file` is read.
 
     Raises:
@@ -131,7 +152,7 @@ def _head(file: File) -> bytes:
     """The first bytes of `file`, unpacked."""
     try:
         if is_packed(file):  # an empty file is none of the packed ones that unpack to nothing
-            with told_errors(file), file.open("rb") as packed:
+            with opened_as_it_is(file) as packed:
                 if not packed.read(1):
                     return b""
         with opened(file) as stream:

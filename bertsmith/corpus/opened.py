@@ -118,12 +118,28 @@ def opened(file: File) -> Iterator[IO[bytes]]:
         yield as_utf8(stream, encoding_of(file) or UTF8)
 
 
+@contextmanager
+def opened_as_it_is(file: File) -> Iterator[IO[bytes]]:
+    """The bytes of `file`, packed if it is, in the encoding that it is in.
+
+    Raises:
+        CorpusError: inside, too: it cannot be read, or the archive that it is in is damaged.
+    """
+    with _told_damage(file), file.open("rb") as stream:
+        yield stream
+
+
 def version_at_address(file: File) -> str:
     """What the host of a file that is not here says of its version. Raises: `CorpusError`."""
     path = place_of(file)
     assert isinstance(path, UPath)
     with told_errors(file):
         return f"{encoding_of(file)}{path.fs.checksum(path.path)}"
+
+
+def is_member(file: File) -> bool:
+    """Whether a file is in an archive."""
+    return isinstance(_within(file), Member)
 
 
 def is_archive(file: File) -> bool:

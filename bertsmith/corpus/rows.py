@@ -80,13 +80,11 @@ def good_texts(
         left_out[ROWS.total] += 1
         seen[ROWS.total] += 1
         text = None if row.problem else text_of(row.value)
-        if text is not None and is_unicode(text):
+        if text is not None and is_unicode(text) and "\0" not in text:
             name = "" if row.name is None else str(row.name)
             yield text, name if is_unicode(name) else ""
         else:
-            reason = row.problem or NOT_UNICODE
-            if text is None and not row.problem:
-                reason = f"its text is {_kind(row.value)}"
+            reason = row.problem or _problem_of(text, row.value)
             if count_bad(ROWS, reason, seen):
                 first.append(f"row {number}: {reason}")
             if count_bad(ROWS, reason, left_out):
@@ -108,8 +106,11 @@ def parts_of_table(source: Source) -> list[Range | None]:
     return [None]  # a quoted text may hold line breaks: only a reader knows where rows end
 
 
-def _kind(value: object) -> str:
-    return "null" if value is None else f"no text ({type(value).__name__})"
+def _problem_of(text: str | None, value: object) -> str:
+    """Why a value is no text."""
+    if text is not None:
+        return "a NUL byte" if is_unicode(text) else NOT_UNICODE
+    return f"its text is {'null' if value is None else f'no text ({type(value).__name__})'}"
 
 
 def _separated(source: Source, columns: Columns) -> Rows:
@@ -144,8 +145,6 @@ def _row(row: list[str], num_columns: int, place: int, name: int | None, columns
     text = row[place]
     if not is_unicode(text):
         return Row(problem=NOT_UTF8)
-    if "\0" in text:
-        return Row(problem="a NUL byte")
     return Row(text, "" if name is None else row[name])
 
 

@@ -162,11 +162,16 @@ def fields_of(
         ) from error
 
 
+def listed(names: Sequence[str]) -> str:
+    """The first names, and of each the beginning."""
+    known = [repr(name if len(name) <= 40 else f"{name[:40]}…") for name in names[:12]]
+    return ", ".join([*known, "…"] if len(names) > 12 else known) or "none"
+
+
 def no_column(source: object, column: str, names: Sequence[str]) -> str:
     """What is said of a table without the column that is asked for."""
-    known = ", ".join(map(repr, names[:20])) or "none"
     return (
-        f"{source} must have a column {column!r}; it has {known}. "
+        f"{source} must have a column {column!r}; it has {listed(names)}. "
         "Name one with --text-column (--id-column for names; a.b is the field b of a)."
     )
 
@@ -178,7 +183,7 @@ def two_columns(source: object, column: str) -> str:
 
 def one_object(file: File, found: dict[str, Any]) -> str:
     """What is said of JSON that is no table."""
-    known = ", ".join(map(repr, [*found][:20])) or "no fields"
+    known = listed([*found])
     rows = next((name for name, value in found.items() if isinstance(value, list)), "rows")
     return (
         f"{file} must hold rows, as JSON lines or one array of objects; it holds an object with "

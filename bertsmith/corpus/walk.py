@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from upath import UPath
 
 from bertsmith.corpus.opened import File, told_errors
+
+REPEATED = "links to files that are read already"
 
 
 def visible_files(folder: Any) -> tuple[list[File], Counter[str]]:
@@ -29,6 +32,28 @@ def visible_files(folder: Any) -> tuple[list[File], Counter[str]]:
             return _Walk(folder).files()
         every: list[Any] = sorted(folder.rglob("*"))
         return [file for file in every if _is_shown(file, folder) and file.is_file()], Counter()
+
+
+def each_once(paths: Sequence[Path | UPath]) -> tuple[list[Path | UPath], Counter[str]]:
+    """What a pattern matches, in its order, without what a link leads to and is matched before.
+
+    Returns:
+        The paths, and counts of what was left out, by reason.
+    """
+    first: dict[str, Path | UPath] = {}
+    for path in paths:
+        real = real_name(path)
+        if real not in first or real == str(path.absolute()):  # rather where it lies than a link
+            first[real] = path
+    kept = set(first.values())
+    num_links = len(paths) - len(kept)
+    left_out = Counter({REPEATED: num_links} if num_links else {})
+    return [path for path in paths if path in kept], left_out
+
+
+def real_name(path: Path | UPath) -> str:
+    """Where a path leads to; of an address, itself."""
+    return str(path) if isinstance(path, UPath) else os.path.realpath(path)
 
 
 def _is_shown(file: Any, folder: Any) -> bool:
@@ -55,7 +80,7 @@ class _Walk:
         for link in sorted(self._links):
             target = os.path.realpath(link)
             if target in known:
-                self._left_out["links to files that are read already"] += 1
+                self._left_out[REPEATED] += 1
             elif link.is_file():
                 known.add(target)
                 self._files.append(link)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from bertsmith.config import LabelledConfig, near
 from bertsmith.corpus.opened import format_of, in_encoding, is_packed
 from bertsmith.corpus.records import FORMATS, Record, Records, open_records
-from bertsmith.corpus.tables import is_unicode
+from bertsmith.corpus.tables import is_unicode, listed
 from bertsmith.errors import CorpusError, InputError
 
 Label = str | int | float
@@ -172,8 +172,7 @@ def _columns_of(
     for name in asked:
         if name is not None and name not in header and (needs_labels or name != asked[2]):
             raise CorpusError(
-                f"{path} must have a column {name!r}; it has {_listed(header)}. "
-                f"{near(name, header)}"
+                f"{path} must have a column {name!r}; it has {listed(header)}. {near(name, header)}"
             )
     if config.text_column is not None:
         text, pair = config.text_column, config.text_pair_column
@@ -183,7 +182,7 @@ def _columns_of(
         )
         if usual is None:
             raise CorpusError(
-                f"{path} must have a column of texts; of {_listed(header)} none has a usual name. "
+                f"{path} must have a column of texts; of {listed(header)} none has a usual name. "
                 f"Name it with --text-column (and --text-pair-column){_other_delimiter(header)}."
             )
         text, pair = usual.text, usual.text_pair
@@ -195,7 +194,7 @@ def _columns_of(
         label = next((name for name in names if name in header), None)
     if label is None:
         raise CorpusError(
-            f"{path} must have a column of labels; of {_listed(header)} none has a usual name. "
+            f"{path} must have a column of labels; of {listed(header)} none has a usual name. "
             "Name it with --label-column."
         )
     return Columns(text, pair, label)
@@ -205,10 +204,6 @@ def _other_delimiter(header: list[str]) -> str:
     """What else to do about a header that may be several names."""
     found = [mark for mark in (";", "\t", "|", ",") if len(header) == 1 and mark in header[0]]
     return f", or what parts the columns with --delimiter {found[0]!r}" if found else ""
-
-
-def _listed(header: list[str]) -> str:
-    return ", ".join(map(repr, header[:20])) or "none"
 
 
 def _problem(row: Record, columns: Columns) -> str | None:

@@ -21,6 +21,7 @@ import shutil
 import signal
 import sys
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,16 +29,21 @@ from typing import Any
 
 import msgspec
 
-from bertsmith.config import resolve
+from bertsmith.config import TrainingConfig, resolve
 from bertsmith.data.disk import open_store
 from bertsmith.data.manifest import MANIFEST_FILE, Manifest
 from bertsmith.durable import CHECKSUMS_FILE, damage
 from bertsmith.errors import BertsmithError
 from bertsmith.inference.model import load
 from bertsmith.model.hugging_face import load_model
+from bertsmith.model.locate import checkpoint_folder
+from bertsmith.report.curves import draw_curves
+from bertsmith.report.metrics_file import METRICS_FILE, MetricsFile
 from bertsmith.tokenizer import TOKENIZER_FILES
-from bertsmith.training.checkpoint import STATE_FILE
+from bertsmith.training.checkpoint import OPTIMIZER_FILE, STATE_FILE, restore
 from bertsmith.training.earlier import EarlierRun
+from bertsmith.training.optimizer import make_optimizers
+from bertsmith.training.pretrain import Run
 from bertsmith.training.progress import Progress
 
 SECONDS = 20
@@ -90,14 +96,23 @@ def read_checkpoint(folder: Path) -> object:
     """What a run that is resumed does with a checkpoint."""
     if wrong := damage(folder):
         raise BertsmithError(wrong)
-    load_model(folder)
-    return Progress.read(folder / STATE_FILE).to_json()
+    model = load_model(folder).model
+    held = Progress.read(folder / STATE_FILE).held
+    config = TrainingConfig(optimizer=held.get("optimizer", "adamw"))
+    return restore(folder, model, make_optimizers(model, config)).to_json()
 
 
 def read_run(run: Path) -> object:
-    """What a run that is resumed looks at first."""
+    """What a run that is resumed, or asked again for its end, does with its files."""
     earlier = EarlierRun.read(run)
     earlier.refuse_drift(earlier.config)
+    if earlier.is_finished:
+        Run(output=run, metrics=earlier.last_line).closing_lines()
+    if not zlib.crc32((run / METRICS_FILE).read_bytes()) % 20:  # it takes most of a second
+        draw_curves(run)
+    with MetricsFile(run) as metrics:
+        progress = Progress.read(checkpoint_folder(run, 8) / STATE_FILE)
+        metrics.cut(progress.metrics_bytes, progress.spent.step)
     return earlier.is_finished
 
 
@@ -137,7 +152,10 @@ KINDS: dict[str, Kind] = {
     ),
     "checkpoint": Kind(files=("*",), read=read_checkpoint, is_guarded=True),
     "checkpoint, made to fit": Kind(
-        files=(*_MODEL, STATE_FILE), read=read_checkpoint, is_guarded=False, repair=repair_sums
+        files=(*_MODEL, STATE_FILE, OPTIMIZER_FILE),
+        read=read_checkpoint,
+        is_guarded=False,
+        repair=repair_sums,
     ),
     "model": Kind(files=("*",), read=read_model, is_guarded=True),
     "model, made to fit": Kind(files=_MODEL, read=read_model, is_guarded=False, repair=repair_sums),
@@ -173,6 +191,14 @@ def mutated(raw: bytes, draw: random.Random) -> bytes:
 
 
 _INSERTED = (b"\0", b"9", b"-", b'"', b"[", b"}", b"1e999", b"\xff", b"NaN", b"\n", b"../", b"null")
+
+
+def mutated_lines(raw: bytes, draw: random.Random) -> bytes:
+    """JSON lines of which one is another one."""
+    lines = raw.splitlines(keepends=True)
+    place = draw.randrange(len(lines))
+    lines[place] = mutated_json(lines[place], draw) + b"\n"
+    return b"".join(lines)
 
 
 def mutated_json(raw: bytes, draw: random.Random) -> bytes:
@@ -251,8 +277,8 @@ def fuzz(kind: Kind, folder: Path, work: Path, draw: random.Random, number: int)
         contents = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         for _ in range(number):
             path = draw.choice(files)
-            is_json = path.suffix == ".json" and draw.random() < 0.6
-            broken = (mutated_json if is_json else mutated)(contents[path], draw)
+            of_json = {".json": mutated_json, ".jsonl": mutated_lines}.get(path.suffix, mutated)
+            broken = (of_json if draw.random() < 0.6 else mutated)(contents[path], draw)
             name = str(path.relative_to(folder))
             tried = {"file": name, "bytes": base64.b64encode(broken).decode()}
             (work / "tried.json").write_text(json.dumps(tried))
@@ -267,10 +293,10 @@ def fuzz(kind: Kind, folder: Path, work: Path, draw: random.Random, number: int)
                 assert len(str(error).splitlines()) <= 1, f"{name}: {error}"
             finally:
                 signal.alarm(0)
-                restore(folder, contents)
+                put_back(folder, contents)
 
 
-def restore(folder: Path, contents: dict[Path, bytes]) -> None:
+def put_back(folder: Path, contents: dict[Path, bytes]) -> None:
     """The folder as it was."""
     for path in folder.rglob("*"):
         if path.is_file() and path not in contents:
