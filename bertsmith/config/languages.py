@@ -60,10 +60,13 @@ _MEANT = dict(
     for pair in (
         "at:de bd:bn cn:zh cz:cs dk:da gb:en gr:el il:he in:hi ir:fa iw:he jp:ja kp:ko rs:sr sp:es "
         "ua:uk us:en vn:vi alb:sq arm:hy baq:eu bur:my chi:zh cze:cs dut:nl fre:fr geo:ka ger:de "
-        "gre:el ice:is mac:mk mao:mi may:ms per:fa rum:ro slo:sk tib:bo wel:cy"
+        "gre:el ice:is mac:mk mao:mi may:ms per:fa rum:ro slo:sk tib:bo wel:cy "
+        "cmn:zh swh:sw swc:sw kmr:ku zsm:ms ekk:et lvs:lv arb:ar pes:fa prs:fa azj:az npi:ne "
+        "ory:or khk:mn uzn:uz pbt:ps plt:mg gaz:om ydd:yi ayr:ay quy:qu quz:qu fuv:ff"
     ).split()
 )
-"""What is meant by codes of countries, old codes and those of libraries (ISO 639-2/B)."""
+"""What is meant by codes of countries, old codes, those of libraries (ISO 639-2/B), and those of
+three letters for the main language of several that share a code of two."""
 
 _SCRIPTS = {
     "Arabic": "ar fa ur ps az ks ku pa sd ug acm aeb apc arq ary arz azb bcc bgn bqi ckb glk khw "
@@ -118,15 +121,21 @@ _ROWS = [row.strip().split(" ", 2) for row in _ISO_639_1.split(";")]
 NAMES = {code: name for code, _, name in _ROWS}
 """Languages by their code of two letters (ISO 639-1)."""
 
+_SHORTEST_NAME = 4
+"""Letters; what is shorter is a code, which is not like a name."""
+
 _OF_THREE = {three: code for code, three, _ in _ROWS}
 
 
 def check_language(language: str) -> None:
-    """Raise `ConfigError` for a code that no language has, with the one that may be meant."""
+    """Raise `ConfigError` for a code that is not in the tables, with the one that may be meant."""
     code = language.partition("-")[0]
     if code in NAMES or code in _ISO_639_3.split():
         return
-    raise ConfigError(f"There is no language {language!r} (ISO 639); {_suggestion(code)}")
+    # Some 8,000 languages have a code of three letters, so that one that isn't known may be right.
+    is_three = len(code) == 3 and code.isascii() and code.isalpha()
+    found = "There are no rules for the language" if is_three else "There is no language"
+    raise ConfigError(f"{found} {language!r} (ISO 639); {_suggestion(code.lower())}")
 
 
 def scripts_of(language: str) -> frozenset[str]:
@@ -148,10 +157,10 @@ def languages_in(script: str) -> list[str]:
 
 
 def _suggestion(code: str) -> str:
-    meant = _MEANT.get(code) or _OF_THREE.get(code)
-    by_name = {name.lower(): known for known, name in NAMES.items()}
-    if meant is None:
-        close = difflib.get_close_matches(code.lower(), by_name, n=1)
+    meant = code if code in NAMES else _MEANT.get(code) or _OF_THREE.get(code)
+    if meant is None and len(code) >= _SHORTEST_NAME:
+        by_name = {name.lower(): known for known, name in NAMES.items()}
+        close = difflib.get_close_matches(code, by_name, n=1)
         meant = by_name[close[0]] if close else None
     if meant is None:
         return "leave `language` out, or name a related one."

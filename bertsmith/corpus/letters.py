@@ -22,6 +22,9 @@ UNSPACED = (
 UNSPACED_SCRIPTS = frozenset(["Cjk", "Hiragana", "Katakana", "Khmer", "Lao", "Myanmar", "Thai"])
 """The same, as `script_of` names them."""
 
+_OF_LATIN = frozenset(["Latin", "Combining", "Kelvin", "Angstrom"])
+"""How the names begin of Latin letters and of the accents on them."""
+
 _ASCII_WORD = re.compile(r"\w+")
 _UNSPACED_CHARACTER = re.compile(f"[{UNSPACED}]")
 
@@ -84,6 +87,9 @@ class Letters:
             for char, count in zip(map(chr, found.tolist()), counts.tolist(), strict=True)
             if unicodedata.category(char)[0] in "LM"
         }
+        self._marked = Counter(
+            {char: count for char, count in self._counts.items() if _bare(char) != char}
+        )
 
     def scripts(self) -> dict[str, float]:
         """The share of letters in each script, the largest first; empty if there are none."""
@@ -93,11 +99,26 @@ class Letters:
                 counts[script_of(char)] += count
         return {script: count / counts.total() for script, count in counts.most_common()}
 
+    def num_letters(self) -> int:
+        """How many letters and marks there are."""
+        return sum(self._counts.values())
+
+    def num_marked(self) -> int:
+        """How many letters and marks are not the same when accents are stripped."""
+        return self._marked.total()
+
     def marked_share(self) -> float:
         """The share of letters and marks that are not the same when accents are stripped."""
-        total = sum(self._counts.values())
-        changed = sum(count for char, count in self._counts.items() if _bare(char) != char)
-        return changed / max(total, 1)
+        return self.num_marked() / max(self.num_letters(), 1)
+
+    def marked_beside_latin(self) -> dict[str, float]:
+        """The same share by script, of all that are not Latin; the largest first."""
+        counts: Counter[str] = Counter()
+        for char, count in self._marked.items():
+            if (script := script_of(char)) not in _OF_LATIN:
+                counts[script] += count
+        total = self.num_letters()
+        return {script: count / total for script, count in counts.most_common()}
 
 
 def count_mixed_words(texts: Iterable[str]) -> int:

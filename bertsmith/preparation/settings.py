@@ -15,7 +15,7 @@ from bertsmith.data.manifest import FORMAT
 from bertsmith.errors import ConfigError
 from bertsmith.tokenizer import Tokenizer
 
-_RULES = 2
+_RULES = 3
 """Raised when the same settings make another store of a text."""
 
 _RULE_LIBRARIES = ("bertsmith", "rensa", "sentencex", "tokenizers")
@@ -79,7 +79,11 @@ def key_of(config: PreparationConfig, corpus: Corpus, tokenizer: Tokenizer | Non
         settings[name] = len(settings[name])
     del settings["encoding"]  # the digests of the texts say it
     if tokenizer is not None:
-        settings["tokenizer"] = tokenizer.sha256()
+        settings["tokenizer"] = {  # what tokenizer_config.json says beside tokenizer.json, too
+            "sha256": tokenizer.sha256(),
+            "special_tokens": tokenizer.special_tokens,
+            "lowercase": tokenizer.lowercase,
+        }
     about = {
         "format": FORMAT,
         "rules": _RULES,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Iterable
+import re
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from bertsmith.config import TOKENIZERS, PreparationConfig, near
 from bertsmith.corpus import Corpus, Document, Part, digest, unwarned
@@ -17,7 +20,8 @@ from bertsmith.display import Display
 from bertsmith.errors import TokenizerError
 from bertsmith.preparation.engines import Engine, run_all
 from bertsmith.preparation.language import (
-    look_at,
+    Passages,
+    decides_accents,
     refuse_unknown,
     strips_accents,
     tell_of_language,
@@ -28,6 +32,13 @@ from bertsmith.tokenizer.folder import has_tokenizer
 
 _MARGIN = 1.25  # how much more a part may give than its share, since sizes are estimates
 _SAMPLE_SENTENCES = 3
+
+_LOOK_BYTES = 2**25
+"""Of text that are looked at for a tokenizer that is given, which is a second or two."""
+
+_PLACES = 256  # in the corpus, from which they are
+
+_CHECKPOINT = re.compile(r"step-(\d+)", re.ASCII)
 
 
 def given_tokenizer(config: PreparationConfig) -> Tokenizer | None:
@@ -51,8 +62,12 @@ def given_tokenizer(config: PreparationConfig) -> Tokenizer | None:
 
 def _tokenizer_folder(path: Path) -> Path:
     """Where the tokenizer is: in `path`, or in the store or the run that `path` is."""
-    checkpoints = path.glob("checkpoints/step-*")
-    newest_first = sorted(checkpoints, key=lambda one: (len(one.name), one.name), reverse=True)
+    steps = {
+        int(named[1]): one
+        for one in path.glob("checkpoints/step-*")
+        if (named := _CHECKPOINT.fullmatch(one.name))
+    }
+    newest_first = [steps[step] for step in sorted(steps, reverse=True)]
     places = [path, path / TOKENIZER_FOLDER, path / "model", *newest_first]
     return next((place for place in places if has_tokenizer(place)), path)
 
@@ -72,40 +87,33 @@ def make_tokenizer(
     Raises:
         TokenizerError: the text does not suffice, or most of its words are unknown.
     """
-    sentences = look_at(corpus)
-    letters = Letters(sentences)
+    passages = Passages()
+    if given is None:
+        documents = passages.watch(_to_learn_from(config, corpus, job, engine, processes))
+        tokenizer = _learn(config, documents, passages, corpus.pretokenized, display)
+    else:
+        tokenizer = given
+        with unwarned():
+            deque(passages.watch(_to_look_at(corpus, job)), maxlen=0)
+    letters = Letters(passages.texts)
     tell_of_language(config, letters, say=display.say, warn=display.warn)
-    tokenizer = given
-    if tokenizer is None:
-        strip = strips_accents(config, letters, say=display.say)
-        tokenizer = _train(config, corpus, job, strip, engine, processes)
-    refuse_unknown(tokenizer, config, letters, sentences)
+    refuse_unknown(tokenizer, config, letters, passages.texts)
     return tokenizer
 
 
-def _train(
+def _learn(
     config: PreparationConfig,
-    corpus: Corpus,
-    job: Job,
-    strip_accents: bool,
-    engine: Engine,
-    processes: int | None,
+    documents: Iterable[Document],
+    passages: Passages,
+    pretokenized: bool,
+    display: Display,
 ) -> Tokenizer:
-    """Learn a vocabulary from the training text, or from a sample of it that does not depend on
-    who draws it: the documents of the smallest digests.
-    """
-    parts = [
-        (job, number, part) for number, part in enumerate(corpus.parts) if part.split == "train"
-    ]
-    total = sum(part.size for _, _, part in parts)
-    bound = config.tokenizer_sample_bytes
-    documents: Iterable[Document]
-    if not bound or total <= bound:
-        documents = (document for task in parts for document in _training(*task))
-    else:
-        tasks = [(*task, bound / total, bound) for task in parts]
-        found = run_all(sample_part, tasks, engine=engine, processes=processes)
-        documents = _smallest((entry for rows in found for entry in rows), bound)
+    """Learn a vocabulary from `documents`, of which `passages` are kept meanwhile."""
+    strip = bool(config.strip_accents)
+    if decides_accents(config):  # by all of the text, which is held in memory for it anyway
+        with unwarned():
+            documents = list(documents)
+        strip = strips_accents(config, Letters(passages.texts), passages.texts, say=display.say)
     kind: Any = config.tokenizer
     with unwarned():  # what is left out is told of when it is tokenized
         return train(
@@ -113,15 +121,60 @@ def _train(
             kind=kind,
             spelling=Spelling(
                 lowercase=config.lowercase,
-                strip_accents=strip_accents,
+                strip_accents=strip,
                 unicode_normalization=config.unicode_normalization,
                 pre_tokenization=config.pre_tokenization,
-                pretokenized=corpus.pretokenized,
+                pretokenized=pretokenized,
             ),
             min_frequency=config.min_frequency,
             vocab_size=config.vocab_size,
             max_length=NO_LENGTH,
         )
+
+
+def _to_learn_from(
+    config: PreparationConfig,
+    corpus: Corpus,
+    job: Job,
+    engine: Engine,
+    processes: int | None,
+) -> Iterable[Document]:
+    """The training text, or a sample of it that does not depend on who draws it: the documents of
+    the smallest digests.
+    """
+    parts = _training_parts(corpus, job)
+    total = sum(part.size for _, _, part in parts)
+    bound = config.tokenizer_sample_bytes
+    if not bound or total <= bound:
+        return (document for task in parts for document in _training(*task))
+    tasks = [(*task, bound / total, bound) for task in parts]
+    found = run_all(sample_part, tasks, engine=engine, processes=processes)
+    return _smallest((entry for rows in found for entry in rows), bound)
+
+
+def _to_look_at(corpus: Corpus, job: Job) -> Iterator[Document]:
+    """The training text, or some of a long one from places that are as far apart as parts let it.
+
+    A part is read from its beginning on. What one does not have, the next gives.
+    """
+    parts = _training_parts(corpus, job)
+    ends = np.cumsum([max(part.size, 1) for _, _, part in parts])
+    places = (np.arange(_PLACES) + 0.5) * (int(ends[-1]) / _PLACES) if parts else np.empty(0)
+    counts = np.bincount(np.searchsorted(ends, places, side="right"), minlength=len(parts))
+    room = 0
+    for task, count in zip(parts, counts.tolist(), strict=True):
+        room += count * (_LOOK_BYTES // _PLACES)
+        for document in _training(*task) if count else ():
+            yield document
+            room -= text_bytes(document)
+            if room <= 0:
+                break
+
+
+def _training_parts(corpus: Corpus, job: Job) -> list[tuple[Job, int, Part]]:
+    return [
+        (job, number, part) for number, part in enumerate(corpus.parts) if part.split == "train"
+    ]
 
 
 def sample_part(

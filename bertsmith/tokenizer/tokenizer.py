@@ -118,6 +118,11 @@ class Tokenizer:
         self._reserved[self.unk_id] = False
 
     @property
+    def special_tokens(self) -> tuple[str, str, str, str, str]:
+        """The names of the special tokens, in the order of `ROLES`."""
+        return self.pad, self.unk, self.cls, self.sep, self.mask
+
+    @property
     def id_type(self) -> type[np.unsignedinteger]:
         """What ids are stored in: uint16 if it holds them, else uint32."""
         return np.uint16 if self.vocab_size <= 2**16 else np.uint32
@@ -262,9 +267,7 @@ class Tokenizer:
             "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
             **{
                 f"{role}_token": token
-                for role, token in zip(
-                    ROLES, (self.pad, self.unk, self.cls, self.sep, self.mask), strict=True
-                )
+                for role, token in zip(ROLES, self.special_tokens, strict=True)
             },
         }
         (folder / TOKENIZER_FILE).write_text(self._backend.to_str(pretty=True), encoding="utf-8")
