@@ -120,6 +120,26 @@ def test_no_part_loses_letters(language: str, share: float, is_mixed: bool) -> N
     assert len(said) == 1 and "they are kept" in said[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        (OTHERS["ru"], 0.02),
+        (OTHERS["uk"], 0.02),
+        (
+            "Les enfants jouent près de la maison et le soir ils rentrent chez eux par la longue "
+            "route du village voisin, déjà fatigués, et le vent du nord souffle sur les champs.",
+            0.08,
+        ),
+    ],
+)
+def test_a_part_keeps_letters_that_are_few_in_all(text: str, share: float) -> None:
+    texts = english(3_000)
+    texts[: round(share * len(texts))] = [text] * round(share * len(texts))
+    random.Random(1).shuffle(texts)
+    assert Letters(texts).marked_share() < 0.005
+    assert not is_stripped(documents_of(texts))
+
+
 def test_foreign_names_and_words_are_stripped() -> None:
     named = english(3_000)
     named[::40] = ["José and Zoë came by the river with a friend, and the old house was near."] * 75
