@@ -63,7 +63,7 @@ def unpacked(stream: IO[bytes], packing: str) -> AbstractContextManager[IO[bytes
 
 def why_not_unpacked(error: Exception, name: str, ending: str) -> str:
     """What is said of the file `name`, of `error` in reading it as its `ending` says."""
-    reason = str(error) or type(error).__name__
+    reason = str(error)[:200] or type(error).__name__  # it may quote bytes of the file
     if ending.endswith(".zst") and "not enough memory" in reason:
         return (
             f"{name} was packed with a large window (zstd --long), for which there must be as much "
