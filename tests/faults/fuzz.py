@@ -1,4 +1,5 @@
-"""Damages the files of a store, a run, a checkpoint, a model or a configuration, and reads them.
+"""Damages the files of a store, a run, a checkpoint, a model, a configuration or a corpus, and
+reads them.
 
     python -m tests.faults.fuzz FOLDER KIND SEED NUMBER
 
@@ -13,23 +14,31 @@ from __future__ import annotations
 
 import base64
 import copy
+import gzip
 import hashlib
 import json
+import lzma
 import random
 import resource
 import shutil
 import signal
 import sys
+import tarfile
 import warnings
+import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow
+import pyarrow.parquet
 
 from bertsmith.config import TrainingConfig, resolve
+from bertsmith.corpus import Columns, open_corpus
 from bertsmith.data.disk import open_store
 from bertsmith.data.manifest import MANIFEST_FILE, Manifest
 from bertsmith.durable import CHECKSUMS_FILE, damage
@@ -116,6 +125,55 @@ def read_run(run: Path) -> object:
     return earlier.is_finished
 
 
+def read_corpora(folder: Path) -> object:
+    """Every file of a folder, each as a corpus of its own, as a preparation does."""
+    columns = Columns(max_bad_rows=1.0)
+    for path in sorted(folder.iterdir()):
+        corpus = open_corpus([str(path)], columns=columns, validation_fraction=0)
+        for digest in corpus.content:
+            digest()
+        for _ in corpus.read("train", Counter()):
+            pass
+    return None
+
+
+def write_corpora(folder: Path, documents: list[str]) -> None:
+    """A file of each kind that a corpus may be."""
+    folder.mkdir()
+    rows = [{"text": text} for text in documents]
+    plain = "\n\n".join(documents)
+    quoted = ['"' + text.replace('"', '""') + '"' for text in documents]
+    texts = {
+        "a.txt": plain,
+        "a.md": plain.replace("\n", "\r"),
+        "a.jsonl": "\n".join(map(json.dumps, rows)),
+        "a.json": json.dumps(rows, indent=1),
+        "a.csv": "\n".join(["text;label", *(f"{text};1" for text in quoted)]),
+        "a.tsv": "\n".join(["text\tlabel", *(f"{text}\t1" for text in documents)]),
+    }
+    files = {name: text.encode() for name, text in texts.items()}
+    files["sixteen.txt"] = plain.encode("utf-16")
+    files |= {
+        "a.txt.gz": gzip.compress(files["a.txt"], mtime=0),
+        "a.jsonl.xz": lzma.compress(files["a.jsonl"]),
+        "wiki_00.zst": pyarrow.compress(files["a.jsonl"], codec="zstd", asbytes=True),
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "a.parquet")
+    for ending in ("zip", "tar", "tar.gz"):
+        place = folder.with_name(f"members.{ending}")
+        if ending == "zip":
+            with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name in sorted(files):
+                    archive.write(folder / name, name)
+        else:
+            with tarfile.open(place, "w:gz" if ending == "tar.gz" else "w") as members:
+                for name in sorted(files):
+                    members.add(folder / name, name)
+        place.rename(folder / place.name)
+
+
 def repair_sums(folder: Path) -> None:
     """Checksums of a checkpoint as it is now."""
     files = sorted(path for path in folder.iterdir() if path.name != CHECKSUMS_FILE)
@@ -159,6 +217,7 @@ KINDS: dict[str, Kind] = {
     ),
     "model": Kind(files=("*",), read=read_model, is_guarded=True),
     "model, made to fit": Kind(files=_MODEL, read=read_model, is_guarded=False, repair=repair_sums),
+    "corpora": Kind(files=("*",), read=read_corpora, is_guarded=False),
     "run": Kind(
         files=("config.toml", "corpus.json", "metrics.jsonl"), read=read_run, is_guarded=False
     ),

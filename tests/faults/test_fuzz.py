@@ -1,4 +1,4 @@
-"""Stores, runs, checkpoints, models and configurations with accidents in them: refused, or read."""
+"""Corpora, stores, runs, checkpoints, models and configurations with accidents: refused or read."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import pytest
 
 import bertsmith
 from bertsmith.training.pretrain import Run
-from tests.faults.fuzz import KINDS, SECONDS, fuzz
+from tests.faults.fuzz import KINDS, SECONDS, fuzz, write_corpora
 
 MUTANTS = 1500
 """Of each kind, in the slow test."""
 AT_ONCE = 250
+TEXTS = [[f"The crane {n} lifts a béam.", 'It "waits", quietly.', "河流。"] for n in range(12)]
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +30,9 @@ def store(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def source(kind: str, store: Path, finished_run: Run, tmp_path: Path) -> Path:
     """A copy of what is damaged."""
+    if kind == "corpora":
+        write_corpora(tmp_path / "source", [" ".join(document) for document in TEXTS])
+        return tmp_path / "source"
     run = finished_run.output
     of = {
         "store": store,
