@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -214,3 +215,92 @@ def test_rollbacks_are_kept_where_the_log_was_damaged(tmp_path: Path) -> None:
         assert not metrics.cut(10_000, 1)
     found = [line.get("rollbacks") for line in read_metrics(tmp_path)]
     assert found == [None, 1, 2]
+
+
+def edit_line(run: Path, number: int, **figures: Any) -> None:
+    """Change one line of the log; NaN is written as Python does."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    lines[number] = json.dumps({**json.loads(lines[number]), **figures}) + "\n"
+    path.write_text("".join(lines))
+
+
+@pytest.mark.parametrize(
+    "wrong", [float("nan"), float("inf"), "abcdef", "a" * 40, [1.0], {"a": 1}, True, 10**300]
+)
+@pytest.mark.parametrize("name", ["mlm_loss", "nsp_loss", "learning_rate"])
+def test_a_line_with_a_figure_that_is_none_is_left_out(
+    name: str, wrong: object, tmp_path: Path
+) -> None:
+    with MetricsFile(tmp_path) as metrics:
+        for step in (1, 2, 3):
+            metrics.write(step, {"mlm_loss": 1.0, "nsp_loss": None, "learning_rate": 0.1})
+    edit_line(tmp_path, 1, **{name: wrong})
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 3]
+    edit_line(tmp_path, 2, **{name: wrong})
+    assert last_metrics(tmp_path) == {}
+
+
+@pytest.mark.parametrize("is_finished", [False, True])
+@pytest.mark.parametrize("wrong", [float("nan"), "abcdef", "a" * 40])
+def test_a_run_goes_on_without_a_line_that_was_edited(
+    wrong: object, is_finished: bool, finished_run: Run, run: Path
+) -> None:
+    """Whether its lines became fewer bytes or more."""
+    if is_finished:
+        shutil.rmtree(run / "model")
+    else:
+        unfinish(run)
+    edit_line(run, 1, mlm_loss=wrong)
+    pretrain(run, resume=True)
+    expected = result_of(finished_run.output)
+    assert result_of(run).weights == expected.weights
+    assert result_of(run).metrics == [expected.metrics[0], *expected.metrics[2:]]
+
+
+def test_a_log_that_cannot_be_written_anew_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with MetricsFile(tmp_path) as metrics:
+        for step in (1, 2, 3):
+            metrics.write(step, {"mlm_loss": 1.0})
+        before = (tmp_path / "metrics.jsonl").read_bytes()
+
+        def full(path: Path) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+        with monkeypatch.context() as patch:
+            patch.setattr("bertsmith.durable.flush", full)
+            with pytest.raises(OSError, match="No space"):
+                metrics.cut(10_000, 2)
+        assert (tmp_path / "metrics.jsonl").read_bytes() == before
+        assert not metrics.cut(10_000, 2)
+        metrics.write(3, {"mlm_loss": 2.0})
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        None,
+        {"sentence_pairs_per_second": None},
+        {"device": 3},
+        {"nsp_loss": None},
+        {"share_of_peak": "half"},
+        {"validation_mlm_accuracy": None},
+        {"validation_nsp_accuracy": "x"},
+        {"phase_seconds": {"data": "x"}},
+    ],
+)
+def test_a_run_whose_closing_figures_are_damaged_is_finished_again(
+    figures: dict[str, Any] | None, finished_run: Run, run: Path
+) -> None:
+    path = run / "metrics.jsonl"
+    if figures is None:
+        lines = path.read_text().splitlines(keepends=True)[:-1]
+        path.write_text("".join([*lines, '{"step": 8, "finished": true}\n']))
+    else:
+        edit_line(run, -1, **figures)
+    assert pretrain(run, resume=True).closing_lines()
+    assert result_of(run) == result_of(finished_run.output)

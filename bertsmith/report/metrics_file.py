@@ -14,17 +14,76 @@ import json
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
+import msgspec
+
+from bertsmith.durable import write_text
 from bertsmith.errors import RunError
 
 METRICS_FILE = "metrics.jsonl"
 ROLLED_BACK = "rolled_back_from"
 _LONGEST_LINE = 2**16  # bytes
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+# Beyond float32, in which all figures are made; sums of these are finite in a picture, too.
+_Figure = Annotated[float, msgspec.Meta(ge=-1e100, le=1e100)]
+
+
+class _Line(msgspec.Struct):
+    """What is read of a line, if it is there; JSON has no figure that is not finite."""
+
+    step: _Count
+    learning_rate: _Figure | None = None
+    mlm_loss: _Figure | None = None
+    nsp_loss: _Figure | None = None
+    validation_mlm_loss: _Figure | None = None
+    validation_nsp_loss: _Figure | None = None
+    validation_unigram_mlm_loss: _Figure | None = None
+
+
+class _Closing(msgspec.Struct):
+    """What is read of the last line of a finished run, beside its losses."""
+
+    mlm_loss: _Figure | None
+    tokens_per_second: _Figure
+    peak_flops_per_second: _Figure
+    share_of_peak: _Figure | None
+    device: str
+    nsp_loss: _Figure | msgspec.UnsetType = msgspec.UNSET
+    sentence_pairs_per_second: _Figure | None = None
+    segments_per_second: _Figure | None = None
+    peak_memory_bytes: _Figure | msgspec.UnsetType = msgspec.UNSET
+    max_length: _Count | None = None
+    validation_mlm_loss: _Figure | msgspec.UnsetType | None = msgspec.UNSET
+    validation_mlm_accuracy: _Figure | None = None
+    validation_nsp_loss: _Figure | None = None
+    validation_nsp_accuracy: _Figure | None = None
+    phase_seconds: dict[str, _Figure] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether figures that come together are all there."""
+        has_pairs = self.nsp_loss is not msgspec.UNSET
+        rate = self.sentence_pairs_per_second if has_pairs else self.segments_per_second
+        needed: list[float | None] = [rate]
+        if isinstance(self.validation_mlm_loss, float):
+            needed.append(self.validation_mlm_accuracy)
+        if has_pairs and self.validation_mlm_loss is not msgspec.UNSET:
+            needed += [self.validation_nsp_loss, self.validation_nsp_accuracy]
+        return None not in needed
+
+
+def is_closing(line: dict[str, Any]) -> bool:
+    """Whether a line is the last one of a finished run, with all figures that are told of it."""
+    try:
+        return line.get("finished") is True and msgspec.convert(line, _Closing).is_whole
+    except msgspec.ValidationError:
+        return False
+
 
 def read_metrics(run: Path, *, about: int | None = None) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; what is no whole line with a step is left out.
+    """The lines of a run's metrics.jsonl; what is none that a run writes is left out.
 
     Args:
         run: its folder.
@@ -44,30 +103,40 @@ def read_metrics(run: Path, *, about: int | None = None) -> list[dict[str, Any]]
                 every = max(1, path.stat().st_size // len(line) // about)
             if not is_training or number % every == 0:
                 with contextlib.suppress(ValueError, RecursionError):  # a line that was edited
-                    found.append(json.loads(line))
+                    found.append(_decoded(line))
             number += is_training
-    return [line for line in found if _is_line(line)]
+    return found
 
 
-def last_metrics(run: Path) -> dict[str, Any]:
-    """The last line, without reading the others; empty if there is none, or it is not whole."""
+def last_metrics(run: Path, *, length: int | None = None) -> dict[str, Any]:
+    """The last line, without reading the others; empty if there is none, or it is not whole.
+
+    Args:
+        run: its folder.
+        length: bytes of the file that are looked at; None: all.
+    """
     try:
         path = run / METRICS_FILE
         if not path.is_file():  # a pipe would be waited for
             return {}
         with path.open("rb") as stream:
-            length = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, length - _LONGEST_LINE))
-            lines = stream.read().split(b"\n")
-        found = json.loads(lines[-2]) if len(lines) > 1 and not lines[-1] else {}
+            end = stream.seek(0, os.SEEK_END) if length is None else length
+            begin = stream.seek(max(0, end - _LONGEST_LINE))
+            lines = stream.read(end - begin).split(b"\n")
+        return _decoded(lines[-2]) if len(lines) > 1 and not lines[-1] else {}
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if _is_line(found) else {}
 
 
-def _is_line(value: Any) -> bool:
-    """Whether it can be a line of a run, as far as what goes by its step must know."""
-    return isinstance(value, dict) and type(value.get("step")) is int and value["step"] >= 0
+def _decoded(line: bytes) -> dict[str, Any]:
+    """A line. Raises: `ValueError` or `RecursionError` if a run does not write such a one."""
+    found: dict[str, Any] = msgspec.json.decode(line, type=dict[str, Any])
+    msgspec.convert(found, _Line)
+    return found
+
+
+def _encoded(figures: dict[str, Any]) -> str:
+    return json.dumps(figures, allow_nan=False) + "\n"
 
 
 class Metrics:
@@ -132,7 +201,7 @@ class MetricsFile(Metrics):
         self._write_line({"step": step, **figures})
 
     def _write_line(self, figures: dict[str, Any]) -> None:
-        line = (json.dumps(figures, allow_nan=False) + "\n").encode("utf-8")
+        line = _encoded(figures).encode("utf-8")
         while line:  # a disk that is nearly full takes a part, and refuses the rest
             line = line[self._stream.write(line) :]
 
@@ -152,14 +221,16 @@ class MetricsFile(Metrics):
 
     def _cut(self, length: int, step: int) -> bool:
         present = self._stream.seek(0, os.SEEK_END)
-        if present >= length:
+        last = last_metrics(self._run, length=length)
+        if present >= length and (not length or 0 <= last.get("step", -1) <= step):
             self._stream.truncate(length)
-            if not length or 0 <= last_metrics(self._run).get("step", -1) <= step:
-                return True
-        kept = [line for line in read_metrics(self._run) if line["step"] <= step]
-        self._stream.truncate(0)
-        for line in kept:
-            self._write_line(line)
+            return True
+        lines = read_metrics(self._run)
+        kept = [line for line in lines if line["step"] <= step and "finished" not in line]
+        # In place of the old file when it is whole: a process that is killed loses no line.
+        write_text(self._run / METRICS_FILE, "".join(map(_encoded, kept)))
+        self._stream.close()
+        self._stream = (self._run / METRICS_FILE).open("ab", buffering=0)
         return False
 
     def __exit__(

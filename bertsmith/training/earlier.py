@@ -10,7 +10,7 @@ from bertsmith.config import BUDGETS, RUN_CONFIG_FILE, PretrainConfig, drift, he
 from bertsmith.errors import RunError
 from bertsmith.model.hugging_face import WEIGHTS_FILE, read_json
 from bertsmith.model.locate import MODEL_FOLDER
-from bertsmith.report.metrics_file import last_metrics
+from bertsmith.report.metrics_file import is_closing, last_metrics
 from bertsmith.training.progress import Progress
 from bertsmith.training.run_folder import CORPUS_FILE
 
@@ -47,7 +47,7 @@ class EarlierRun:
     @property
     def is_finished(self) -> bool:
         """Whether its budget is spent and its model is saved."""
-        return self.has_model and self.last_line.get("finished") is True
+        return self.has_model and is_closing(self.last_line)
 
     def has_budget_of(self, config: PretrainConfig) -> bool:
         """Whether `config` ends where it was to end."""
