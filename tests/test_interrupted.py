@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import bertsmith
-from bertsmith.data.batches import Batch
+from bertsmith.data.batches import Batch, Batches
 from bertsmith.display import Display
-from bertsmith.errors import RunStopped
+from bertsmith.errors import DivergenceError, RunStopped
 from bertsmith.evaluation import held_out
 from bertsmith.model.bert import Bert, Losses
-from bertsmith.model.locate import list_checkpoints
+from bertsmith.model.locate import list_checkpoints, step_of
 from bertsmith.report.metrics_file import read_metrics
 from bertsmith.training.pretrain import Run
 from bertsmith.training.validation_time import ValidationTime
@@ -127,6 +129,131 @@ def test_a_step_is_left_between_micro_batches(
     assert names[-1:] == ([f"step-{step - 1:08}"] if step > 1 else [])
     bertsmith.pretrain(text_file, output=run, resume=True, quiet=True, **TINY_RUN, steps=6, **OFTEN)
     assert result_of(run) == result_of(undisturbed)
+
+
+COINCIDING: dict[str, Any] = {
+    "checkpoint_every": 2,
+    "validate_every": 2,
+    "micro_batch": 100,
+    "log_every": 2,
+}
+
+
+def weights_of(model: Bert) -> str:
+    raw = b"".join(value.detach().numpy().tobytes() for value in model.state_dict().values())
+    return hashlib.sha256(raw).hexdigest()
+
+
+def condemning(condemned: set[str], seen: list[str], *, interrupted_at: int = 0) -> Any:
+    """`evaluate`, whose loss is not finite on some weights; in one call a signal comes."""
+
+    def evaluate(model: Bert, *args: Any, **options: Any) -> held_out.Evaluation:
+        seen.append(weights_of(model))
+        if len(seen) == interrupted_at:
+            ask_to_stop()
+        found = held_out.evaluate(model, *args, **options)
+        return replace(found, mlm_loss=float("nan")) if seen[-1] in condemned else found
+
+    return evaluate
+
+
+def steps_saved(run: Path) -> list[int]:
+    return [step_of(folder) for folder in list_checkpoints(run)]
+
+
+@pytest.fixture
+def weights_validated(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Digests of the weights at the validations after steps 2, 4 and 6."""
+    seen: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("bertsmith.training.loop.evaluate", condemning(set(), seen))
+        pretrain(tmp_path / "plain", text_file, steps=6, **COINCIDING)
+    return seen
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_weights_that_their_validation_condemns_are_not_gone_back_to(
+    number: int,
+    keep: int,
+    weights_validated: list[str],
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At steps 2 (back to the beginning), 4 and 6; a signal had come into that validation."""
+    settings = {**COINCIDING, "steps": 6, "keep_checkpoints": keep}
+    condemned = {weights_validated[number - 1]}
+
+    def evaluate(*, interrupted_at: int) -> None:
+        found = condemning(condemned, [], interrupted_at=interrupted_at)
+        monkeypatch.setattr("bertsmith.training.loop.evaluate", found)
+
+    evaluate(interrupted_at=0)
+    undisturbed = pretrain(tmp_path / "undisturbed", text_file, **settings)
+    run = tmp_path / "r"
+    for interrupted_at in (number, 1):
+        evaluate(interrupted_at=interrupted_at)
+        with pytest.raises(RunStopped):
+            pretrain(run, text_file, resume=True, **settings)
+        before = [2 * n for n in range(1, number)][-keep:]
+        assert steps_saved(run) == [*before, 2 * number]
+    evaluate(interrupted_at=0)
+    bertsmith.pretrain(output=run, resume=True, quiet=True)
+    assert result_of(run) == result_of(undisturbed.output)
+    assert undisturbed.metrics["rollbacks"] == 1
+    assert steps_saved(run) == steps_saved(undisturbed.output)
+
+
+def test_the_last_good_checkpoint_is_none_that_was_condemned(
+    weights_validated: list[str],
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = {**COINCIDING, "steps": 6, "keep_checkpoints": 1, "max_rollbacks": 0}
+    run, condemned = tmp_path / "r", {weights_validated[1]}
+    found = condemning(condemned, [], interrupted_at=2)
+    monkeypatch.setattr("bertsmith.training.loop.evaluate", found)
+    with pytest.raises(RunStopped):
+        pretrain(run, text_file, **settings)
+    for _ in range(2):
+        with pytest.raises(DivergenceError, match=r"At step 4 .*good checkpoint is .*-00000002"):
+            bertsmith.pretrain(output=run, resume=True, quiet=True)
+        assert steps_saved(run) == [2]
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_a_rollback_behind_a_validation_that_was_left_is_the_same(
+    keep: int, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal in the validation after step 4, and in step 6 the loss diverges."""
+    losses, make, numbers = Bert.losses, Batches.batch, [0]
+
+    def batch(batches: Batches, number: int) -> Batch:
+        numbers.append(number)
+        return make(batches, number)
+
+    def spoiled(model: Bert, batch: Batch, key: int) -> Losses:
+        found = losses(model, batch, key)
+        return Losses(found.mlm * (float("nan") if numbers[-1] == 5 else 1.0), found.nsp)
+
+    monkeypatch.setattr(Batches, "batch", batch)
+    monkeypatch.setattr(Bert, "losses", spoiled)
+    settings = {**COINCIDING, "steps": 8, "keep_checkpoints": keep}
+    undisturbed = pretrain(tmp_path / "undisturbed", text_file, **settings)
+    assert undisturbed.metrics["rollbacks"] == 1
+    seen: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("bertsmith.training.loop.evaluate", condemning(set(), seen, interrupted_at=2))
+        with pytest.raises(RunStopped):
+            pretrain(tmp_path / "r", text_file, **settings)
+        bertsmith.pretrain(output=tmp_path / "r", resume=True, quiet=True)
+    assert result_of(tmp_path / "r") == result_of(undisturbed.output)
+    assert steps_saved(tmp_path / "r") == steps_saved(undisturbed.output)
+    assert len(seen) == 1 + 4, "each is made once, but for the one that was left"
 
 
 def test_validation_waits_for_its_tenth_of_the_time() -> None:

@@ -85,8 +85,14 @@ class Checkpoints:
         optimizers: Optimizers,
         tokenizer: Tokenizer,
         progress: Progress,
+        *,
+        is_provisional: bool = False,
     ) -> None:
         """Begin the checkpoint of this moment; when it is whole, older ones are pruned.
+
+        Args:
+            model, optimizers, tokenizer, progress: what is saved.
+            is_provisional: whether a validation may still condemn it; then one more is kept.
 
         Raises:
             OSError: the checkpoint before could not be written. Whole ones are as they were.
@@ -110,7 +116,7 @@ class Checkpoints:
                     snapshot.write(folder)
                     save_tensors(moments, folder / OPTIMIZER_FILE)
                     (folder / STATE_FILE).write_text(state, encoding="utf-8")
-                self._prune()
+                self._prune(self._keep + is_provisional)
             except Exception as error:  # raised where the run can end in good order
                 self._error = error
 
@@ -143,6 +149,17 @@ class Checkpoints:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+
+    def withdraw(self, step: int) -> None:
+        """Remove the checkpoint of a step, if there is one: nothing goes back to it any more.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        self.wait()
+        path = checkpoint_folder(self._run, step)
+        if self._ranks.is_first and os.path.lexists(path):
+            remove_folder(path) if is_ours(path) else _set_aside(path)
 
     def newest(self) -> Path | None:
         """The newest one that is listed; not checked."""
@@ -202,10 +219,10 @@ class Checkpoints:
         if os.path.lexists(target) and not is_ours(target):
             _set_aside(target)
 
-    def _prune(self) -> None:
+    def _prune(self, keep: int) -> None:
         # Somebody may have put a folder there, a link to one, or a file into a checkpoint.
         own = [path for path in list_checkpoints(self._run) if is_ours(path)]
-        for old in own[: -self._keep]:
+        for old in own[:-keep]:
             if not self._keep_every or step_of(old) % self._keep_every:
                 remove_folder(old)
 

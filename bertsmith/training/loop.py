@@ -73,7 +73,7 @@ class Loop:
 
     Args:
         parallel: the model, on `device`, and the ranks that train it.
-        first_weights: where the run begins; None: at a checkpoint.
+        first_weights: where the run begins; None: nothing goes back behind its checkpoint.
         batches: of the training split; this rank's part of them.
         validation: the fixed held-out pairs, or None.
         tokenizer: saved with every checkpoint.
@@ -252,9 +252,21 @@ class Loop:
         return self.progress.owes_validation and not self._clock_decides
 
     def _catch_up(self) -> None:
-        self._watch_weights()
-        if (stop := self._validate()) is not None:
+        """Make the validation that is owed, and the checkpoint of its step again, after it.
+
+        Raises:
+            _Diverged: it condemned the weights. Their checkpoint is removed: without the signal
+                there would be none.
+        """
+        try:
+            self._watch_weights()
+            stop = self._validate()
+        except _Diverged:
+            self.checkpoints.withdraw(self.progress.spent.step)
+            raise
+        if stop is not None:
             self._leave(stop)
+        self._save_checkpoint()
         self._clock = time.perf_counter()
 
     def _leave_before_step(self, stop: signal.Signals) -> NoReturn:
@@ -466,7 +478,13 @@ class Loop:
         self._saved = self.progress.spent.step
         self.progress.metrics_bytes = self.metrics.flush()
         with self.display.doing("saving"):
-            self.checkpoints.save(self.model, self._optimizers, self.tokenizer, self.progress)
+            self.checkpoints.save(
+                self.model,
+                self._optimizers,
+                self.tokenizer,
+                self.progress,
+                is_provisional=self._must_catch_up,
+            )
 
     def _roll_back(self, event: _Diverged) -> None:
         """Go back to the last checkpoint, with the batch on which the loss diverged left out.

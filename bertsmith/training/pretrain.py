@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from bertsmith.data.batches import Batches
 from bertsmith.data.store import word_counts
 from bertsmith.display import Display, shell_word
 from bertsmith.durable import whole_folder
-from bertsmith.errors import DataError, DivergenceError, RunError, RunStopped
+from bertsmith.errors import BertsmithError, DataError, DivergenceError, RunError, RunStopped
 from bertsmith.evaluation.held_out import evaluate
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import (
@@ -30,7 +30,7 @@ from bertsmith.model.device import (
 )
 from bertsmith.model.flops import matrix_product_rate, training_flops
 from bertsmith.model.hugging_face import Snapshot
-from bertsmith.model.locate import MODEL_FOLDER
+from bertsmith.model.locate import MODEL_FOLDER, list_checkpoints
 from bertsmith.preparation import report_json, with_absolute_paths, with_tokenizer_of
 from bertsmith.ranks import Ranks, is_restarted, joined, local_rank, may_be_restarted
 from bertsmith.report.metrics_file import Metrics, MetricsFile
@@ -236,6 +236,8 @@ class _Job:
             if progress is not None and not same_budget:
                 self._refuse_spent(progress, prepared)
             model, first = self._model(prepared, newest)
+            if progress is not None and progress.owes_validation:
+                first = self._beginning(model, prepared)
         if not same_budget:
             self.display.say("The budget is another now: the learning rate is laid out over it.")
         with self._ending_well():
@@ -285,6 +287,16 @@ class _Job:
         if newest is not None:
             return model, None
         return model, FirstWeights.read(model, self.config, prepared)
+
+    def _beginning(self, model: Bert, prepared: Prepared) -> FirstWeights | None:
+        """What the run began with, should the validation that is owed condemn its checkpoint.
+
+        None if other checkpoints are there to go back to, or it cannot be read any more.
+        """
+        if len(list_checkpoints(self.path)) == 1:
+            with suppress(BertsmithError):
+                return FirstWeights.read(model, self.config, prepared)
+        return None
 
     def _fitted(self, parallel: Parallel) -> PretrainConfig:
         """The settings with the micro-batch that fits, as they are written down."""
