@@ -225,6 +225,18 @@ def test_a_manifest_may_be_written_by_others(store: Path) -> None:
     read(store)
 
 
+@pytest.mark.parametrize("digest", [None, "", "0" * 63, "0" * 64])
+def test_a_manifest_without_its_checksum_is_refused(digest: str | None, store: Path) -> None:
+    manifest = json.loads((store / MANIFEST_FILE).read_text())
+    del manifest["manifest_sha256"]
+    if digest is not None:
+        manifest["manifest_sha256"] = digest
+    manifest["report"]["splits"]["train"]["documents"] += 1
+    (store / MANIFEST_FILE).write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="does not match its own checksum"):
+        read(store)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -423,8 +435,8 @@ def test_a_store_that_changes_under_a_run_ends_it_before_a_checkpoint(
     plain, save = (store / SHARD).read_bytes(), Checkpoints.save
     run = tmp_path / "run"
 
-    def meddled(checkpoints: Checkpoints, *args: Any) -> None:
-        save(checkpoints, *args)
+    def meddled(checkpoints: Checkpoints, *args: Any, **options: Any) -> None:
+        save(checkpoints, *args, **options)
         with_another_id(store / SHARD)
 
     with monkeypatch.context() as patch:

@@ -26,6 +26,7 @@ FORMAT = 2
 SPLITS = ("train", "validation", "test")
 
 _LARGEST_VOCABULARY = 2**24
+_DIGITS = 64  # of a digest
 
 _REPORTED = ("documents", "sentences", "tokens", "unknown_tokens")
 """Counts of a split without which nothing can be told of it."""
@@ -140,7 +141,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             raise DamagedFileError(
                 f"{path} is not the manifest of a token store: {error}. Prepare the text again."
             ) from error
-        if found.manifest_sha256 != _digest_without(raw, found.manifest_sha256):
+        if not _is_signed(raw, found.manifest_sha256):
             raise DamagedFileError(
                 f"{path} is damaged or was edited: it does not match its own checksum. Put it "
                 "back, or prepare the text again."
@@ -199,9 +200,9 @@ def _is_shard_name(file: str, split: str) -> bool:
     return folder == split and name.endswith(".arrow") and number.isascii() and number.isdigit()
 
 
-def _digest_without(raw: bytes, digest: str) -> str:
-    """That of `raw` without the characters of `digest`."""
-    return _sha256(raw.replace(digest.encode(), b"")) if len(digest) == 64 else ""
+def _is_signed(raw: bytes, digest: str) -> bool:
+    """Whether `digest` is that of `raw` without its characters; one that is not there is none."""
+    return len(digest) == _DIGITS and _sha256(raw.replace(digest.encode(), b"")) == digest
 
 
 def _sha256(raw: bytes) -> str:
