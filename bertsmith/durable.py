@@ -29,8 +29,11 @@ NO_SMALL_FILE = _NOT_REGULAR, _TOO_LARGE = (errno.EINVAL, errno.EFBIG)
 """What `read_small` says of what it does not read."""
 
 _LEFTOVER = re.compile(r"\.(.+)\.(?:part|old)")
-_SUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+)")
-_MOST_SUM_BYTES = 2**16
+_OWN_SUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+)")
+_SUM_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](?:\./)?(.+)")
+"""As `sha256sum` writes it of text and of binary files, in this folder and below it."""
+
+_MOST_SUM_BYTES = 2**20
 _HEX_DIGITS = 64
 _MOST_SUMMED_BYTES = 2**31
 
@@ -174,29 +177,25 @@ def damage(folder: Path, among: Container[str] | None = None) -> str | None:
 
     Args:
         folder: with its checksums.
-        among: names of the files that are looked at; None: all, and there may be no others.
+        among: names of the files that are looked at, in a folder that others may have made; None:
+            all, and there may be no others.
 
     Raises:
         OSError: it cannot be read; whether it is damaged is not known.
     """
     try:
-        if not _is_regular(folder / CHECKSUMS_FILE):
-            return f"{CHECKSUMS_FILE} is not a regular file"
-        with (folder / CHECKSUMS_FILE).open("rb") as stream:
-            text = stream.read(_MOST_SUM_BYTES).decode("ascii", "replace")
-        lines = [_SUM_LINE.fullmatch(line) for line in text.splitlines()]
-        if not lines or not text.endswith("\n") or None in lines:
+        sums = _listed(folder) if among is None else _listed_by_others(folder, among)
+        if sums is None:
             return f"{CHECKSUMS_FILE} is not a list of checksums"
-        sums = {line[2]: line[1] for line in lines if line}
         for name, digest in sums.items():
-            if among is not None and name not in among:
-                continue
             path = folder / name
             if not _is_regular(path):
                 return f"{path.name} is not a regular file"
             if _digest(path) != digest:
                 return f"{path.name} does not match its checksum"
     except OSError as error:
+        if error.errno in NO_SMALL_FILE:
+            return f"{CHECKSUMS_FILE} is not a regular file of at most {_MOST_SUM_BYTES} bytes"
         if error.errno not in LOST:
             raise
         return f"{Path(error.filename).name} is missing"
@@ -212,11 +211,30 @@ def is_ours(folder: Path) -> bool:
         return False
     try:
         names = {path.name for path in folder.iterdir()}
-        with (folder / CHECKSUMS_FILE).open("rb") as stream:
-            text = stream.read(_MOST_SUM_BYTES).decode("ascii", "replace")
+        lines = _sums_text(folder).splitlines()
     except OSError:
         return False
-    return names <= {line.partition("  ")[2] for line in text.splitlines()} | {CHECKSUMS_FILE}
+    return names <= {line.partition("  ")[2] for line in lines} | {CHECKSUMS_FILE}
+
+
+def _listed(folder: Path) -> dict[str, str] | None:
+    """Digests by the names of files; None: it is not a list as `whole_folder` writes it."""
+    text = _sums_text(folder)
+    found = [_OWN_SUM_LINE.fullmatch(line) for line in text.splitlines()]
+    if not found or not text.endswith("\n") or None in found:
+        return None
+    return {line[2]: line[1] for line in found if line}
+
+
+def _listed_by_others(folder: Path, among: Container[str]) -> dict[str, str] | None:
+    """The same of a list that may be written in other ways and name other files, too."""
+    found = list(filter(None, map(_SUM_LINE.fullmatch, _sums_text(folder).splitlines())))
+    return {line[2]: line[1].lower() for line in found if line[2] in among} if found else None
+
+
+def _sums_text(folder: Path) -> str:
+    """A folder's checksums. Raises: `OSError`, also if they are no small file."""
+    return read_small(folder / CHECKSUMS_FILE, _MOST_SUM_BYTES).decode("utf-8", "replace")
 
 
 def _is_regular(path: Path) -> bool:
