@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -63,22 +62,33 @@ def test_a_signal_leaves_a_checkpoint_and_the_way_on(
     assert result_of(run) == undisturbed
 
 
-def test_a_second_interrupt_leaves_at_once(
-    machine: Machine, text_file: Path, tmp_path: Path
-) -> None:
+def test_a_second_interrupt_leaves_at_once(text_file: Path, tmp_path: Path) -> None:
     run = tmp_path / "r"
-    # A micro-batch of this size takes seconds: both signals come within one.
-    arguments = [*begin_arguments(text_file, run, STEPS), "--batch-size", "128"]
-    arguments += ["--micro-batch", "4096", "--optimizer", "adamw"]
-    arguments += ["--hidden-size", "768", "--intermediate-size", "3072", "--log-every", "1"]
-    pid = machine.begin(*arguments, under=run)
-    wait_until(run, 1)
-    os.kill(pid, signal.SIGINT)
-    time.sleep(0.3)  # the first is heard between two operations
-    os.kill(pid, signal.SIGINT)
-    ended = machine.end()
-    assert ended.status == 130, ended
-    assert len(ended.said) == 2
+    code = (
+        "import sys, time\n"
+        "from bertsmith.cli.main import main\n"
+        "from bertsmith.model.bert import Bert\n"
+        "def held(*_):\n"
+        "    print('held', file=sys.stderr, flush=True)\n"
+        "    while True: time.sleep(1)\n"
+        "Bert.losses = held\n"
+        "main(sys.argv[1:])\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code, *begin_arguments(text_file, run, STEPS)],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            said = iter(line for line in process.stderr or () if line.strip())
+            assert next(said) == "held\n"
+            process.send_signal(signal.SIGINT)
+            assert next(said) == "bertsmith: saving; Ctrl-C again leaves at once.\n"
+            process.send_signal(signal.SIGINT)
+            assert len(list(said)) == 1
+        finally:
+            process.kill()
+    assert process.returncode == 130
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from bertsmith import ranks
 from bertsmith.config import PreparationConfig
 from bertsmith.data.shards import checked_digest
+from bertsmith.evaluation import held_out
 from bertsmith.preparation import prepare_store
 from bertsmith.report.metrics_file import read_metrics
 from tests.ranks.job import LONGEST, Job, bertsmith, run
@@ -278,3 +279,31 @@ def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(text_file: Path, tmp_p
     last = max((folder / "checkpoints").iterdir())
     steps = max(line["step"] for line in read_metrics(folder))
     assert int(last.name.removeprefix("step-")) >= steps
+
+
+def stopped_in_a_validation(arguments: list[str]) -> None:
+    """The command line; to rank 1 a signal comes in the validation after step 4."""
+
+    def evaluate(*given: Any, **options: Any) -> Any:
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return held_out.evaluate(*given, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bertsmith.training.loop.evaluate", evaluate)
+        bertsmith(arguments)
+
+
+def test_a_signal_to_one_rank_leaves_the_validation_of_all(text_file: Path, tmp_path: Path) -> None:
+    whole, folder, logs = tmp_path / "whole", tmp_path / "run", tmp_path / "logs"
+    run(2, bertsmith, begin(text_file, whole), logs=logs)
+    job = Job(2, stopped_in_a_validation, begin(text_file, folder), logs=logs)
+    assert job.end() == [143, 143]
+    assert "stopped by SIGTERM" in job.said(0)
+    assert "step-00000004 is written" in job.said(0)
+    assert job.said(1) == ""
+    assert [line["step"] for line in read_metrics(folder)] == [2, 4]
+    run(2, bertsmith, go_on(folder), logs=logs)
+    validated = [line["step"] for line in read_metrics(folder) if "validation_mlm_loss" in line]
+    assert validated.count(4) == 1
+    assert_alike(whole, folder, digits=0.0)
