@@ -10,7 +10,9 @@ import json
 import os
 import random
 import shutil
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from bertsmith.data.store import digest_of_shards
 from bertsmith.durable import damage
 from bertsmith.errors import BertsmithError, CorpusError, DataError
 from bertsmith.preparation import describe_text, describe_vocabulary, prepare_store
+from bertsmith.ranks import Ranks
 from bertsmith.training.checkpoint import Checkpoints
 from tests.conftest import TINY_RUN, make_documents, write_text
 from tests.faults.conftest import result_of
@@ -455,6 +458,35 @@ def test_a_store_that_was_only_touched_or_removed_is_trained_on(store: Path) -> 
     found.refuse_changed()
     (store / SHARD).unlink()  # it stays where it is mapped
     found.refuse_changed()
+
+
+def test_what_was_touched_is_read_again_by_all_processors_and_waited_for(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    long_ones: list[bool] = []
+    together, refuse_changed = Ranks.together, StoreFolder.refuse_changed
+
+    def noted(path: Path) -> str:
+        threads.append(threading.current_thread().name)
+        return checked_digest(path)
+
+    def noted_together(ranks: Ranks, *, is_long: bool = False) -> AbstractContextManager[None]:
+        long_ones.append(is_long)
+        return together(ranks, is_long=is_long)
+
+    def touched(found: StoreFolder) -> None:
+        assert long_ones[-1], "the other ranks give up"
+        for shard in store.glob("*/*.arrow"):
+            os.utime(shard)
+        threads.clear()
+        refuse_changed(found)
+        assert [name[:5] for name in threads] == ["check"] * 2  # both splits
+
+    monkeypatch.setattr("bertsmith.data.disk.checked_digest", noted)
+    monkeypatch.setattr(Ranks, "together", noted_together)
+    monkeypatch.setattr(StoreFolder, "refuse_changed", touched)
+    pretrain(store, tmp_path / "run")
 
 
 def test_each_byte_is_read_once(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

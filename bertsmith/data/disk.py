@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from bertsmith.data.manifest import (
@@ -49,7 +50,10 @@ class StoreFolder:
     path: Path
     manifest: Manifest
     checks: bool = True
-    """False: this process made the store, or another one of this machine has just checked it."""
+    """False: another process of this machine has just checked it, or it is not whole yet.
+
+    A store that this process made is checked as well: `refuse_changed` knows it by that.
+    """
     _stamps: dict[str, Stamp] = field(default_factory=dict, repr=False, compare=False)
     """Of the shards that were found whole."""
 
@@ -134,21 +138,7 @@ class StoreFolder:
             checks.append((partial(self._read_frequencies, split), 0))
         if splits is None:
             checks.append((self._check_tokenizer, 0))
-        done, total = 0, sum(size for _, size in checks)
-        # Threads: neither hashing nor looking at arrays holds Python's lock.
-        with ThreadPoolExecutor(num_processors(), thread_name_prefix="check") as pool:
-            try:
-                said = []
-                for found, (_, size) in zip(
-                    pool.map(_said_by, [check for check, _ in checks]), checks, strict=True
-                ):
-                    done += size
-                    progress(done // _MEGABYTE, total // _MEGABYTE)
-                    said += found
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        return said
+        return _all_said(checks, progress)
 
     def refuse_changed(self) -> None:
         """Refuse a store of which a file has changed since it was checked.
@@ -159,19 +149,17 @@ class StoreFolder:
         Raises:
             DataError: a file has other bytes.
         """
-        entries = (e for split in self.manifest.splits.values() for e in split.shards)
-        for entry in entries:
+        changed: list[tuple[ShardEntry, Stamp]] = []
+        for entry in chain.from_iterable(split.shards for split in self.manifest.splits.values()):
             before = self._stamps.get(entry.file)
             path = self.path / entry.file
-            if before is None or not path.exists():
-                continue
-            now = Stamp.of(path)
-            if now != before and checked_digest(path) != entry.sha256:
-                raise DataError(
-                    f"{path} must stay as it is while it is trained on; it was changed. Put it "
-                    f"back, or prepare the text again into {self.path}, and go on by --resume."
-                )
-            self._stamps[entry.file] = now
+            if before is not None and path.exists() and (now := Stamp.of(path)) != before:
+                changed.append((entry, now))
+        if damaged := _all_said([(partial(self._check_same, *e), e[0].bytes) for e in changed]):
+            raise DataError(
+                f"{damaged[0]}. Put it back, or prepare the text again into {self.path}, and go on "
+                "by --resume."
+            )
 
     @contextmanager
     def _advising(self) -> Iterator[None]:
@@ -202,6 +190,14 @@ class StoreFolder:
         manifest = self.manifest
         open_shard(path, manifest.id_type, entry.size, vocab_size=manifest.vocab_size)
         self._stamps[entry.file] = stamp
+
+    def _check_same(self, entry: ShardEntry, now: Stamp) -> None:
+        path = self.path / entry.file
+        if checked_digest(path) != entry.sha256:
+            raise DamagedFileError(
+                f"{path} must stay as it is while it is trained on; it was changed"
+            )
+        self._stamps[entry.file] = now
 
     def _check_tokenizer(self) -> None:
         folder = self.path / TOKENIZER_FOLDER
@@ -243,6 +239,30 @@ def total_counts(parts: Sequence[dict[str, int]]) -> Counter[str]:
         for name, count in part.items():
             total[name] += count
     return total
+
+
+def _all_said(
+    checks: Sequence[tuple[Callable[[], object], int]],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[str]:
+    """What `checks` say of damaged files, with the bytes that each reads; by all processors."""
+    if not checks:
+        return []
+    done, total = 0, sum(size for _, size in checks)
+    # Threads: neither hashing nor looking at arrays holds Python's lock.
+    with ThreadPoolExecutor(num_processors(), thread_name_prefix="check") as pool:
+        try:
+            said = []
+            for found, (_, size) in zip(
+                pool.map(_said_by, [check for check, _ in checks]), checks, strict=True
+            ):
+                done += size
+                progress(done // _MEGABYTE, total // _MEGABYTE)
+                said += found
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return said
 
 
 def _said_by(check: Callable[[], object]) -> list[str]:
