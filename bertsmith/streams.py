@@ -32,6 +32,7 @@ class LenientStream(io.TextIOBase):
     def __init__(self, under: TextIO | None) -> None:
         # While a bar is shown, rich puts a stream in this place that writes above the bar.
         self._under: TextIO | None = getattr(under, "rich_proxied_file", under)
+        self._is_terminal = self.isatty()  # of one that is gone, nobody can tell any more
         self.failed = False
         self.refusal: Exception | None = None
 
@@ -85,12 +86,14 @@ class LenientStream(io.TextIOBase):
         try:
             yield
         except Exception as error:  # of a host's own stream any
-            reader_left = isinstance(error, BrokenPipeError) or (
-                isinstance(error, OSError) and error.errno == errno.EIO and self.isatty()
+            terminal_left = (
+                self._is_terminal and isinstance(error, OSError) and error.errno == errno.EIO
             )
-            if not self.failed and not reader_left:
+            if not (self.failed or terminal_left or isinstance(error, BrokenPipeError)):
                 self.refusal = error
             self.failed = True
+            if terminal_left:  # nothing will ever be written there again
+                self.let_go()
 
 
 @contextmanager

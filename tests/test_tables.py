@@ -238,8 +238,8 @@ print(sum(1 for _ in text.read("train")))
     "name",
     [
         "one of 60 MB in a dictionary",
-        "one of 200 MB among others",
-        "300 that repeat the one before",
+        pytest.param("one of 200 MB among others", marks=pytest.mark.slow),
+        pytest.param("300 that repeat the one before", marks=pytest.mark.slow),
         "1,501 of a dictionary's two",
         "a row of 1,500 strings",
     ],

@@ -294,6 +294,7 @@ def stopped_in_a_validation(arguments: list[str]) -> None:
         bertsmith(arguments)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_leaves_the_validation_of_all(text_file: Path, tmp_path: Path) -> None:
     whole, folder, logs = tmp_path / "whole", tmp_path / "run", tmp_path / "logs"
     run(2, bertsmith, begin(text_file, whole), logs=logs)
