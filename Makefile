@@ -4,7 +4,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint types format check bench clean
+.PHONY: demo test test-slow test-gpu lint types format check bench clean
 
 demo: .venv/installed
 	$(BIN)/bertsmith pretrain --corpus python-docs --minutes 1.2 --output runs/demo --overwrite
@@ -17,6 +17,9 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	$(BIN)/pytest -m slow
+
+test-gpu: .venv/installed-dev
+	$(BIN)/pytest -m gpu tests/gpu
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
