@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bertsmith.model import attention as attention_module
-from bertsmith.model.attention import attend
+from bertsmith.model.attention import attend, takes_varlen
 from bertsmith.model.dropout import Noise, scale_of_kept
 from bertsmith.model.layout import Choice, Layout
 
@@ -111,11 +112,109 @@ def varlen_on_cpu(
     )
 
 
+@pytest.mark.parametrize(
+    ("capability", "dtype", "size", "expected"),
+    [
+        ((9, 0), torch.bfloat16, 64, True),
+        ((8, 0), torch.float16, 8, True),
+        ((10, 0), torch.bfloat16, 256, True),
+        ((7, 5), torch.float16, 64, False),
+        ((9, 0), torch.float32, 64, False),
+        ((9, 0), torch.float64, 64, False),
+        ((9, 0), torch.bfloat16, 20, False),
+        ((9, 0), torch.bfloat16, 264, False),
+        ((8, 9), torch.bfloat16, 208, False),
+        ((8, 9), torch.bfloat16, 192, True),
+        ((8, 0), torch.bfloat16, 208, True),
+    ],
+)
+def test_what_flash_attention_takes(
+    capability: tuple[int, int], dtype: torch.dtype, size: int, expected: bool
+) -> None:
+    assert takes_varlen(capability, dtype, size) is expected
+
+
+@pytest.fixture
+def flash_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The operators behind `varlen_attn` with kernels for a CPU, of whatever type; `attend` asks.
+
+    What is left of PyTorch's own is all between: the call, the shapes that tracing goes by, and how
+    the backward pass is found. Gives the names of those that were called.
+    """
+    import torch.nn.attention.varlen  # defines the operators
+
+    def forward(
+        query: Tensor, key: Tensor, value: Tensor, starts: Tensor, key_starts: Tensor, *rest: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        called.append("forward")
+        out = varlen_on_cpu(query, key, value, starts, key_starts, *rest[:2])
+        return out, query.new_zeros(query.shape[1::-1], dtype=torch.float32), torch.zeros(2)
+
+    def backward(
+        grad: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        out: Tensor,
+        sums: Tensor,
+        starts: Tensor,
+        key_starts: Tensor,
+        *rest: Any,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        called.append("backward")
+        counts, lengths = starts.diff().tolist(), key_starts.diff().tolist()
+        asking = (x.transpose(0, 1).split(counts, 1) for x in (grad, query, out))
+        asked = (x.transpose(0, 1).split(lengths, 1) for x in (key, value))
+        grads = []
+        for g, q, o, k, v in zip(*asking, *asked, strict=True):  # [N, Q, D] and [N, L, D]
+            scale = q.shape[2] ** -0.5
+            probs = torch.softmax(q @ k.mT * scale, 2)
+            scores = probs * (g @ v.mT - (g * o).sum(2, keepdim=True)) * scale
+            grads.append((scores @ k, scores.mT @ q, probs.mT @ g))
+        dq, dk, dv = (torch.cat(parts, 1).transpose(0, 1) for parts in zip(*grads, strict=True))
+        return dq.contiguous(), dk.contiguous(), dv.contiguous()
+
+    called: list[str] = []
+    monkeypatch.setattr(attention_module, "_has_varlen_kernel", lambda *_: True)
+    with torch.library._scoped_library("torch_attn", "IMPL") as library:
+        library.impl("_varlen_attn", forward, "CPU")
+        library.impl("_varlen_attn_backward", backward, "CPU")
+        yield called
+
+
+@pytest.mark.parametrize("is_compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("every", EVERY.values(), ids=EVERY)
+def test_the_way_to_flash_attention(every: int, is_compiled: bool, flash_on_cpu: list[str]) -> None:
+    lengths = LENGTHS["falling"]
+    keys, choice = Layout.of(lengths, CPU), choose(lengths, every)
+    query, key_value = make_qkv(lengths).split((HEADS * SIZE, 2 * HEADS * SIZE), 1)
+    given = [choice.pick(query), key_value]
+    mine, plain = ([x.clone().requires_grad_() for x in given] for _ in range(2))
+
+    def way(query: Tensor, key_value: Tensor) -> Tensor:
+        return attend(query, key_value, choice.layout, keys, HEADS)
+
+    assert choice.layout.max_length <= keys.max_length  # known before tracing, as in a step
+    kernel = torch.compile(way, backend="aot_eager", fullgraph=True) if is_compiled else way
+    found = kernel(*mine)
+    expected = attention_module._attend_padded(plain[0], plain[1], choice.layout, keys, HEADS)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
+    direction = torch.randn(found.shape, dtype=found.dtype)
+    ours, theirs = (
+        torch.autograd.grad(out, inputs, direction)
+        for out, inputs in ((found, mine), (expected, plain))
+    )
+    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-10)
+    assert flash_on_cpu == ["forward", "backward"]
+
+
+@pytest.mark.parametrize("at_once", [1, HEADS], ids=["head by head", "all heads at once"])
 @pytest.mark.parametrize("every", EVERY.values(), ids=EVERY)
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_dropped_probabilities_are_dropped_in_both_directions(
-    lengths: list[int], every: int
+    lengths: list[int], every: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(attention_module, "_heads_at_once", lambda *_: at_once)
     keys, choice = Layout.of(lengths, CPU), choose(lengths, every)
     noise = Noise(5, torch.arange(sum(lengths)) + 30)
     factors = []
@@ -129,6 +228,25 @@ def test_dropped_probabilities_are_dropped_in_both_directions(
     found = attend(choice.pick(query), key_value, rows, keys, HEADS, 0.4, place=7)
     expected = by_the_formula(plain, lengths, factors)[choice.positions]
     assert_same_with_gradient(found, expected, mine, plain)
+
+
+def test_heads_at_once_drop_what_each_alone_drops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values that are the rows of the identity bring the dropped probabilities out as they are."""
+    lengths = [SIZE, 3, 1]
+    noise = Noise(9, torch.arange(sum(lengths)))
+    layout = Layout.of(lengths, CPU)
+    layout = Layout(layout.lengths, layout.cu_seqlens, noise)
+    query, key_value = make_qkv(lengths).split((HEADS * SIZE, 2 * HEADS * SIZE), 1)
+    places = torch.cat([torch.arange(length) for length in lengths])
+    key_value = key_value.clone()
+    key_value[:, HEADS * SIZE :] = torch.eye(SIZE, dtype=torch.float64)[places].repeat(1, HEADS)
+    found = []
+    for at_once in (1, HEADS):
+        monkeypatch.setattr(attention_module, "_heads_at_once", lambda *_, n=at_once: n)
+        found.append(attend(query, key_value, layout, layout, HEADS, 0.4, place=3))
+    assert torch.equal(found[0] == 0, found[1] == 0)
+    first, other, _ = found[0][:SIZE].split(SIZE, 1)
+    assert not torch.equal(first == 0, other == 0), "heads must drop other places"
 
 
 def test_no_padded_row_leaves_attention() -> None:

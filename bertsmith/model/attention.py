@@ -18,6 +18,9 @@ from bertsmith.model.layout import Layout
 _LONGEST_WITH_SCORES_KEPT = 512
 """Up to this length the score matrices [L, L] are few beside the other activations."""
 
+_SMALL_SHARED_MEMORY = {(8, 6), (8, 9), (12, 0), (12, 1)}
+"""Compute capabilities on which PyTorch's flash attention has no backward pass for some sizes."""
+
 
 def attend(
     query: Tensor,
@@ -44,7 +47,7 @@ def attend(
         [R, H].
     """
     drops = bool(dropout_prob) and queries.noise is not None
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not drops:
+    if not drops and _has_varlen_kernel(query, query.shape[1] // num_heads):
         return _attend_unpadded(query, key_value, queries, keys, num_heads)
     if keeps_scores(query.device.type, query.dtype, keys.max_length, drops=drops):
         out: Tensor = _AttendKeepingScores.apply(
@@ -52,6 +55,28 @@ def attend(
         )
         return out
     return _attend_padded(query, key_value, queries, keys, num_heads)
+
+
+def takes_varlen(capability: tuple[int, int], dtype: torch.dtype, head_size: int) -> bool:
+    """Whether flash attention takes sequences end to end, forward and back, on a CUDA device.
+
+    Args:
+        capability: the device's compute capability.
+        dtype: of queries, keys and values.
+        head_size: D.
+    """
+    if capability in _SMALL_SHARED_MEMORY and 192 < head_size <= 224:
+        return False
+    is_size = head_size % 8 == 0 and head_size <= 256
+    return capability >= (8, 0) and dtype in (torch.float16, torch.bfloat16) and is_size
+
+
+def _has_varlen_kernel(query: Tensor, head_size: int) -> bool:
+    if not query.is_cuda:
+        return False
+    # Not `get_device_capability`, which torch.compile cannot read while it traces.
+    device = torch.cuda.get_device_properties(query.device)
+    return takes_varlen((device.major, device.minor), query.dtype, head_size)
 
 
 def keeps_scores(device_type: str, dtype: torch.dtype, max_length: int, *, drops: bool) -> bool:
@@ -86,10 +111,11 @@ def _attend_padded(
 
 
 class _AttendKeepingScores(torch.autograd.Function):
-    """Plain batched products, head by head, straight on the columns of the grid.
+    """Plain batched products whose probabilities are kept for the backward pass.
 
-    No copy brings the heads apart or the gradients together, and the probabilities are kept for the
-    backward pass: at BERT's lengths quicker on a CPU than PyTorch's kernel, which makes them anew.
+    On a CPU head by head, straight on the columns of the grid: no copy brings the heads apart or
+    the gradients together, and at BERT's lengths it is quicker than PyTorch's kernel, which makes
+    the probabilities anew. Elsewhere all heads at once, since there a kernel costs by the call.
     """
 
     @staticmethod
@@ -106,18 +132,27 @@ class _AttendKeepingScores(torch.autograd.Function):
         asking, grid = queries.pad(query), keys.pad(key_value)  # [B, Q, H], [B, L, 2 * H]
         context = torch.empty_like(asking, memory_format=torch.contiguous_format)
         kept = []
-        for head, (q, k, v) in enumerate(_head_columns(asking.shape[2], num_heads)):
-            scores = _scaled_scores(asking[..., q], grid[..., k], keys.score_bias)  # [B, Q, L]
+        at_once = _heads_at_once(query.device, num_heads)
+        for first, (q, k, v) in _columns(asking.shape[2], num_heads, at_once):
+            scores = _scaled_scores(  # [B * at_once, Q, L]
+                _apart(asking[..., q], at_once), _apart(grid[..., k], at_once), keys.score_bias
+            )
             probs = torch.softmax(scores, 2, out=scores)
             keeps = None
             if dropout_prob and queries.noise is not None:
                 tokens = queries.pad(queries.noise.tokens[:, None]).squeeze(2)
-                keeps = queries.noise.keeps(place + head, tokens, keys.max_length, dropout_prob)
-            context[..., q] = torch.bmm(_drop(probs, keeps, dropout_prob), grid[..., v])
+                width = keys.max_length
+                each = [
+                    queries.noise.keeps(place + head, tokens, width, dropout_prob)
+                    for head in range(first, first + at_once)
+                ]
+                keeps = each[0] if at_once == 1 else torch.stack(each, 1).flatten(0, 1)
+            found = torch.bmm(_drop(probs, keeps, dropout_prob), _apart(grid[..., v], at_once))
+            context[..., q] = _together(found, at_once)
             kept += [probs, keeps]
         ctx.save_for_backward(asking, grid, *kept)
         ctx.queries, ctx.keys = queries, keys
-        ctx.num_heads, ctx.dropout_prob = num_heads, dropout_prob
+        ctx.num_heads, ctx.at_once, ctx.dropout_prob = num_heads, at_once, dropout_prob
         return queries.unpad(context)
 
     @staticmethod
@@ -125,22 +160,24 @@ class _AttendKeepingScores(torch.autograd.Function):
         asking, grid, *kept = ctx.saved_tensors
         queries: Layout = ctx.queries
         keys: Layout = ctx.keys
+        at_once: int = ctx.at_once
         grad_context = queries.pad(grads[0])  # [B, Q, H]
         grad_asking = torch.empty_like(asking, memory_format=torch.contiguous_format)
         grad_grid = torch.empty_like(grid, memory_format=torch.contiguous_format)
-        columns = _head_columns(asking.shape[2], ctx.num_heads)
-        for (q, k, v), probs, keeps in zip(columns, kept[::2], kept[1::2], strict=True):
-            grad = grad_context[..., q]
+        groups = _columns(asking.shape[2], ctx.num_heads, at_once)
+        for (_, (q, k, v)), probs, keeps in zip(groups, kept[::2], kept[1::2], strict=True):
+            grad = _apart(grad_context[..., q], at_once)
             dropped = _drop(probs, keeps, ctx.dropout_prob)
-            grad_grid[..., v] = torch.bmm(dropped.transpose(1, 2), grad)
-            grad_probs = torch.bmm(grad, grid[..., v].transpose(1, 2))
+            grad_grid[..., v] = _together(torch.bmm(dropped.transpose(1, 2), grad), at_once)
+            grad_probs = torch.bmm(grad, _apart(grid[..., v], at_once).transpose(1, 2))
             grad_probs = _drop(grad_probs, keeps, ctx.dropout_prob)
             # The gradient of a softmax: p * (dp - sum of p * dp over the row).
             along = torch.linalg.vecdot(grad_probs, probs).unsqueeze(2)
             grad_scores = grad_probs.sub_(along).mul_(probs)
-            grad_scores *= (q.stop - q.start) ** -0.5
-            grad_asking[..., q] = torch.bmm(grad_scores, grid[..., k])
-            grad_grid[..., k] = torch.bmm(grad_scores.transpose(1, 2), asking[..., q])
+            grad_scores *= grad.shape[2] ** -0.5
+            key, asked = _apart(grid[..., k], at_once), _apart(asking[..., q], at_once)
+            grad_asking[..., q] = _together(torch.bmm(grad_scores, key), at_once)
+            grad_grid[..., k] = _together(torch.bmm(grad_scores.transpose(1, 2), asked), at_once)
         inputs = (queries.unpad(grad_asking), keys.unpad(grad_grid))
         return *inputs, None, None, None, None, None
 
@@ -150,17 +187,47 @@ def _drop(probs: Tensor, keeps: Tensor | None, probability: float) -> Tensor:
     return probs if keeps is None else (probs * keeps).mul_(scale_of_kept(probability))
 
 
-def _head_columns(hidden: int, num_heads: int) -> list[tuple[slice, slice, slice]]:
-    """Where each head's query lies in H columns, and its key and value in 2 * H."""
+def _heads_at_once(device: torch.device, num_heads: int) -> int:
+    return 1 if device.type == "cpu" else num_heads
+
+
+def _columns(
+    hidden: int, num_heads: int, at_once: int
+) -> list[tuple[int, tuple[slice, slice, slice]]]:
+    """Of each so many heads the first, and where their queries, keys and values lie.
+
+    Queries lie in H columns, keys and values in 2 * H.
+    """
     size = hidden // num_heads
-    key = [slice(start, start + size) for start in range(0, hidden, size)]
-    value = [slice(s.start + hidden, s.stop + hidden) for s in key]
-    return list(zip(key, key, value, strict=True))
+    groups = []
+    for first in range(0, num_heads, at_once):
+        key = slice(first * size, (first + at_once) * size)
+        value = slice(key.start + hidden, key.stop + hidden)
+        groups.append((first, (key, key, value)))
+    return groups
+
+
+def _apart(columns: Tensor, heads: int) -> Tensor:
+    """Each head by itself: [B, L, heads * D] → [B * heads, L, D]; of one head the same view."""
+    if heads == 1:
+        return columns
+    return columns.unflatten(2, (heads, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def _together(apart: Tensor, heads: int) -> Tensor:
+    """The way back: [B * heads, L, D] → [B, L, heads * D]."""
+    return apart if heads == 1 else apart.unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)
 
 
 def _scaled_scores(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
-    """Q Kᵀ / √D, −∞ where `bias` says: [B, Q, D], [B, L, D] → [B, Q, L]."""
+    """Q Kᵀ / √D, −∞ where `bias` [B, 1, L] says: [G, Q, D], [G, L, D] → [G, Q, L].
+
+    G is B, or as many times that as there are heads at once.
+    """
     scale = query.shape[2] ** -0.5
     if bias is None:
         return torch.bmm(query, key.transpose(1, 2)).mul_(scale)
+    heads = len(query) // len(bias)
+    if heads > 1:
+        bias = bias.expand(-1, heads, -1).flatten(0, 1)[:, None]
     return torch.baddbmm(bias.to(query.dtype), query, key.transpose(1, 2), alpha=scale)
