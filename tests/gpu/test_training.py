@@ -109,7 +109,8 @@ def test_a_run_repeats_itself(
     losses = [losses_of(run) for run in runs]
     same = next((i for i, pair in enumerate(zip(*losses, strict=True)) if pair[0] != pair[1]), None)
     is_one = digest(runs[0]) == digest(runs[1])
-    finding(f"one hash: {is_one}; first step whose loss differs: {same and same + 1}")
+    differs = "none" if same is None else same + 1
+    finding(f"one hash: {is_one}; first step whose loss differs: {differs}")
     assert is_one
 
 
