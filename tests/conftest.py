@@ -22,6 +22,7 @@ from bertsmith.model.bert import Bert
 from bertsmith.model.hugging_face import Snapshot
 from bertsmith.tokenizer import Spelling, Tokenizer, train
 from bertsmith.training.pretrain import Run
+from tests.support import flash_kernels_on_cpu
 
 # The first example also loads libraries, and other work may slow any: no limit of time.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -177,3 +178,11 @@ def wikitext() -> Path:
 
 def sentences_of(documents: list[Document]) -> list[str]:
     return list(itertools.chain.from_iterable(itertools.chain.from_iterable(documents)))
+
+
+@pytest.fixture
+def flash_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Attention goes the way of CUDA's kernel; see `flash_kernels_on_cpu`."""
+    monkeypatch.setattr("bertsmith.model.attention._has_varlen_kernel", lambda *_: True)
+    with flash_kernels_on_cpu() as called:
+        yield called

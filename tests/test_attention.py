@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bertsmith.model import attention as attention_module
 from bertsmith.model.attention import attend, takes_varlen
 from bertsmith.model.dropout import Noise, scale_of_kept
 from bertsmith.model.layout import Choice, Layout
+from tests.support import halves, varlen_on_cpu
 
 CPU = torch.device("cpu")
 HEADS, SIZE = 3, 4
@@ -66,7 +65,7 @@ def choose(lengths: list[int], every: int) -> Choice:
 def ask(attention: Callable[..., Tensor], qkv: Tensor, choice: Choice, keys: Layout) -> Tensor:
     """`attention` of the chosen tokens over all of them."""
     query, key_value = qkv.split((HEADS * SIZE, 2 * HEADS * SIZE), 1)
-    return attention(choice.pick(query), key_value, choice.layout, keys, HEADS)
+    return attention(choice.pick(query), *halves(key_value), choice.layout, keys, HEADS)
 
 
 @pytest.mark.parametrize("kernel", ["scores kept", "padded", "unpadded"])
@@ -86,30 +85,6 @@ def test_every_kernel_is_the_formula(
         found = ask(attend, mine, choice, keys)
     expected = by_the_formula(plain, lengths)[choice.positions]
     assert_same_with_gradient(found, expected, mine, plain)
-
-
-def varlen_on_cpu(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    starts: Tensor,
-    key_starts: Tensor,
-    most: int,
-    longest: int,
-) -> Tensor:
-    """What the CUDA kernel computes, [R or T, N, D] each; its arguments are checked on the way."""
-    assert starts.dtype == key_starts.dtype == torch.int32
-    counts, lengths = starts.diff().tolist(), key_starts.diff().tolist()
-    assert (most, longest) == (max(counts), max(lengths))
-    parts = zip(query.split(counts), key.split(lengths), value.split(lengths), strict=True)
-    return torch.cat(
-        [
-            F.scaled_dot_product_attention(*(x.transpose(0, 1)[None] for x in part))[0].transpose(
-                0, 1
-            )
-            for part in parts
-        ]
-    )
 
 
 @pytest.mark.parametrize(
@@ -134,54 +109,6 @@ def test_what_flash_attention_takes(
     assert takes_varlen(capability, dtype, size) is expected
 
 
-@pytest.fixture
-def flash_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The operators behind `varlen_attn` with kernels for a CPU, of whatever type; `attend` asks.
-
-    What is left of PyTorch's own is all between: the call, the shapes that tracing goes by, and how
-    the backward pass is found. Gives the names of those that were called.
-    """
-    import torch.nn.attention.varlen  # defines the operators
-
-    def forward(
-        query: Tensor, key: Tensor, value: Tensor, starts: Tensor, key_starts: Tensor, *rest: Any
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        called.append("forward")
-        out = varlen_on_cpu(query, key, value, starts, key_starts, *rest[:2])
-        return out, query.new_zeros(query.shape[1::-1], dtype=torch.float32), torch.zeros(2)
-
-    def backward(
-        grad: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        out: Tensor,
-        sums: Tensor,
-        starts: Tensor,
-        key_starts: Tensor,
-        *rest: Any,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        called.append("backward")
-        counts, lengths = starts.diff().tolist(), key_starts.diff().tolist()
-        asking = (x.transpose(0, 1).split(counts, 1) for x in (grad, query, out))
-        asked = (x.transpose(0, 1).split(lengths, 1) for x in (key, value))
-        grads = []
-        for g, q, o, k, v in zip(*asking, *asked, strict=True):  # [N, Q, D] and [N, L, D]
-            scale = q.shape[2] ** -0.5
-            probs = torch.softmax(q @ k.mT * scale, 2)
-            scores = probs * (g @ v.mT - (g * o).sum(2, keepdim=True)) * scale
-            grads.append((scores @ k, scores.mT @ q, probs.mT @ g))
-        dq, dk, dv = (torch.cat(parts, 1).transpose(0, 1) for parts in zip(*grads, strict=True))
-        return dq.contiguous(), dk.contiguous(), dv.contiguous()
-
-    called: list[str] = []
-    monkeypatch.setattr(attention_module, "_has_varlen_kernel", lambda *_: True)
-    with torch.library._scoped_library("torch_attn", "IMPL") as library:
-        library.impl("_varlen_attn", forward, "CPU")
-        library.impl("_varlen_attn_backward", backward, "CPU")
-        yield called
-
-
 @pytest.mark.parametrize("is_compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("every", EVERY.values(), ids=EVERY)
 def test_the_way_to_flash_attention(every: int, is_compiled: bool, flash_on_cpu: list[str]) -> None:
@@ -192,12 +119,14 @@ def test_the_way_to_flash_attention(every: int, is_compiled: bool, flash_on_cpu:
     mine, plain = ([x.clone().requires_grad_() for x in given] for _ in range(2))
 
     def way(query: Tensor, key_value: Tensor) -> Tensor:
-        return attend(query, key_value, choice.layout, keys, HEADS)
+        return attend(query, *halves(key_value), choice.layout, keys, HEADS)
 
     assert choice.layout.max_length <= keys.max_length  # known before tracing, as in a step
     kernel = torch.compile(way, backend="aot_eager", fullgraph=True) if is_compiled else way
     found = kernel(*mine)
-    expected = attention_module._attend_padded(plain[0], plain[1], choice.layout, keys, HEADS)
+    expected = attention_module._attend_padded(
+        plain[0], *halves(plain[1]), choice.layout, keys, HEADS
+    )
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
     direction = torch.randn(found.shape, dtype=found.dtype)
     ours, theirs = (
@@ -225,7 +154,7 @@ def test_dropped_probabilities_are_dropped_in_both_directions(
     rows = Layout(choice.layout.lengths, choice.layout.cu_seqlens, noise.of(choice.positions))
     mine, plain = (make_qkv(lengths).requires_grad_() for _ in range(2))
     query, key_value = mine.split((HEADS * SIZE, 2 * HEADS * SIZE), 1)
-    found = attend(choice.pick(query), key_value, rows, keys, HEADS, 0.4, place=7)
+    found = attend(choice.pick(query), *halves(key_value), rows, keys, HEADS, 0.4, place=7)
     expected = by_the_formula(plain, lengths, factors)[choice.positions]
     assert_same_with_gradient(found, expected, mine, plain)
 
@@ -243,7 +172,7 @@ def test_heads_at_once_drop_what_each_alone_drops(monkeypatch: pytest.MonkeyPatc
     found = []
     for at_once in (1, HEADS):
         monkeypatch.setattr(attention_module, "_heads_at_once", lambda *_, n=at_once: n)
-        found.append(attend(query, key_value, layout, layout, HEADS, 0.4, place=3))
+        found.append(attend(query, *halves(key_value), layout, layout, HEADS, 0.4, place=3))
     assert torch.equal(found[0] == 0, found[1] == 0)
     first, other, _ = found[0][:SIZE].split(SIZE, 1)
     assert not torch.equal(first == 0, other == 0), "heads must drop other places"

@@ -138,7 +138,7 @@ def test_a_step_makes_no_logits_of_unmasked_tokens_and_no_padded_hidden_state(
     def marked(*args: Any, **places: Any) -> Tensor:
         before = len(shapes.seen)
         out = kernel(*args, **places)
-        padded_in_attention.append((*grid, 2 * hidden) in shapes.seen[before:])
+        padded_in_attention.append((*grid, hidden) in shapes.seen[before:])
         del shapes.seen[before:]
         return out
 

@@ -43,7 +43,7 @@ def test_batches_ahead_are_the_batches_in_any_order(
     store: TokenStore, tokenizer: Tokenizer
 ) -> None:
     batches = make_batches(store, tokenizer)
-    with BatchesAhead(batches, pin_memory=False) as ahead:
+    with BatchesAhead(batches.batch, pin_memory=False) as ahead:
         for step in (0, 1, 2, 7, 3, 3, 100, 101):
             assert_same(ahead.batch(step), batches.batch(step))
 
@@ -58,7 +58,7 @@ def test_a_batch_that_cannot_be_made_says_so_when_it_is_asked_for() -> None:
 
     with (
         pytest.raises(DataError, match="no step 4"),
-        BatchesAhead(Broken(), pin_memory=False) as ahead,
+        BatchesAhead(Broken().batch, pin_memory=False) as ahead,
     ):
         ahead.batch(4)
 

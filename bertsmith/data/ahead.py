@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-
-from bertsmith.data.batches import Batch, Batches
+from typing import Any
 
 _NUM_AHEAD = 3
 
@@ -17,13 +17,13 @@ class BatchesAhead:
     less than a hundredth of its step and both cores have work: there plain `Batches` serve better.
     """
 
-    def __init__(self, batches: Batches, *, pin_memory: bool) -> None:
-        self._batches = batches
+    def __init__(self, make: Callable[[int], Any], *, pin_memory: bool) -> None:
+        self._batches = make
         self._pin_memory = pin_memory
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._under_way: dict[int, Future[Batch]] = {}
+        self._under_way: dict[int, Future[Any]] = {}
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> Any:
         """The batch of `step`, as `Batches.batch` gives it."""
         wanted = range(step, step + 1 + _NUM_AHEAD)
         for other in set(self._under_way) - set(wanted):
@@ -33,8 +33,8 @@ class BatchesAhead:
                 self._under_way[number] = self._pool.submit(self._make, number)
         return self._under_way.pop(step).result()
 
-    def _make(self, step: int) -> Batch:
-        batch = self._batches.batch(step)
+    def _make(self, step: int) -> Any:
+        batch = self._batches(step)
         return batch.pin_memory() if self._pin_memory else batch
 
     def __enter__(self) -> BatchesAhead:

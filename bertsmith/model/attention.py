@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bertsmith.model.dropout import scale_of_kept
+from bertsmith.model.dropout import Noise, scale_of_kept
 from bertsmith.model.layout import Layout
 
 _LONGEST_WITH_SCORES_KEPT = 512
@@ -24,7 +24,8 @@ _SMALL_SHARED_MEMORY = {(8, 6), (8, 9), (12, 0), (12, 1)}
 
 def attend(
     query: Tensor,
-    key_value: Tensor,
+    key: Tensor,
+    value: Tensor,
     queries: Layout,
     keys: Layout,
     num_heads: int,
@@ -36,7 +37,7 @@ def attend(
 
     Args:
         query: float [R, H], heads side by side.
-        key_value: float [T, 2 * H]; keys and values side by side, heads within each.
+        key, value: float [T, H] each, heads side by side.
         queries: where each sequence's queries lie; its `noise` drops probabilities.
         keys: where each sequence's keys and values lie; the same sequences in the same order.
         num_heads: N.
@@ -48,13 +49,13 @@ def attend(
     """
     drops = bool(dropout_prob) and queries.noise is not None
     if not drops and _has_varlen_kernel(query, query.shape[1] // num_heads):
-        return _attend_unpadded(query, key_value, queries, keys, num_heads)
+        return _attend_unpadded(query, key, value, queries, keys, num_heads)
     if keeps_scores(query.device.type, query.dtype, keys.max_length, drops=drops):
         out: Tensor = _AttendKeepingScores.apply(
-            query, key_value, queries, keys, num_heads, dropout_prob, place
+            query, key, value, queries, keys, num_heads, dropout_prob, place
         )
         return out
-    return _attend_padded(query, key_value, queries, keys, num_heads)
+    return _attend_padded(query, key, value, queries, keys, num_heads)
 
 
 def takes_varlen(capability: tuple[int, int], dtype: torch.dtype, head_size: int) -> bool:
@@ -86,27 +87,33 @@ def keeps_scores(device_type: str, dtype: torch.dtype, max_length: int, *, drops
 
 
 def _attend_unpadded(
-    query: Tensor, key_value: Tensor, queries: Layout, keys: Layout, num_heads: int
+    query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, num_heads: int
 ) -> Tensor:
     """Flash attention over sequences end to end: CUDA only, and without dropout."""
     from torch.nn.attention.varlen import varlen_attn
 
-    heads = query.unflatten(1, (num_heads, -1))  # [R, N, D]
-    key, value = key_value.unflatten(1, (2, num_heads, -1)).unbind(1)  # [T, N, D] each
-    ends = (queries.cu_seqlens, keys.cu_seqlens)
-    context = varlen_attn(heads, key, value, *ends, queries.max_length, keys.max_length)
+    context = varlen_attn(
+        query.unflatten(1, (num_heads, -1)),  # [R, N, D]
+        key.unflatten(1, (num_heads, -1)),  # [T, N, D]
+        value.unflatten(1, (num_heads, -1)),
+        queries.cu_seqlens,
+        keys.cu_seqlens,
+        queries.max_length,
+        keys.max_length,
+    )
     assert isinstance(context, Tensor)  # a pair only where more is asked for
     return context.flatten(1)
 
 
 def _attend_padded(
-    query: Tensor, key_value: Tensor, queries: Layout, keys: Layout, num_heads: int
+    query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, num_heads: int
 ) -> Tensor:
     """PyTorch's own choice of kernel, on padded grids: any device, any length."""
-    heads = queries.pad(query).unflatten(2, (num_heads, -1)).transpose(1, 2)  # [B, N, Q, D]
-    grid = keys.pad(key_value).unflatten(2, (2, num_heads, -1)).permute(2, 0, 3, 1, 4)
-    key, value = grid.unbind(0)  # [B, N, L, D] each
-    context = F.scaled_dot_product_attention(heads, key, value, attn_mask=keys.attention_mask)
+    query, key, value = (  # [B, N, Q, D], and [B, N, L, D] twice
+        grid.unflatten(2, (num_heads, -1)).transpose(1, 2)
+        for grid in (queries.pad(query), keys.pad(key), keys.pad(value))
+    )
+    context = F.scaled_dot_product_attention(query, key, value, attn_mask=keys.attention_mask)
     return queries.unpad(context.transpose(1, 2).flatten(2))
 
 
@@ -122,64 +129,73 @@ class _AttendKeepingScores(torch.autograd.Function):
     def forward(
         ctx: Any,
         query: Tensor,
-        key_value: Tensor,
+        key: Tensor,
+        value: Tensor,
         queries: Layout,
         keys: Layout,
         num_heads: int,
         dropout_prob: float,
         place: int,
     ) -> Tensor:
-        asking, grid = queries.pad(query), keys.pad(key_value)  # [B, Q, H], [B, L, 2 * H]
+        # [B, Q, H], and [B, L, H] twice
+        asking, key, value = queries.pad(query), keys.pad(key), keys.pad(value)
         context = torch.empty_like(asking, memory_format=torch.contiguous_format)
         kept = []
         at_once = _heads_at_once(query.device, num_heads)
-        for first, (q, k, v) in _columns(asking.shape[2], num_heads, at_once):
+        for first, own in _columns(asking.shape[2], num_heads, at_once):
             scores = _scaled_scores(  # [B * at_once, Q, L]
-                _apart(asking[..., q], at_once), _apart(grid[..., k], at_once), keys.score_bias
+                _apart(asking[..., own], at_once), _apart(key[..., own], at_once), keys.score_bias
             )
             probs = torch.softmax(scores, 2, out=scores)
             keeps = None
             if dropout_prob and queries.noise is not None:
                 tokens = queries.pad(queries.noise.tokens[:, None]).squeeze(2)
-                width = keys.max_length
-                each = [
-                    queries.noise.keeps(place + head, tokens, width, dropout_prob)
-                    for head in range(first, first + at_once)
-                ]
-                keeps = each[0] if at_once == 1 else torch.stack(each, 1).flatten(0, 1)
-            found = torch.bmm(_drop(probs, keeps, dropout_prob), _apart(grid[..., v], at_once))
-            context[..., q] = _together(found, at_once)
+                keeps = _keeps(queries.noise, place + first, at_once, tokens, keys, dropout_prob)
+            found = torch.bmm(_drop(probs, keeps, dropout_prob), _apart(value[..., own], at_once))
+            context[..., own] = _together(found, at_once)
             kept += [probs, keeps]
-        ctx.save_for_backward(asking, grid, *kept)
+        ctx.save_for_backward(asking, key, value, *kept)
         ctx.queries, ctx.keys = queries, keys
         ctx.num_heads, ctx.at_once, ctx.dropout_prob = num_heads, at_once, dropout_prob
         return queries.unpad(context)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        asking, grid, *kept = ctx.saved_tensors
+        asking, key, value, *kept = ctx.saved_tensors
         queries: Layout = ctx.queries
         keys: Layout = ctx.keys
         at_once: int = ctx.at_once
         grad_context = queries.pad(grads[0])  # [B, Q, H]
-        grad_asking = torch.empty_like(asking, memory_format=torch.contiguous_format)
-        grad_grid = torch.empty_like(grid, memory_format=torch.contiguous_format)
+        grad_asking, grad_key, grad_value = (
+            torch.empty_like(grid, memory_format=torch.contiguous_format)
+            for grid in (asking, key, value)
+        )
         groups = _columns(asking.shape[2], ctx.num_heads, at_once)
-        for (_, (q, k, v)), probs, keeps in zip(groups, kept[::2], kept[1::2], strict=True):
-            grad = _apart(grad_context[..., q], at_once)
+        for (_, own), probs, keeps in zip(groups, kept[::2], kept[1::2], strict=True):
+            grad = _apart(grad_context[..., own], at_once)
             dropped = _drop(probs, keeps, ctx.dropout_prob)
-            grad_grid[..., v] = _together(torch.bmm(dropped.transpose(1, 2), grad), at_once)
-            grad_probs = torch.bmm(grad, _apart(grid[..., v], at_once).transpose(1, 2))
+            grad_value[..., own] = _together(torch.bmm(dropped.transpose(1, 2), grad), at_once)
+            grad_probs = torch.bmm(grad, _apart(value[..., own], at_once).transpose(1, 2))
             grad_probs = _drop(grad_probs, keeps, ctx.dropout_prob)
             # The gradient of a softmax: p * (dp - sum of p * dp over the row).
             along = torch.linalg.vecdot(grad_probs, probs).unsqueeze(2)
             grad_scores = grad_probs.sub_(along).mul_(probs)
             grad_scores *= grad.shape[2] ** -0.5
-            key, asked = _apart(grid[..., k], at_once), _apart(asking[..., q], at_once)
-            grad_asking[..., q] = _together(torch.bmm(grad_scores, key), at_once)
-            grad_grid[..., k] = _together(torch.bmm(grad_scores.transpose(1, 2), asked), at_once)
-        inputs = (queries.unpad(grad_asking), keys.unpad(grad_grid))
+            met, asked = _apart(key[..., own], at_once), _apart(asking[..., own], at_once)
+            grad_asking[..., own] = _together(torch.bmm(grad_scores, met), at_once)
+            grad_key[..., own] = _together(torch.bmm(grad_scores.transpose(1, 2), asked), at_once)
+        inputs = (queries.unpad(grad_asking), keys.unpad(grad_key), keys.unpad(grad_value))
         return *inputs, None, None, None, None, None
+
+
+def _keeps(
+    noise: Noise, place: int, heads: int, tokens: Tensor, keys: Layout, probability: float
+) -> Tensor:
+    """What stays of the probabilities of so many heads: bool [B * heads, Q, L]."""
+    if heads == 1:
+        return noise.keeps(place, tokens, keys.max_length, probability)
+    places = range(place, place + heads)
+    return noise.keeps_of_heads(places, tokens, keys.max_length, probability).flatten(0, 1)
 
 
 def _drop(probs: Tensor, keeps: Tensor | None, probability: float) -> Tensor:
@@ -191,20 +207,11 @@ def _heads_at_once(device: torch.device, num_heads: int) -> int:
     return 1 if device.type == "cpu" else num_heads
 
 
-def _columns(
-    hidden: int, num_heads: int, at_once: int
-) -> list[tuple[int, tuple[slice, slice, slice]]]:
-    """Of each so many heads the first, and where their queries, keys and values lie.
-
-    Queries lie in H columns, keys and values in 2 * H.
-    """
+def _columns(hidden: int, num_heads: int, at_once: int) -> list[tuple[int, slice]]:
+    """Of each so many heads the first, and the columns in which they lie."""
     size = hidden // num_heads
-    groups = []
-    for first in range(0, num_heads, at_once):
-        key = slice(first * size, (first + at_once) * size)
-        value = slice(key.start + hidden, key.stop + hidden)
-        groups.append((first, (key, key, value)))
-    return groups
+    firsts = range(0, num_heads, at_once)
+    return [(first, slice(first * size, (first + at_once) * size)) for first in firsts]
 
 
 def _apart(columns: Tensor, heads: int) -> Tensor:

@@ -23,6 +23,7 @@ from bertsmith.config import ModelConfig
 from bertsmith.data.batches import Batch
 from bertsmith.model.attention import attend
 from bertsmith.model.dropout import Noise, dropout
+from bertsmith.model.embedding import embed
 from bertsmith.model.layout import Choice, Layout
 from bertsmith.model.loss import judge_labels, masked_lm_loss
 from bertsmith.model.near import queries_and_keys, waves
@@ -69,8 +70,20 @@ class Embeddings(nn.Module):
         self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor, noise: Noise | None
     ) -> Tensor:
         """int64 [T] each → [T, H]."""
-        total = self.word(input_ids) + self.position(position_ids) + self.token_type(token_type_ids)
+        words, positions = (
+            embed(ids, table.weight)
+            for ids, table in ((input_ids, self.word), (position_ids, self.position))
+        )
+        total = words + positions + self._type_of(token_type_ids)
         return dropout(self.norm(total), self.dropout_prob, noise, place=0)
+
+    def _type_of(self, token_type_ids: Tensor) -> Tensor:
+        weight = self.token_type.weight
+        if weight.is_cuda and len(weight) == 2:
+            # The same numbers; back this has two sums, where that of an embedding is slow, since
+            # all tokens meet in two rows.
+            return torch.where(token_type_ids[:, None] == 0, weight[0], weight[1])
+        return embed(token_type_ids, weight)
 
 
 class Attention(nn.Module):
@@ -88,13 +101,13 @@ class Attention(nn.Module):
         """What each token of `asking` [R, H] finds in its sequence of `hidden` [T, H]: [R, H]."""
         size = asking.shape[1]
         if asking is hidden:
-            query, key_value = self.qkv(hidden).split((size, 2 * size), dim=1)
+            query, key, value = self.qkv(hidden).split(size, dim=1)
         else:
             weight, bias = self.qkv.weight, self.qkv.bias
             query = F.linear(asking, weight[:size], bias[:size])
-            key_value = F.linear(hidden, weight[size:], bias[size:])
+            key, value = F.linear(hidden, weight[size:], bias[size:]).split(size, dim=1)
         context = attend(
-            query, key_value, queries, keys, self.num_heads, self.dropout_prob, place=self.place
+            query, key, value, queries, keys, self.num_heads, self.dropout_prob, place=self.place
         )
         mixed: Tensor = self.output(context)
         return mixed
@@ -175,6 +188,11 @@ class Bert(nn.Module):
         self.mlm_head = MaskedLanguageModelHead(config, vocab_size)
         if judges_pairs:
             self.nsp_head = nn.Linear(config.hidden_size, 2)
+
+    @property
+    def dropout_sites(self) -> int:
+        """How many dropouts there are: the embeddings', and those of each layer and its heads."""
+        return 1 + len(self.layers) * (2 + self.config.num_attention_heads)
 
     def initialize(self, seed: int, *, looks_near: bool = False) -> None:
         """Draw the weights: normal of `initializer_range`; biases 0, norms 1 (as the original).

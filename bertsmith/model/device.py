@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,32 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Inside, CUDA's kernels add in a fixed order, so that a run repeats itself byte for byte.
+
+    On a CPU they do so in any case. Past 128 tokens flash attention's backward pass needs it; it
+    costs next to nothing (docs/experiments.md).
+    """
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its start
+    was, only_warns = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    filling: Any = torch.utils.deterministic
+    fills = filling.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    filling.fill_uninitialized_memory = False  # which would write all twice
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was, warn_only=only_warns)
+        filling.fill_uninitialized_memory = fills
 
 
 def keep_freed_memory() -> None:

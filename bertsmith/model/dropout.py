@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bertsmith.data.random_bits import extend
+from bertsmith.data.random_bits import Int64, extend
 
 _LANES = 4  # random numbers of 16 bits in one of 64
 _WIDEST = 2**20  # numbers that belong to one token; keeps different tokens apart
@@ -29,8 +30,9 @@ _MIX = (-4658895280553007687, -7723592293110705685)
 class Noise:
     """What the dropout of a micro-batch goes by."""
 
-    key: int
-    """64 random bits of the step, 0 to 2**64 - 1."""
+    key: int | Tensor
+    """64 random bits of the step, 0 to 2**64 - 1; or int64 [S], on the device, the key of every
+    place of dropout as `keys_of_places` makes them, so that a compiled step reads it as data."""
     tokens: Tensor
     """int64 [R]; the place of each row's token in the global batch."""
 
@@ -51,8 +53,37 @@ class Noise:
         """
         columns = torch.arange(-(-width // _LANES), device=tokens.device)
         counters = tokens[..., None] * (_WIDEST // _LANES) + columns
-        bits = _mix_(counters, int(extend(np.array([self.key], dtype=np.uint64), place)[0]))
+        key = self.key
+        key = key[place] if isinstance(key, Tensor) else int(keys_of_places(key, [place])[0])
+        bits = _mix_(counters, key)
         return (bits.view(torch.int16) >= _threshold(probability))[..., :width]
+
+    def keeps_of_heads(
+        self, places: range, tokens: Tensor, width: int, probability: float
+    ) -> Tensor:
+        """`keeps` at several places one after another, at once: bool [B, N, Q, width].
+
+        Args:
+            places: N of them.
+            tokens: int64 [B, Q].
+            width, probability: as in `keeps`.
+        """
+        key = self.key
+        if isinstance(key, Tensor):
+            keys = key[places.start : places.stop]
+        else:
+            made = torch.from_numpy(keys_of_places(key, np.arange(places.start, places.stop)))
+            keys = made.to(tokens.device, non_blocking=True)  # small: nothing waits for it
+        columns = torch.arange(-(-width // _LANES), device=tokens.device)
+        counters = tokens[:, None, :, None] * (_WIDEST // _LANES) + columns
+        counters = counters.expand(-1, len(places), -1, -1).contiguous()
+        bits = _mix_(counters, keys[:, None, None])
+        return (bits.view(torch.int16) >= _threshold(probability))[..., :width]
+
+
+def keys_of_places(key: int, places: npt.ArrayLike) -> Int64:
+    """The keys of dropout at some places of the network in a step of this key: int64 [S]."""
+    return extend(np.array([key], dtype=np.uint64), places).view(np.int64)
 
 
 def dropout(hidden: Tensor, probability: float, noise: Noise | None, place: int) -> Tensor:
@@ -65,6 +96,9 @@ def dropout(hidden: Tensor, probability: float, noise: Noise | None, place: int)
     if noise is None or not probability:
         return hidden
     keeps = noise.keeps(place, noise.tokens, hidden.shape[1], probability)
+    if torch.compiler.is_compiling():
+        # The same numbers. PyTorch 2.11 compiles the function below to one without a gradient.
+        return torch.where(keeps, hidden * scale_of_kept(probability), 0)
     dropped: Tensor = _Dropout.apply(hidden, keeps, scale_of_kept(probability))
     return dropped
 
@@ -94,10 +128,9 @@ def _threshold(probability: float) -> int:
     return min(round(probability * 2**16), 2**16 - 1) - 2**15
 
 
-def _mix_(counters: Tensor, key: int) -> Tensor:
+def _mix_(counters: Tensor, key: int | Tensor) -> Tensor:
     """SplitMix64 of `key` + counter, in place: int64 to int64, as `data.random_bits` does it."""
-    signed = key - 2**64 if key >= 2**63 else key
-    bits = counters.add_(1).mul_(_SPREAD).add_(signed)
+    bits = counters.add_(1).mul_(_SPREAD).add_(key)
     for shift, factor in zip((30, 27), _MIX, strict=True):
         bits.bitwise_xor_(_shifted(bits, shift)).mul_(factor)
     return bits.bitwise_xor_(_shifted(bits, 31))

@@ -26,11 +26,14 @@ class Layout:
     """
 
     lengths: tuple[int, ...]
-    """B lengths in tokens, on the host, so that nothing waits for the device."""
+    """B lengths in tokens, on the host, so that nothing waits for the device; empty where they are
+    data of a compiled step, which meets no padded grid."""
     cu_seqlens: Tensor
     """int32 [B + 1]; where each sequence begins, and T; on the device."""
     noise: Noise | None = None
     """What dropout goes by; None outside training."""
+    longest: int = 0
+    """L, or more, where the lengths are not known on the host."""
 
     @staticmethod
     def of(lengths: Sequence[int], device: torch.device) -> Layout:
@@ -43,9 +46,13 @@ class Layout:
         """B."""
         return len(self.lengths)
 
-    @cached_property
+    @property
     def max_length(self) -> int:
         """L."""
+        return self.longest or self._max_length
+
+    @cached_property
+    def _max_length(self) -> int:
         return max(self.lengths)
 
     @cached_property
@@ -85,7 +92,7 @@ class Layout:
     def unpad(self, padded: Tensor) -> Tensor:
         """[B, L, C] → [T, C]."""
         flat = padded.reshape(self.num_sequences * self.max_length, -1)
-        return flat if self.is_full else _Gather.apply(flat, self.rows)
+        return flat if self.is_full else Gather.apply(flat, self.rows, None)
 
 
 @dataclass(frozen=True)
@@ -96,10 +103,12 @@ class Choice:
     """int64 [R]; places in [0, T), rising."""
     layout: Layout
     """How they lie end to end; at least one of every sequence."""
+    places: Tensor | None = None
+    """int64 [T]; the place of each token among them, −1 if it is not; None: not known."""
 
     def pick(self, packed: Tensor) -> Tensor:
         """[T, C] → [R, C]."""
-        picked: Tensor = _Gather.apply(packed, self.positions)
+        picked: Tensor = Gather.apply(packed, self.positions, self.places)
         return picked
 
 
@@ -117,17 +126,24 @@ class _Scatter(torch.autograd.Function):
         return grads[0].index_select(0, rows), None, None
 
 
-class _Gather(torch.autograd.Function):
-    """Rows out of a grid. Its backward is a plain copy; torch's own adds up, which is slower."""
+class Gather(torch.autograd.Function):
+    """Rows out of a grid. Its backward is a plain copy; torch's own adds up, which is slower.
+
+    A row may be asked for twice only where no gradient comes to it. Given the place of each row of
+    the grid among those that are asked for, −1 if it is not, the backward pass is a gather, too.
+    """
 
     @staticmethod
-    def forward(ctx: Any, grid: Tensor, rows: Tensor) -> Tensor:
-        ctx.save_for_backward(rows)
-        ctx.num_rows = len(grid)
+    def forward(ctx: Any, grid: Tensor, rows: Tensor, places: Tensor | None) -> Tensor:
+        ctx.save_for_backward(rows if places is None else places)
+        ctx.num_rows, ctx.has_places = len(grid), places is not None
         return grid.index_select(0, rows)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (rows,) = ctx.saved_tensors
+        (index,) = ctx.saved_tensors
         grad = grads[0]
-        return grad.new_zeros(ctx.num_rows, grad.shape[1]).index_copy_(0, rows, grad), None
+        if ctx.has_places:
+            found = grad.index_select(0, index.clamp(min=0))
+            return torch.where(index[:, None] >= 0, found, 0), None, None
+        return grad.new_zeros(ctx.num_rows, grad.shape[1]).index_copy_(0, index, grad), None, None

@@ -20,6 +20,8 @@ _LOGITS_IN_CACHE = 2**20
 """Logits of a block of a chunk (4 MB in float32): on a CPU what is done to them after the product
 is bound by memory, and goes several times faster while they are in cache."""
 
+_ROWS_OF_A_TILE = 64
+
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Projection to the vocabulary and cross entropy, a chunk of rows at a time.
@@ -84,6 +86,30 @@ def masked_lm_loss(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor)
     with torch.autocast(device, enabled=False):
         loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, bias, labels)
     return loss
+
+
+def whole_masked_lm_loss(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
+    """The same loss from all logits at once, by plain operations: for `torch.compile` on a GPU.
+
+    There the memory for [M, V] is at hand and a compiler fuses what follows the product. The cast
+    of the matrix is padded to a multiple of 64 rows, without which a product in bfloat16 runs at a
+    fraction of its rate.
+
+    Args:
+        hidden, weight, bias: as in `masked_lm_loss`.
+        labels: int [M]; -100: the row is not scored.
+
+    Returns:
+        float32 [], in nats.
+    """
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    padding = -len(weight) % _ROWS_OF_A_TILE
+    weight = F.pad(weight.to(dtype), (0, 0, 0, padding))
+    bias = F.pad(bias.to(dtype), (0, padding), value=-math.inf)
+    logits = F.linear(hidden.to(dtype), weight, bias)
+    scores = logits.to(torch.promote_types(dtype, torch.float32))
+    return F.cross_entropy(scores, labels.long(), reduction="sum")
 
 
 @torch.no_grad()

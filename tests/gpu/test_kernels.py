@@ -28,6 +28,7 @@ from bertsmith.model.loss import masked_lm_loss
 from bertsmith.training.muon import orthogonalized
 from bertsmith.training.optimizer import make_optimizers
 from tests.gpu.conftest import Finding
+from tests.support import halves
 
 pytestmark = pytest.mark.gpu
 
@@ -106,7 +107,7 @@ def test_attention_is_the_formula(
     plain = qkv.double().requires_grad_()
     keys, choice = Layout.of(LENGTHS, device), chosen(every, device)
     query, key_value = mine.split((hidden, 2 * hidden), 1)
-    found = attend(choice.pick(query), key_value, choice.layout, keys, HEADS)
+    found = attend(choice.pick(query), *halves(key_value), choice.layout, keys, HEADS)
     plain_query, plain_key_value = plain.split((hidden, 2 * hidden), 1)
     expected = by_the_formula(plain_query, plain_key_value, every)
     assert found.dtype == dtype
@@ -150,7 +151,7 @@ def test_attention_drops_the_same_places(
         layout = Layout(layout.lengths, layout.cu_seqlens, noise)
         given = qkv.to(where, kind).requires_grad_()
         query, key_value = given.split((hidden, 2 * hidden), 1)
-        out = attend(query, key_value, layout, layout, HEADS, probability, place=9)
+        out = attend(query, *halves(key_value), layout, layout, HEADS, probability, place=9)
         (grad,) = torch.autograd.grad(out, given, direction.to(dtype).to(where, kind))
         found.append(out)
         grads.append(grad)

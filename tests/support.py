@@ -1,0 +1,89 @@
+"""What tests of several modules share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def halves(key_value: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values that lie side by side: [T, 2 * H] → [T, H] twice."""
+    key, value = key_value.chunk(2, 1)
+    return key, value
+
+
+def varlen_on_cpu(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    key_starts: Tensor,
+    most: int,
+    longest: int,
+) -> Tensor:
+    """What the CUDA kernel computes, [R or T, N, D] each; its arguments are checked on the way."""
+    assert starts.dtype == key_starts.dtype == torch.int32
+    counts, lengths = starts.diff().tolist(), key_starts.diff().tolist()
+    assert most >= max(counts) and longest >= max(lengths)
+    assert (sum(counts), sum(lengths)) == (len(query), len(key)), "other rows come out undefined"
+    parts = zip(query.split(counts), key.split(lengths), value.split(lengths), strict=True)
+    return torch.cat(
+        [
+            F.scaled_dot_product_attention(*(x.transpose(0, 1)[None] for x in part))[0].transpose(
+                0, 1
+            )
+            for part in parts
+        ]
+    )
+
+
+@contextmanager
+def flash_kernels_on_cpu() -> Iterator[list[str]]:
+    """The operators behind `varlen_attn` with kernels for a CPU, of whatever type; `attend` asks.
+
+    What is left of PyTorch's own is all between: the call, the shapes that tracing goes by, and how
+    the backward pass is found. Gives the names of those that were called.
+    """
+    import torch.nn.attention.varlen  # defines the operators
+
+    def forward(
+        query: Tensor, key: Tensor, value: Tensor, starts: Tensor, key_starts: Tensor, *rest: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        called.append("forward")
+        out = varlen_on_cpu(query, key, value, starts, key_starts, *rest[:2])
+        return out, query.new_zeros(query.shape[1::-1], dtype=torch.float32), torch.zeros(2)
+
+    def backward(
+        grad: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        out: Tensor,
+        sums: Tensor,
+        starts: Tensor,
+        key_starts: Tensor,
+        *rest: Any,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        called.append("backward")
+        counts, lengths = starts.diff().tolist(), key_starts.diff().tolist()
+        asking = (x.transpose(0, 1).split(counts, 1) for x in (grad, query, out))
+        asked = (x.transpose(0, 1).split(lengths, 1) for x in (key, value))
+        grads = []
+        for g, q, o, k, v in zip(*asking, *asked, strict=True):  # [N, Q, D] and [N, L, D]
+            scale = q.shape[2] ** -0.5
+            probs = torch.softmax(q @ k.mT * scale, 2)
+            scores = probs * (g @ v.mT - (g * o).sum(2, keepdim=True)) * scale
+            grads.append((scores @ k, scores.mT @ q, probs.mT @ g))
+        dq, dk, dv = (torch.cat(parts, 1).transpose(0, 1) for parts in zip(*grads, strict=True))
+        return dq.contiguous(), dk.contiguous(), dv.contiguous()
+
+    called: list[str] = []
+    with torch.library._scoped_library("torch_attn", "IMPL") as library:
+        library.impl("_varlen_attn", forward, "CPU")
+        library.impl("_varlen_attn_backward", backward, "CPU")
+        yield called
