@@ -32,7 +32,8 @@ MAY_CHANGE = frozenset(
         *BUDGETS,
         *("log_every", "validate_every", "validation_pairs"),
         *("checkpoint_every", "keep_checkpoints", "keep_every"),
-        *("device", "micro_batch", "recompute", "parallel", "max_rollbacks", "spike_factor"),
+        *("device", "micro_batch", "recompute", "parallel", "compile"),
+        *("max_rollbacks", "spike_factor"),
     }
 )
 """Fields that a resumed run may have otherwise than before; the others say what is computed."""
@@ -259,6 +260,9 @@ class TrainingConfig:
     """Where to train; auto takes CUDA, then MPS, then the CPU."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the matrix products; auto is bfloat16 on CUDA, else float32."""
+    compile: Literal["auto", "off"] = "auto"
+    """Whether training steps are compiled and captured as CUDA graphs: auto, on one CUDA device in
+    bfloat16 without dropout of attention, and in runs that are long enough to repay a minute."""
     log_every: int = 1
     """Steps between two lines of metrics.jsonl; a line holds the mean of its steps."""
     validate_every: int | None = None

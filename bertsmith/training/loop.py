@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,12 +28,13 @@ from bertsmith.report.metrics_file import Metrics
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.budget import Budget, is_due
 from bertsmith.training.checkpoint import Checkpoints, restore
+from bertsmith.training.engine import Engine
 from bertsmith.training.initial import FirstWeights
-from bertsmith.training.optimizer import make_optimizers, rate_share
+from bertsmith.training.optimizer import rate_share
 from bertsmith.training.parallel import Parallel
 from bertsmith.training.phases import Phase, unmeasured
 from bertsmith.training.progress import Progress
-from bertsmith.training.step import Losses, StepResult, train_step
+from bertsmith.training.step import Losses, StepResult
 from bertsmith.training.stop import Interrupted, StopRequest
 from bertsmith.training.sums import Sums
 from bertsmith.training.validation_time import ValidationTime
@@ -81,7 +81,8 @@ class Loop:
         metrics, checkpoints: of the run's folder; the first rank's are written.
         stop: asked after each step whether to end here.
         display: shows what goes on.
-        device, micro_batch: where, and how many tokens at once.
+        device: where.
+        engine: makes the steps; it has the optimizers.
         draw_curves: called now and then; it decides whether to draw.
         word_counts: int64 [V]; of the training text, for what word frequencies alone would give.
         held: the settings that a resumed run must have, too.
@@ -102,7 +103,7 @@ class Loop:
     stop: StopRequest
     display: Display
     device: torch.device
-    micro_batch: int
+    engine: Engine
     draw_curves: Callable[[], None]
     word_counts: Int64 | None = None
     held: dict[str, Any] = field(default_factory=dict)
@@ -126,7 +127,6 @@ class Loop:
     def __post_init__(self) -> None:
         self._last: _Taken  # the step before
         self.model, self.ranks = self.parallel.model, self.parallel.ranks
-        self._optimizers = make_optimizers(self.model, self.config)
         self._budget = Budget.of(self.config, self.batches.num_examples)
 
     @property
@@ -146,15 +146,17 @@ class Loop:
                     RunError("The run must have a checkpoint to go on from; it has none any more.")
                 )
             self.first_weights.into(self.model)
-            self._optimizers.forget()
+            self.engine.optimizers.forget()
             self.progress = Progress()
         else:
             with self.ranks.together():
-                self.progress = restore(checkpoint, self.model, self._optimizers)
+                self.progress = restore(checkpoint, self.model, self.engine.optimizers)
+        self.engine.forget()
         progress = self.progress
         progress.held = self.held
         # What did not fit once is not tried again.
-        self.micro_batch = min(self.micro_batch, progress.micro_batch or self.micro_batch)
+        tokens = self.engine.micro_batch
+        self.engine.micro_batch = min(tokens, progress.micro_batch or tokens)
         if progress.budget != str(self._budget):  # of what is not the run's last tenth any more
             progress.totals.closing, progress.budget = Sums(), str(self._budget)
         self._waiting = []
@@ -179,7 +181,7 @@ class Loop:
         try:
             with self.display.training() as show, self._source() as source:
                 if self.ranks.size > 1:
-                    sequence = source.batch(self.progress.batch_number).split(1)[0]
+                    sequence = self.batches.batch(self.progress.batch_number).split(1)[0]
                     with autocast(self.device, self.config.precision):
                         self.parallel.warm_up(sequence.to(self.device))
                 while self.share_spent < 1 or self._must_catch_up:
@@ -198,7 +200,7 @@ class Loop:
 
     def _go_on(
         self,
-        source: Batches | BatchesAhead,
+        source: Callable[[int], Any],
         show: Callable[[float, int, Mapping[str, Any]], None],
     ) -> None:
         """One step, and what is due after it; the checkpoint last, so that it has all of that."""
@@ -320,36 +322,30 @@ class Loop:
         """Whether the device goes on while the host does other things."""
         return self.device.type == "cuda"
 
-    def _source(self) -> AbstractContextManager[Batches | BatchesAhead]:
-        if self._works_on_its_own:
-            return BatchesAhead(self.batches, pin_memory=True)
-        return nullcontext(self.batches)
+    @contextlib.contextmanager
+    def _source(self) -> Iterator[Callable[[int], Any]]:
+        """What gives the batch of a number, as the engine takes it."""
+        if not self._works_on_its_own:
+            yield self.engine.make
+            return
+        with BatchesAhead(self.engine.make, pin_memory=True) as ahead:
+            yield ahead.batch
 
-    def _step(self, source: Batches | BatchesAhead, rate_share: float) -> None:
+    def _step(self, source: Callable[[int], Any], rate_share: float) -> None:
         """One step on the next batch, given to the device."""
         spent, number = self.progress.spent, self.progress.batch_number
-        self._optimizers.set_rate(rate_share)
+        self.engine.optimizers.set_rate(rate_share)
         with self.phase("data"):
-            batch = source.batch(number)
-        result = train_step(
-            self.parallel,
-            self._optimizers,
-            batch,
-            micro_batch=self.micro_batch,
-            max_grad_norm=self.config.max_grad_norm,
-            dropout_key=int(random_bits(self.config.seed, Stream.DROPOUT, spent.step)[0]),
-            device=self.device,
-            autocast=lambda: autocast(self.device, self.config.precision),
-            phase=self.phase,
-            # Several ranks would have to agree before each micro-batch.
-            heed=self.stop.interrupt_if_asked if self.ranks.size == 1 else lambda: None,
-        )
-        if result.micro_batch < self.micro_batch:
+            batch = source(number)
+        key = int(random_bits(self.config.seed, Stream.DROPOUT, spent.step)[0])
+        tried = self.engine.micro_batch
+        result = self.engine.step(batch, dropout_key=key)
+        if result.micro_batch < tried:
             self.display.warn(
-                f"{self.micro_batch:,} tokens at once did not fit in the memory of "
+                f"{tried:,} tokens at once did not fit in the memory of "
                 f"{self.device.type}: going on with {result.micro_batch:,}."
             )
-            self.micro_batch = self.progress.micro_batch = result.micro_batch
+            self.engine.micro_batch = self.progress.micro_batch = result.micro_batch
         spent.step += 1
         spent.pairs += result.sizes.num_sequences
         spent.tokens += result.sizes.num_tokens
@@ -447,7 +443,7 @@ class Loop:
                     self.model,
                     self.validation,
                     device=self.device,
-                    micro_batch=self.micro_batch,
+                    micro_batch=self.engine.micro_batch,
                     ranks=self.ranks,
                     most_pairs=self.config.validation_pairs,
                     counts=self.word_counts,
@@ -480,7 +476,7 @@ class Loop:
         with self.display.doing("saving"):
             self.checkpoints.save(
                 self.model,
-                self._optimizers,
+                self.engine.optimizers,
                 self.tokenizer,
                 self.progress,
                 is_provisional=self._must_catch_up,

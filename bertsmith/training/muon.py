@@ -41,7 +41,7 @@ class Muon(torch.optim.Optimizer):
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
         *,
-        lr: float,
+        lr: float | Tensor,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
     ) -> None:
@@ -59,29 +59,46 @@ class Muon(torch.optim.Optimizer):
         """Update every parameter that has a gradient."""
         assert closure is None, "the gradients are made before"
         for group in self.param_groups:
+            updates: dict[Any, list[tuple[Tensor, Tensor]]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+                    update = self._momentum(parameter, parameter.grad, group["momentum"])
+                    # A GPU takes equal matrices at once; a CPU is busy with each.
+                    key = update.shape if update.is_cuda else parameter
+                    updates.setdefault(key, []).append((parameter, update))
+            for same in updates.values():
+                self._apply(same, group)
 
-    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _momentum(self, parameter: Tensor, gradient: Tensor, keep: float) -> Tensor:
+        """Take a gradient into the running mean; what is to be orthogonalised, float [R, C]."""
         state = self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        own, gradient, mean = map(own_part, (parameter, gradient, state["momentum_buffer"]))
-        keep, rate = group["momentum"], group["lr"]
+        gradient, mean = own_part(gradient), own_part(state["momentum_buffer"])
         weight: Any = 1 - keep
         if self.found_inf is not None:
-            takes = (self.found_inf == 0).to(parameter.dtype)
-            gradient = torch.where(takes > 0, gradient, mean)  # NaN times 0 is NaN
-            weight, rate = weight * takes, rate * takes
+            takes = self.found_inf == 0
+            gradient = torch.where(takes, gradient, mean)  # NaN times 0 is NaN
+            weight = weight * takes.to(mean.dtype)
         mean.lerp_(gradient, weight)
-        update = whole_like(parameter, torch.lerp(gradient, mean, keep))
-        blocks = update.view(group["num_blocks"], -1, update.shape[1])
-        rows, columns = blocks.shape[1:]
+        return whole_like(parameter, torch.lerp(gradient, mean, keep))
+
+    def _apply(self, updates: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
+        """Orthogonalise updates of one shape together and take them off their parameters."""
+        rate: Any = group["lr"]
+        if self.found_inf is not None:
+            rate = rate * (self.found_inf == 0).to(updates[0][1].dtype)
+        blocks = [u.view(group["num_blocks"], -1, u.shape[1]) for _, u in updates]
+        rows, columns = blocks[0].shape[1:]
         scale = max(1.0, rows / columns) ** 0.5
-        change = orthogonalized(blocks).view_as(update).mul_(scale * rate)
-        own.mul_(1 - rate * group["weight_decay"])
-        own.sub_(part_like(parameter, change))
+        changes = orthogonalized(torch.cat(blocks) if len(blocks) > 1 else blocks[0])
+        changes = changes.mul_(scale * rate)
+        for (parameter, update), change in zip(
+            updates, changes.split(group["num_blocks"]), strict=True
+        ):
+            own = own_part(parameter)
+            own.mul_(1 - rate * group["weight_decay"])
+            own.sub_(part_like(parameter, change.view_as(update)))
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:

@@ -36,13 +36,16 @@ class Optimizers:
             for group in part.param_groups
             for parameter in group["params"]
         }
-        self._peaks = [[group["lr"] for group in part.param_groups] for part in parts]
+        self._peaks = [[float(group["lr"]) for group in part.param_groups] for part in parts]
 
     def set_rate(self, share: float) -> None:
         """Set every learning rate to a share of its peak."""
         for part, peaks in zip(self.parts, self._peaks, strict=True):
             for group, peak in zip(part.param_groups, peaks, strict=True):
-                group["lr"] = share * peak
+                if isinstance(group["lr"], Tensor):  # which a captured graph reads
+                    group["lr"].fill_(share * peak)
+                else:
+                    group["lr"] = share * peak
 
     def step(self, found_inf: Tensor) -> None:
         """Update all parameters, or none if `found_inf` (float32 [], on the device) is over 0."""
@@ -75,11 +78,23 @@ class Optimizers:
             part.state.clear()
 
 
-def make_optimizers(model: nn.Module, config: TrainingConfig) -> Optimizers:
+def make_optimizers(
+    model: nn.Module, config: TrainingConfig, *, capturable: bool = False
+) -> Optimizers:
     """Adam or AdamW for all parameters, or Muon for the hidden matrices and AdamW for the rest.
 
     Weight decay is on matrices; biases and norms (one dimension) have none.
+
+    Args:
+        model: on its device.
+        config: the training section.
+        capturable: learning rates are tensors on the device, so that a CUDA graph can hold a step.
     """
+
+    def rate(peak: float) -> Any:
+        device = next(model.parameters()).device
+        return torch.tensor(peak, device=device) if capturable else peak
+
     named = dict(model.named_parameters())
     hidden = [name for name in named if config.optimizer == "muon" and is_hidden_matrix(name)]
     rest = [parameter for name, parameter in named.items() if name not in hidden]
@@ -89,7 +104,8 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> Optimizers:
             {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
             {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
         ],
-        lr=config.learning_rate,
+        lr=rate(config.learning_rate),
+        capturable=capturable,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
         fused=True,
@@ -102,7 +118,7 @@ def make_optimizers(model: nn.Module, config: TrainingConfig) -> Optimizers:
     ]
     muon = Muon(
         matrices,
-        lr=config.muon_learning_rate,
+        lr=rate(config.muon_learning_rate),
         momentum=config.muon_momentum,
         weight_decay=config.weight_decay,
     )

@@ -10,7 +10,8 @@ import torch
 
 from bertsmith.model.device import wait_for
 
-PHASES = ("data", "forward", "backward", "optimizer")
+PHASES = ("data", "forward", "backward", "forward and backward", "optimizer")
+"""In the order of a step; a compiled one has its passes in one."""
 
 Phase = Callable[[str], AbstractContextManager[None]]
 """Gives a context to enter around the part of a step with that name."""
@@ -43,7 +44,8 @@ class PhaseClock:
 
     def parts(self, total_seconds: float) -> dict[str, float]:
         """Seconds of each part, and as `other` what of `total_seconds` falls to none."""
-        return {**self.seconds, "other": max(total_seconds - sum(self.seconds.values()), 0.0)}
+        other = max(total_seconds - sum(self.seconds.values()), 0.0)
+        return {**{name: s for name, s in self.seconds.items() if s}, "other": other}
 
 
 def describe(parts: Mapping[str, float]) -> list[str]:
@@ -53,7 +55,7 @@ def describe(parts: Mapping[str, float]) -> list[str]:
     return [
         "where the time of the steps went:",
         *(
-            f"  {name:10}{seconds:9.2f} s{seconds / total:8.1%}{notes.get(name, '')}"
+            f"  {name:20}{seconds:9.2f} s{seconds / total:8.1%}{notes.get(name, '')}"
             for name, seconds in parts.items()
         ),
     ]

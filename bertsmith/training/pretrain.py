@@ -24,6 +24,7 @@ from bertsmith.model.device import (
     choose_device,
     compute_dtype,
     describe_device,
+    deterministic,
     device_of_rank,
     keep_freed_memory,
     peak_bytes,
@@ -36,7 +37,9 @@ from bertsmith.ranks import Ranks, is_restarted, joined, local_rank, may_be_rest
 from bertsmith.report.metrics_file import Metrics, MetricsFile
 from bertsmith.training.budget import Budget
 from bertsmith.training.checkpoint import STATE_FILE, Checkpoints
+from bertsmith.training.compiled import CompiledEngine
 from bertsmith.training.earlier import EarlierRun
+from bertsmith.training.engine import engine_for
 from bertsmith.training.fit import fitting_micro_batch
 from bertsmith.training.initial import FirstWeights, embedding_rows
 from bertsmith.training.loop import Loop
@@ -199,7 +202,7 @@ class _Job:
         prepared = self._prepare(None)
         with self.ranks.together():
             model, first = self._model(prepared, None)
-        with self._ending_well():
+        with self._ending_well(), deterministic(self.device):
             return self._train(model, first, prepared, None)
 
     def resume(self, *, as_before: bool) -> dict[str, Any]:
@@ -240,7 +243,7 @@ class _Job:
                 first = self._beginning(model, prepared)
         if not same_budget:
             self.display.say("The budget is another now: the learning rate is laid out over it.")
-        with self._ending_well():
+        with self._ending_well(), deterministic(self.device):
             return self._train(model, first, prepared, newest, resumes=True)
 
     def _refuse_spent(self, progress: Progress, prepared: Prepared) -> None:
@@ -354,15 +357,25 @@ class _Job:
         config = self._fitted(parallel)
         micro_batch = config.training.micro_batch
         assert isinstance(micro_batch, int)
+        stop = StopRequest()
+        engine = engine_for(
+            parallel,
+            config,
+            prepared.batches,
+            self.device,
+            micro_batch=micro_batch,
+            phase=self.clock or unmeasured,
+            heed=stop.interrupt_if_asked,
+        )
         display.say(
             f"Model: {config.preset}, {num_parameters:,} parameters, "
-            f"on {_describe(self.device, ranks)}; {micro_batch:,} tokens at once."
+            f"on {_describe(self.device, ranks)}; {micro_batch:,} tokens at once"
+            f"{', compiled' if isinstance(engine, CompiledEngine) else ''}."
         )
         self.checkpoints.only_while(prepared.store.refuse_changed)
         if self.folder is not None and not resumes:
             self.folder.begin(to_toml(config), report_json(prepared.report))
         counts = word_counts(prepared.batches.store, prepared.tokenizer)
-        stop = StopRequest()
         with stop.heard(), MetricsFile(run) if ranks.is_first else Metrics() as metrics:
             loop = Loop(
                 parallel=parallel,
@@ -376,7 +389,7 @@ class _Job:
                 stop=stop,
                 display=display,
                 device=self.device,
-                micro_batch=micro_batch,
+                engine=engine,
                 word_counts=counts,
                 held=held(config),
                 phase=self.clock or unmeasured,
@@ -549,7 +562,7 @@ def _validate(
             loop.model,
             validation,
             device=loop.device,
-            micro_batch=loop.micro_batch,
+            micro_batch=loop.engine.micro_batch,
             ranks=loop.ranks,
             counts=loop.word_counts,
             progress=progress,

@@ -28,7 +28,7 @@ from bertsmith.model.locate import list_checkpoints
 from bertsmith.ranks import ALONE
 from bertsmith.report.metrics_file import read_metrics
 from bertsmith.tokenizer import Tokenizer
-from bertsmith.training import loop
+from bertsmith.training import engine
 from bertsmith.training.fit import fitting_micro_batch, made_up_batch
 from bertsmith.training.optimizer import make_optimizers
 from bertsmith.training.parallel import Parallel
@@ -164,7 +164,7 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(
 
     run = tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", counted)
+        patch.setattr(engine, "train_step", counted)
         with pytest.raises(RunStopped):
             pretrain(corpus, run, device, **settings)
     assert [path.name for path in list_checkpoints(run)] == ["step-00000015"]

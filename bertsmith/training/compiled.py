@@ -1,0 +1,220 @@
+"""The optimizer step on one CUDA device: compiled, and replayed as CUDA graphs.
+
+The work is that of `step.train_step`. Micro-batches come in one fixed shape (`fixed.py`), so that
+`torch.compile` makes one graph for all of them, and each is one copy and one replay. Nothing in a
+step waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bertsmith.errors import DeviceError
+from bertsmith.model.bert import Bert
+from bertsmith.model.dropout import Noise
+from bertsmith.model.layout import Choice, Gather, Layout
+from bertsmith.model.loss import whole_masked_lm_loss
+from bertsmith.training.fixed import (
+    IGNORED,
+    FixedBatch,
+    FixedBatches,
+    FixedShape,
+    Views,
+    constants_of,
+)
+from bertsmith.training.optimizer import Optimizers
+from bertsmith.training.phases import Phase, unmeasured
+from bertsmith.training.step import StepResult
+
+Backend = Literal["inductor", "aot_eager", "eager"]
+
+_WARM_UPS = 2  # before a capture: libraries make their handles and workspaces in the first passes
+
+
+class CompiledEngine:
+    """Optimizer steps on batches of a fixed shape.
+
+    Args:
+        model: on `device`.
+        optimizers: of its parameters, `capturable`.
+        batches: of the training split, in their shape.
+        micro_batch: tokens at once, at most.
+        max_grad_norm: 0 = no clipping.
+        device: where.
+        autocast: makes the context of a forward pass.
+        phase: measures the parts of a step.
+        backend: of `torch.compile`; "eager": not compiled.
+        captures: whether micro-batch and update are captured as CUDA graphs.
+    """
+
+    def __init__(
+        self,
+        model: Bert,
+        optimizers: Optimizers,
+        batches: FixedBatches,
+        *,
+        micro_batch: int,
+        max_grad_norm: float,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        phase: Phase = unmeasured,
+        backend: Backend = "inductor",
+        captures: bool = True,
+    ) -> None:
+        shape = batches.shape
+        self.optimizers, self.micro_batch = optimizers, micro_batch
+        self.make: Callable[[int], FixedBatch] = batches.batch
+        self.model, self.shape = model, shape
+        self._phase = phase
+        self._max_grad_norm = max_grad_norm
+        self._autocast = autocast
+        self._captures = captures
+        self._buffer = torch.zeros(shape.size(shape.most_units), dtype=torch.int32, device=device)
+        self._sums = torch.zeros(2, device=device)
+        self._grad_norm = torch.zeros((), device=device)
+        self._is_finite = torch.ones((), dtype=torch.bool, device=device)
+        self._losses: Callable[[Views], Tensor] = lambda views: fixed_losses(model, shape, views)
+        if backend != "eager":
+            # That fusion leaves gradients out in PyTorch 2.10 to 2.13 (pytorch/pytorch#193061).
+            off: dict[str, Any] = {"options": {"triton.mix_order_reduction": False}}
+            self._losses = torch.compile(
+                self._losses,
+                fullgraph=True,
+                dynamic=False,
+                backend=backend,
+                **(off if backend == "inductor" else {}),
+            )
+        self._micro_graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._update_graph: torch.cuda.CUDAGraph | None = None
+        self._pool = torch.cuda.graph_pool_handle() if captures else None
+
+    def step(self, batch: FixedBatch, *, dropout_key: int) -> StepResult:
+        """Train on one batch; see `step.train_step`."""
+        batch.set_step(dropout_key, batch.sizes.num_masked, batch.sizes.num_pairs)
+        size = batch.buffers.shape[1]
+        if self._captures and batch.units not in self._micro_graphs:
+            self._buffer[:size].copy_(batch.buffers[0], non_blocking=True)
+            self._capture_or_explain(batch.units)
+        with self._phase("forward and backward"):
+            for buffer in batch.buffers:
+                self._buffer[:size].copy_(buffer, non_blocking=True)
+                if self._captures:
+                    self._micro_graphs[batch.units].replay()
+                else:
+                    self._micro_batch(batch.units)
+        with self._phase("optimizer"):
+            if self._update_graph is not None:
+                self._update_graph.replay()
+            else:
+                self._update()
+            sums = self._sums.clone()
+            self._sums.zero_()
+        figures = (sums, self._grad_norm.clone(), self._is_finite.clone())
+        return StepResult(*figures, batch.sizes, self.micro_batch)
+
+    def forget(self) -> None:
+        """Capture anew before the next step: graphs hold the addresses of weights and moments."""
+        self._micro_graphs.clear()
+        self._update_graph = None
+
+    def _micro_batch(self, units: int) -> None:
+        """Add a micro-batch's gradients and losses to those of the step."""
+        views = self.shape.views(self._buffer, units).marked()
+        with self._autocast():
+            losses = self._losses(views)
+        denominators = constants_of(self.shape, views.constants)["denominators"]
+        (losses / denominators).sum().backward()
+        self._sums += losses.detach()
+
+    def _update(self) -> None:
+        """Clip, update, and set the gradients to zero."""
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        grad_norm = torch.nn.utils.get_total_norm(gradients)
+        if self._max_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self._max_grad_norm, grad_norm)
+        is_finite = torch.isfinite(self._sums.sum() + grad_norm)
+        self._grad_norm.copy_(grad_norm)
+        self._is_finite.copy_(is_finite)
+        self.optimizers.step((~is_finite).float())
+        torch._foreach_zero_(gradients)
+
+    def _capture_or_explain(self, units: int) -> None:
+        """Raises: `DeviceError` if what is captured does not fit, or cannot be compiled."""
+        try:
+            self._capture(units)
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(
+                f"{units * self.shape.unit:,} tokens at once do not fit in the memory of "
+                f"{self._buffer.device.type}; lower --micro-batch, or give --compile off."
+            ) from error
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise DeviceError(
+                f"The training step must compile; PyTorch says: {str(error).splitlines()[0]} "
+                "Give --compile off."
+            ) from error
+
+    def _capture(self, units: int) -> None:
+        """The graph of a micro-batch, and that of the update; weights and moments stay."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS):
+                self._micro_batch(units)
+            # Not a finite number: the update changes nothing.
+            self._sums.fill_(torch.nan)
+            self._update()
+            self._sums.zero_()
+        torch.cuda.current_stream().wait_stream(stream)
+        pool = self._pool
+        if self._update_graph is None:
+            self._update_graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._update_graph, pool=pool, capture_error_mode="thread_local"):
+                self._update()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            self._micro_batch(units)
+        self._micro_graphs[units] = graph
+
+
+def fixed_losses(model: Bert, shape: FixedShape, views: Views) -> Tensor:
+    """Both losses of a micro-batch of fixed shape, as sums: float32 [2].
+
+    Args:
+        model: in training.
+        shape: the micro-batch's.
+        views: of its buffer, on the model's device.
+    """
+    constants = constants_of(shape, views.constants)
+    ids, types, positions, places, token_rows = (
+        part.flatten().long() for part in views.tokens.unbind()
+    )
+    masked_rows, labels = (part.flatten().long() for part in views.masked.unbind())
+    rows, row_masks, row_firsts = (part.long() for part in views.rows.unbind())
+    config, noise = model.config, None
+    if config.hidden_dropout_prob or config.attention_probs_dropout_prob:
+        noise = Noise(constants["dropout_keys"], places)
+    layout = Layout((), constants["cu_seqlens"], noise, shape.max_length)
+    row_ends = constants["row_cu_seqlens"]
+    chosen = Layout((), row_ends, noise.of(rows) if noise else None, shape.max_length)
+    hidden = model.forward(ids, types, positions, layout, Choice(rows, chosen, token_rows))
+    masked = model.mlm_head(Gather.apply(hidden, masked_rows, row_masks))
+    mlm = whole_masked_lm_loss(masked, model.embeddings.word.weight, model.mlm_head.bias, labels)
+    if not shape.is_pairs:
+        return torch.stack([mlm, mlm.new_zeros(())])
+    # Sequences that are empty begin behind the last row.
+    firsts = row_ends[:-1].clamp(max=len(rows) - 1).long()
+    logits = model.nsp_logits(torch.tanh(model.pooler(Gather.apply(hidden, firsts, row_firsts))))
+    nsp = F.cross_entropy(
+        logits.to(torch.promote_types(logits.dtype, torch.float32)),
+        constants["next_sentence_labels"].long(),
+        ignore_index=IGNORED,
+        reduction="sum",
+    )
+    return torch.stack([mlm, nsp])

@@ -1,0 +1,161 @@
+"""What makes an optimizer step of a run: eager anywhere, or compiled on one CUDA device."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from bertsmith.config import PretrainConfig, TrainingConfig
+from bertsmith.data.batches import Batch, Batches
+from bertsmith.model.attention import takes_varlen
+from bertsmith.model.device import autocast, compute_dtype
+from bertsmith.training.budget import Budget
+from bertsmith.training.compiled import CompiledEngine
+from bertsmith.training.fixed import FixedBatches, FixedShape
+from bertsmith.training.optimizer import Optimizers, make_optimizers
+from bertsmith.training.parallel import Parallel
+from bertsmith.training.phases import Phase, unmeasured
+from bertsmith.training.step import StepResult, train_step
+
+_LOOKED_AT = 16  # batches that the shape of compiled micro-batches is made by
+_STEPS_THAT_PAY, _SECONDS_THAT_PAY = 1000, 300  # compiling takes up to a minute
+
+
+class Engine(Protocol):
+    """Makes optimizer steps."""
+
+    optimizers: Optimizers
+    micro_batch: int
+    """Tokens on the device at once, at most."""
+
+    @property
+    def make(self) -> Callable[[int], Any]:
+        """What makes the batch of a number, in the form that `step` takes; picklable."""
+
+    def step(self, batch: Any, *, dropout_key: int) -> StepResult:
+        """Train on one batch that `make` made; nothing in it waits for the device."""
+
+    def forget(self) -> None:
+        """Be ready for weights or moments that were replaced."""
+
+
+class EagerEngine:
+    """`train_step` on unpadded batches: on any device and any number of ranks.
+
+    Args:
+        parallel: the model on its ranks.
+        config: the training section.
+        batches: of the training split.
+        device: where.
+        micro_batch: tokens at once.
+        phase: measures the parts of a step.
+        heed: called before each micro-batch; what it raises leaves the weights as they were.
+    """
+
+    def __init__(
+        self,
+        parallel: Parallel,
+        config: TrainingConfig,
+        batches: Batches,
+        device: torch.device,
+        *,
+        micro_batch: int,
+        phase: Phase = unmeasured,
+        heed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.optimizers = make_optimizers(parallel.model, config)
+        self.micro_batch = micro_batch
+        self.make: Callable[[int], Batch] = batches.batch
+        self._parallel, self._config, self._device = parallel, config, device
+        self._phase, self._heed = phase, heed
+
+    def step(self, batch: Batch, *, dropout_key: int) -> StepResult:
+        """Train on one batch; see `train_step`."""
+        return train_step(
+            self._parallel,
+            self.optimizers,
+            batch,
+            micro_batch=self.micro_batch,
+            max_grad_norm=self._config.max_grad_norm,
+            dropout_key=dropout_key,
+            device=self._device,
+            autocast=lambda: autocast(self._device, self._config.precision),
+            phase=self._phase,
+            heed=self._heed,
+        )
+
+    def forget(self) -> None:
+        """Nothing is kept from step to step."""
+
+
+def engine_for(
+    parallel: Parallel,
+    config: PretrainConfig,
+    batches: Batches,
+    device: torch.device,
+    *,
+    micro_batch: int,
+    phase: Phase = unmeasured,
+    heed: Callable[[], None] = lambda: None,
+) -> Engine:
+    """The engine that suits a run; see `EagerEngine` for what it takes."""
+    if not compiles(parallel, config, batches, device):
+        # Several ranks would have to agree before each micro-batch.
+        heed = heed if parallel.ranks.size == 1 else lambda: None
+        return EagerEngine(
+            parallel,
+            config.training,
+            batches,
+            device,
+            micro_batch=micro_batch,
+            phase=phase,
+            heed=heed,
+        )
+    shape = FixedShape.for_batches(
+        [batches.batch(number) for number in range(_LOOKED_AT)],
+        most_tokens=micro_batch,
+        max_length=config.data.max_length,
+        sites=parallel.model.dropout_sites,
+    )
+    return CompiledEngine(
+        parallel.model,
+        make_optimizers(parallel.model, config.training, capturable=True),
+        FixedBatches(batches, shape),
+        micro_batch=micro_batch,
+        max_grad_norm=config.training.max_grad_norm,
+        device=device,
+        autocast=lambda: autocast(device, config.training.precision),
+        phase=phase,
+    )
+
+
+def compiles(
+    parallel: Parallel, config: PretrainConfig, batches: Batches, device: torch.device
+) -> bool:
+    """Whether a run's steps are compiled: where that is possible, and the run is long enough."""
+    training, model = config.training, config.model
+    if training.compile == "off" or device.type != "cuda" or parallel.ranks.size > 1:
+        return False
+    dtype = compute_dtype(device, training.precision)
+    found = torch.cuda.get_device_properties(device)
+    can = (
+        takes_varlen(
+            (found.major, found.minor), dtype, model.hidden_size // model.num_attention_heads
+        )
+        and not model.attention_probs_dropout_prob
+        and not training.recompute
+        and importlib.util.find_spec("triton") is not None
+    )
+    return can and _is_long(Budget.of(training, batches.num_examples), training, batches)
+
+
+def _is_long(budget: Budget, training: TrainingConfig, batches: Batches) -> bool:
+    if budget.unit == "seconds":
+        return budget.amount >= _SECONDS_THAT_PAY
+    steps = budget.amount
+    if budget.unit == "tokens":
+        steps /= batches.batch(0).num_tokens
+    return steps >= _STEPS_THAT_PAY

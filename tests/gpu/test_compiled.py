@@ -1,0 +1,218 @@
+"""The compiled engine on the device: gradients, waiting, repetition, resume."""
+
+from __future__ import annotations
+
+import os
+import signal
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import bertsmith
+from bertsmith.config import PretrainConfig, resolve
+from bertsmith.data.store import TokenStore
+from bertsmith.errors import RunStopped
+from bertsmith.model.bert import Bert
+from bertsmith.model.device import autocast, deterministic
+from bertsmith.model.embedding import sum_by_row
+from bertsmith.model.locate import list_checkpoints
+from bertsmith.tokenizer import Tokenizer
+from bertsmith.training import compiled, engine
+from bertsmith.training.compiled import Backend, CompiledEngine
+from bertsmith.training.fixed import FixedBatches, FixedShape
+from bertsmith.training.optimizer import make_optimizers
+from tests.faults.conftest import result_of
+from tests.gpu.conftest import Finding
+from tests.gpu.test_training import LONG, SHORT, digest, pretrain, told_of_waiting
+from tests.test_data import make_batches
+
+pytestmark = pytest.mark.gpu
+
+KEY = 2**63 + 12345
+_BOUND = 0.03
+"""Relative error of a gradient by norm. Rounding to bfloat16 makes 2⁻⁹ at most at each operation;
+some thirty of them, independent, make 2⁻⁹ · √30 ≈ 1.1 %; the eager step is held to the same."""
+
+
+@pytest.fixture(autouse=True)
+def _only_cuda(device: torch.device) -> None:
+    if device.type != "cuda":
+        pytest.skip("the compiled step is CUDA's; tests/test_compiled.py has what a CPU shows")
+
+
+def make_engine(
+    config: PretrainConfig,
+    store: TokenStore,
+    tokenizer: Tokenizer,
+    device: torch.device,
+    backend: Backend = "inductor",
+    *,
+    captures: bool = True,
+) -> CompiledEngine:
+    torch._dynamo.reset()
+    pairs = config.data.objective != "mlm"
+    model = Bert(config.model, tokenizer.vocab_size, judges_pairs=pairs)
+    model.initialize(0)
+    model.to(device).train()
+    made = make_batches(
+        store,
+        tokenizer,
+        max_length=config.data.max_length,
+        objective=config.data.objective,
+        batch_size=64,
+    )
+    shape = FixedShape.for_batches(
+        [made.batch(number) for number in range(4)],
+        most_tokens=4096,
+        max_length=config.data.max_length,
+        sites=model.dropout_sites,
+    )
+    return CompiledEngine(
+        model,
+        make_optimizers(model, config.training, capturable=True),
+        FixedBatches(made, shape),
+        micro_batch=4096,
+        max_grad_norm=1.0,
+        device=device,
+        autocast=lambda: autocast(device, "auto"),
+        backend=backend,
+        captures=captures,
+    )
+
+
+def gradients_of(own: CompiledEngine, number: int) -> dict[str, torch.Tensor]:
+    """Of a batch, before clipping."""
+    batch = own.make(number)
+    batch.set_step(KEY, batch.sizes.num_masked, batch.sizes.num_pairs)
+    own.model.zero_grad()
+    for buffer in batch.buffers:
+        own._buffer[: len(buffer)].copy_(buffer)
+        own._micro_batch(batch.units)
+    return {name: p.grad.double() for name, p in own.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("max_length", [64, 256])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("objective", ["mlm+nsp", "mlm"])
+def test_compiled_gradients_are_those_of_float32(
+    objective: str,
+    dropout: float,
+    max_length: int,
+    long_store: TokenStore,
+    long_tokenizer: Tokenizer,
+    device: torch.device,
+    finding: Finding,
+) -> None:
+    config = resolve(
+        overrides={
+            "hidden_size": 128,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "hidden_dropout_prob": dropout,
+            "attention_probs_dropout_prob": 0.0,
+            "objective": objective,
+            "max_length": max_length,
+            "max_position_embeddings": 256,
+        }
+    )
+    own = make_engine(config, long_store, long_tokenizer, device)
+    found = gradients_of(own, 0)
+    batch = own.make.__self__.batches.batch(0).to(device)  # type: ignore[attr-defined]
+    own.model.zero_grad()
+    losses = own.model.losses(batch, KEY)
+    (losses.mlm / batch.num_masked + losses.nsp / max(batch.num_pairs, 1)).backward()
+    errors = {
+        name: float((found[name] - p.grad.double()).norm() / p.grad.double().norm())
+        for name, p in own.model.named_parameters()
+        if p.grad is not None
+    }
+    worst = max(errors, key=lambda name: errors[name])
+    finding(f"worst gradient {errors[worst]:.2e} of {_BOUND:.0e} ({worst})")
+    assert set(found) == set(errors)
+    assert errors[worst] < _BOUND
+
+
+def test_no_compiled_step_waits_for_the_device(
+    long_store: TokenStore, long_tokenizer: Tokenizer, device: torch.device, finding: Finding
+) -> None:
+    config = resolve(overrides={"optimizer": "muon", "attention_probs_dropout_prob": 0.0})
+    own = make_engine(config, long_store, long_tokenizer, device)
+    batches = [own.make(number).pin_memory() for number in range(8)]
+    for number, batch in enumerate(batches):  # every size is captured
+        own.step(batch, dropout_key=number)
+    with warnings.catch_warnings(record=True) as told, told_of_waiting(device):
+        warnings.simplefilter("always")
+        results = [own.step(batch, dropout_key=0) for batch in batches]
+    waits = Counter(
+        f"{Path(warning.filename).name}:{warning.lineno}"
+        for warning in told
+        if "synchronizing CUDA operation" in str(warning.message)
+    )
+    finding(f"waits in eight steps: {dict(waits) or 'none'}")
+    assert all(bool(result.is_finite) for result in results)
+    assert not waits
+
+
+def test_graphs_compute_what_the_compiled_step_computes(
+    long_store: TokenStore, long_tokenizer: Tokenizer, device: torch.device
+) -> None:
+    config = resolve(overrides={"optimizer": "muon", "attention_probs_dropout_prob": 0.0})
+    found = []
+    for captures in (True, False):
+        with deterministic(device):
+            own = make_engine(config, long_store, long_tokenizer, device, captures=captures)
+            results = [own.step(own.make(number), dropout_key=number) for number in range(6)]
+        found.append([(r.losses.tolist(), float(r.grad_norm)) for r in results])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("shape", [SHORT, LONG], ids=["64", "256"])
+def test_a_compiled_run_repeats_itself_and_goes_on(
+    shape: dict[str, Any],
+    corpus: Path,
+    tmp_path: Path,
+    device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine, "_STEPS_THAT_PAY", 0)
+    made: list[CompiledEngine] = []
+    plain = CompiledEngine.step
+
+    def counted(self: CompiledEngine, batch: Any, *, dropout_key: int) -> Any:
+        made.append(self)
+        if len(made) == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, batch, dropout_key=dropout_key)
+
+    monkeypatch.setattr(compiled.CompiledEngine, "step", counted)
+    settings = {**shape, "optimizer": "muon", "attention_probs_dropout_prob": 0.0, "log_every": 5}
+    stop_at = 0
+    runs = [pretrain(corpus, tmp_path / str(n), device, **settings) for n in range(2)]
+    assert len(made) == 60, "the runs must be compiled"
+    assert digest(runs[0]) == digest(runs[1])
+    made.clear()
+    stop_at, run = 16, tmp_path / "stopped"
+    with pytest.raises(RunStopped):
+        pretrain(corpus, run, device, **settings)
+    stop_at = 0
+    assert list_checkpoints(run)
+    bertsmith.pretrain(output=run, resume=True, quiet=True)
+    assert result_of(run) == result_of(runs[0])
+
+
+def test_sums_by_row_are_those_of_a_cpu(device: torch.device) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(5000, 64, generator=generator)
+    rows = torch.randint(0, 50, (5000,), generator=generator)
+    expected = sum_by_row(values, rows, 50)
+    for deterministic_too in (False, True):
+        torch.use_deterministic_algorithms(deterministic_too)
+        try:
+            found = sum_by_row(values.to(device), rows.to(device), 50)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        assert torch.equal(found.cpu(), expected)

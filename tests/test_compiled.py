@@ -1,0 +1,308 @@
+"""Micro-batches of a fixed shape and the step that is compiled for it, as a CPU shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bertsmith.config import ModelConfig
+from bertsmith.data.batches import Batch
+from bertsmith.data.store import TokenStore
+from bertsmith.model.bert import Bert
+from bertsmith.model.dropout import Noise, keys_of_places
+from bertsmith.model.embedding import sum_by_row
+from bertsmith.tokenizer import Tokenizer
+from bertsmith.training.compiled import fixed_losses
+from bertsmith.training.fixed import IGNORED, FixedBatch, FixedShape, constants_of, in_fixed_shape
+from tests.test_data import make_batches
+
+KEY = 2**63 + 12345
+
+pytestmark = pytest.mark.filterwarnings(
+    # Dynamo's own, of how it traces `torch.autograd.Function` and views of a buffer.
+    "ignore:.*torch.autograd.Function:DeprecationWarning",
+    "ignore:.*non-leaf Tensor:UserWarning",
+)
+
+
+def make_batch(lengths: list[int], masks: list[int], seed: int = 0) -> Batch:
+    """Any lengths, longest first, with so many masked tokens in each."""
+    rng = np.random.default_rng(seed)
+    ends = np.cumsum(lengths)
+    positions = np.concatenate([np.arange(n) for n in lengths])
+    masked = np.concatenate(
+        [
+            start + np.sort(rng.choice(np.arange(1, n), size=m, replace=False))
+            for start, n, m in zip(ends - np.array(lengths), lengths, masks, strict=True)
+        ]
+    )
+    # In the global batch another's tokens lie between.
+    starts = ends - lengths + 3 * np.arange(len(lengths))
+    return Batch(
+        input_ids=torch.from_numpy(rng.integers(1, 90, ends[-1])),
+        token_type_ids=torch.from_numpy(rng.integers(0, 2, ends[-1])),
+        position_ids=torch.from_numpy(positions),
+        cu_seqlens=torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
+        masked_positions=torch.from_numpy(masked.astype(np.int64)),
+        masked_labels=torch.from_numpy(rng.integers(1, 90, len(masked))),
+        next_sentence_labels=torch.from_numpy(rng.integers(0, 2, len(lengths))),
+        lengths=tuple(lengths),
+        num_masked_each=tuple(masks),
+        starts=tuple(starts.tolist()),
+    )
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Batch:
+    lengths = draw(st.lists(st.integers(2, 40), min_size=1, max_size=30))
+    lengths.sort(reverse=True)
+    masks = [draw(st.integers(0, n - 1)) for n in lengths]
+    return make_batch(lengths, masks, draw(st.integers(0, 99)))
+
+
+def sequences_of(batch: FixedBatch) -> list[tuple[Any, ...]]:
+    """What each real sequence of the micro-batches has, as a step reads it."""
+    found = []
+    for buffer in batch.buffers:
+        views = batch.shape.views(buffer, batch.units)
+        constants = constants_of(batch.shape, views.constants)
+        ids, types, positions, places, token_rows = views.tokens.flatten(1)
+        masked_rows, labels = views.masked.flatten(1)
+        rows, row_masks, row_firsts = views.rows
+        ends, row_ends = (constants[name].tolist() for name in ("cu_seqlens", "row_cu_seqlens"))
+        assert (ends[0], ends[-1], row_ends[0], row_ends[-1]) == (0, len(ids), 0, len(rows))
+        assert max(np.diff(ends)) <= batch.shape.max_length >= max(np.diff(row_ends))
+        assert int(positions.max()) < batch.shape.max_length
+        scored = labels != IGNORED
+        label_of = dict(zip(masked_rows[scored].tolist(), labels[scored].tolist(), strict=True))
+        for number, pair in enumerate(constants["next_sentence_labels"].tolist()):
+            start, end = ends[number : number + 2]
+            first, last = row_ends[number : number + 2]
+            own = rows[first:last]
+            assert end > start or last == first, "queries must have keys"
+            assert bool(((own >= start) & (own < end)).all()), "a query meets its own sequence"
+            if pair == IGNORED:
+                assert not set(range(first, last)) & set(label_of), "filler is not scored"
+                continue
+            assert token_rows[own].tolist() == list(range(first, last))
+            assert row_firsts[first:last].tolist() == [number] + [-1] * (last - first - 1)
+            masks = [label_of[row] for row in range(first + 1, last)]
+            assert labels[row_masks[first + 1 : last]].tolist() == masks
+            parts = (ids, types, positions, places)
+            tokens = [part[start:end].tolist() for part in parts]
+            found.append((*map(tuple, tokens), tuple((own - start).tolist()), tuple(masks), pair))
+        assert int((token_rows >= 0).sum()) == int((row_masks >= 0).sum() + (row_firsts >= 0).sum())
+        assert len(label_of) == int((row_masks >= 0).sum())
+    return found
+
+
+def expected_of(batch: Batch) -> list[tuple[Any, ...]]:
+    found = []
+    ends = batch.cu_seqlens.tolist()
+    for number, (start, end) in enumerate(pairwise(ends)):
+        own = (batch.masked_positions >= start) & (batch.masked_positions < end)
+        positions = batch.position_ids[start:end]
+        found.append(
+            (
+                tuple(batch.input_ids[start:end].tolist()),
+                tuple(batch.token_type_ids[start:end].tolist()),
+                tuple(positions.tolist()),
+                tuple((batch.starts[number] + positions).tolist()),
+                (0, *(batch.masked_positions[own] - start).tolist()),
+                tuple(batch.masked_labels[own].tolist()),
+                int(batch.next_sentence_labels[number]),
+            )
+        )
+    return found
+
+
+@given(batches(), st.integers(1, 400))
+def test_every_sequence_is_there_once_and_filler_is_not_scored(batch: Batch, most: int) -> None:
+    shape = FixedShape.for_batches([batch], most_tokens=most, max_length=40, sites=3)
+    found = sequences_of(in_fixed_shape(batch, shape))
+    assert sorted(found) == sorted(expected_of(batch))
+
+
+@given(batches(), batches())
+def test_a_batch_that_is_larger_than_those_seen_takes_more_micro_batches(
+    seen: Batch, batch: Batch
+) -> None:
+    shape = FixedShape.for_batches([seen], most_tokens=300, max_length=40, sites=3)
+    made = in_fixed_shape(batch, shape)
+    assert made.units <= shape.most_units
+    assert sorted(sequences_of(made)) == sorted(expected_of(batch))
+
+
+def test_a_sequence_that_is_too_long_is_refused() -> None:
+    shape = FixedShape.for_batches(
+        [make_batch([8, 5], [1, 1])], most_tokens=64, max_length=8, sites=1
+    )
+    with pytest.raises(ValueError, match="at most 8 tokens; got 9"):
+        in_fixed_shape(make_batch([9], [1]), shape)
+
+
+@pytest.mark.parametrize("most_tokens", [2**17, 8192])
+def test_filler_is_at_most_a_fiftieth(
+    most_tokens: int, store: TokenStore, tokenizer: Tokenizer
+) -> None:
+    made = make_batches(store, tokenizer, batch_size=1024)
+    some = [made.batch(number) for number in range(6)]
+    shape = FixedShape.for_batches(some[:4], most_tokens=most_tokens, max_length=32, sites=1)
+    found = [in_fixed_shape(batch, shape) for batch in some]
+    there = sum(len(batch.buffers) * batch.units * shape.unit for batch in found)
+    assert there <= 1.02 * sum(batch.num_tokens for batch in some)
+
+
+@pytest.mark.parametrize("key", [0, 1, 2**63, 2**64 - 1])
+def test_a_key_that_is_data_gives_the_same_bits(key: int) -> None:
+    tokens, keys = torch.arange(50), torch.from_numpy(keys_of_places(key, np.arange(7)))
+    for place in range(7):
+        plain = Noise(key, tokens).keeps(place, tokens, 10, 0.3)
+        assert torch.equal(Noise(keys, tokens).keeps(place, tokens, 10, 0.3), plain)
+
+
+@given(st.integers(0, 99), st.permutations(range(40)))
+def test_sums_by_row_do_not_depend_on_the_order(seed: int, order: list[int]) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(40, 3, generator=generator) * 10.0 ** (seed % 30 - 20)
+    rows = torch.randint(0, 5, (40,), generator=generator)
+    found = sum_by_row(values, rows, 6)
+    exact = torch.zeros(6, 3, dtype=torch.float64).index_add_(0, rows, values.double())
+    atol = float(values.abs().max()) * 2.0**-40
+    torch.testing.assert_close(found.double(), exact, rtol=2**-24, atol=atol)
+    assert torch.equal(sum_by_row(values[order], rows[order], 6), found)
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_a_sum_by_row_of_what_is_not_finite_is_not(wrong: float) -> None:
+    values = torch.tensor([[1.0], [wrong], [2.0]])
+    assert not sum_by_row(values, torch.tensor([0, 1, 0]), 2).isfinite().any()
+    assert sum_by_row(torch.zeros(2, 1), torch.tensor([0, 1]), 2).tolist() == [[0.0], [0.0]]
+
+
+def make_model(dropout: float, *, pairs: bool) -> Bert:
+    config = ModelConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=32,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=0.0,
+    )
+    model = Bert(config, 120, judges_pairs=pairs)
+    model.initialize(0)
+    return model.double().train()
+
+
+def fixed_batches(
+    store: TokenStore, tokenizer: Tokenizer, objective: str, number: int, most_tokens: int = 256
+) -> tuple[list[Batch], list[FixedBatch]]:
+    made = make_batches(store, tokenizer, objective=objective)
+    some = [made.batch(n) for n in range(number)]
+    shape = FixedShape.for_batches(some, most_tokens=most_tokens, max_length=32, sites=9)
+    found = [in_fixed_shape(batch, shape) for batch in some]
+    for batch in found:
+        batch.set_step(KEY, batch.sizes.num_masked, batch.sizes.num_pairs)
+    return some, found
+
+
+def gradients(model: Bert, losses: Any, batch: FixedBatch) -> tuple[Tensor, list[Tensor]]:
+    model.zero_grad()
+    total = torch.zeros(2, dtype=torch.float64)
+    for buffer in batch.buffers:
+        views = batch.shape.views(buffer, batch.units)
+        found = losses(views)
+        (found / constants_of(batch.shape, views.constants)["denominators"]).sum().backward()
+        total += found.detach()
+    return total, [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def plain_gradients(model: Bert, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    model.zero_grad()
+    losses = model.losses(batch, KEY)
+    (losses.mlm / batch.num_masked + losses.nsp / max(batch.num_pairs, 1)).backward()
+    grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    return torch.stack(losses).detach(), grads
+
+
+@pytest.fixture
+def compiled() -> Iterator[None]:
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("objective", ["mlm+nsp", "mlm"])
+def test_filled_is_unfilled(
+    objective: str,
+    dropout: float,
+    store: TokenStore,
+    tokenizer: Tokenizer,
+    flash_on_cpu: list[str],
+) -> None:
+    """Losses and gradients, in float64, of batches in several micro-batches."""
+    model = make_model(dropout, pairs=objective == "mlm+nsp")
+    some, found = fixed_batches(store, tokenizer, objective, 3)
+    assert max(len(batch.buffers) for batch in found) > 1
+    for plain, batch in zip(some, found, strict=True):
+        expected = plain_gradients(model, plain)
+        mine = gradients(model, lambda views, s=batch.shape: fixed_losses(model, s, views), batch)
+        torch.testing.assert_close(mine, expected, rtol=1e-9, atol=1e-12)
+    assert flash_on_cpu
+
+
+def test_one_graph_is_compiled_for_all_steps(
+    store: TokenStore, tokenizer: Tokenizer, flash_on_cpu: list[str], compiled: None
+) -> None:
+    """Fifty batches, of several sizes; values and gradients are those of the plain step."""
+    model = make_model(0.2, pairs=True)
+    some, found = fixed_batches(store, tokenizer, "mlm+nsp", 50, 1024)
+    assert len({batch.units for batch in found}) > 1
+    shape = found[0].shape
+    losses = torch.compile(
+        lambda views: fixed_losses(model, shape, views),
+        backend="aot_eager",
+        fullgraph=True,
+        dynamic=False,
+    )
+    torch._dynamo.utils.counters.clear()
+    for plain, batch in zip(some, found, strict=True):
+        mine = gradients(model, lambda views: losses(views.marked()), batch)
+        torch.testing.assert_close(mine, plain_gradients(model, plain), rtol=1e-9, atol=1e-12)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert flash_on_cpu
+
+
+class _NoWaiting(TorchDispatchMode):
+    """Fails at an operation for which a host waits for its device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.name()
+        assert name not in ("aten::_local_scalar_dense", "aten::nonzero", "aten::item"), name
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_step_asks_for_a_value(
+    store: TokenStore, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bertsmith.model.attention._has_varlen_kernel", lambda *_: True)
+    monkeypatch.setattr(
+        "torch.nn.attention.varlen.varlen_attn", lambda q, k, v, *_: q + (k + v).mean(0)
+    )
+    model = make_model(0.2, pairs=True)
+    _, found = fixed_batches(store, tokenizer, "mlm+nsp", 1)
+    with _NoWaiting():
+        for buffer in found[0].buffers:
+            fixed_losses(model, found[0].shape, found[0].shape.views(buffer, found[0].units)).sum()
