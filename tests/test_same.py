@@ -146,6 +146,12 @@ def test_anything_else_is_said(change: Change, said: str, before: Path, after: P
     assert found[0].startswith(said)
 
 
+def test_checksums_beside_a_file_that_differs_are_not_said(before: Path, after: Path) -> None:
+    replace("SHA256SUMS", "00ff", "22ff")(after)
+    replace("config.toml", "steps = 2", "steps = 3")(after)
+    assert [line.partition(":")[0] for line in differences(before, after)] == ["config.toml"]
+
+
 def test_fields_can_be_left_out(before: Path, after: Path) -> None:
     replace(STATE, '"step": 2', '"step": 3')(after)
     assert differences(before, after, ignored=frozenset({"seconds", "spent"})) == []

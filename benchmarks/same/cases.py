@@ -60,7 +60,7 @@ _WORDS = "--tokenizer word --min-frequency 2"
 _PIECES = "--tokenizer wordpiece --vocab-size 1000"
 _RESUMED = (
     f"--optimizer muon --objective mlm+nsp --pairing filled {_WORDS} "
-    "--validate-every 20 --checkpoint-every 10"
+    "--log-every 3 --validate-every 20 --checkpoint-every 10"
 )
 _RESUMED_STEPS = 60
 """Enough for a SIGKILL to come before the last one."""
@@ -123,7 +123,7 @@ CASES = {
                     (
                         f"finetune run --train {INPUT}/train.jsonl "
                         f"--validation {INPUT}/validation.jsonl --test {INPUT}/validation.jsonl "
-                        "--output finetuned --epochs 2 --device cpu --quiet"
+                        "--output finetuned --epochs 1 --device cpu --quiet"
                     ).split()
                 )
             ),

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -43,23 +43,28 @@ def differences(
 ) -> list[str]:
     """What differs between two folders, a line for each file; empty if nothing does.
 
+    Checksums are said to differ only where the files beside them do not.
+
     Args:
         before, after: folders, whose files are compared by their relative paths. Where a text says
             in which of them it lies, it is not compared.
         ignored: names of fields of JSON objects that are left out, at any depth.
     """
     old, new = files_of(before), files_of(after)
-    found = []
+    found = {}
     for name in sorted(old | new):
         if name not in new:
-            found.append(f"{name}: gone")
+            found[name] = "gone"
         elif name not in old:
-            found.append(f"{name}: new")
-        elif name.rpartition("/")[2] in IGNORED_CONTENT:
-            continue
+            found[name] = "new"
         elif change := _file_difference(name, before, after, ignored):
-            found.append(f"{name}: {change}")
-    return found
+            found[name] = change
+    others = {PurePosixPath(name).parent for name in found if not name.endswith(CHECKSUMS)}
+    return [
+        f"{name}: {change}"
+        for name, change in found.items()
+        if not (name.endswith(CHECKSUMS) and PurePosixPath(name).parent in others)
+    ]
 
 
 def files_of(folder: Path) -> set[str]:
@@ -71,7 +76,7 @@ def files_of(folder: Path) -> set[str]:
 def _file_difference(name: str, before: Path, after: Path, ignored: frozenset[str]) -> str | None:
     paths = before / name, after / name
     contents = [path.read_bytes() for path in paths]
-    if contents[0] == contents[1]:
+    if contents[0] == contents[1] or paths[0].name in IGNORED_CONTENT:
         return None
     try:
         if name.endswith(".safetensors"):
@@ -83,7 +88,7 @@ def _file_difference(name: str, before: Path, after: Path, ignored: frozenset[st
         )
         if name.endswith((".json", ".jsonl")):
             return _json_difference(was, now, ignored)
-        if name.endswith(CHECKSUMS):  # of files with times as well
+        if name.endswith(CHECKSUMS):  # JSON may hold times
             was, now = (_CHECKSUM_OF_JSON.sub("of JSON", text) for text in (was, now))
         return _text_difference(was, now)
     except (ValueError, SafetensorError) as error:
