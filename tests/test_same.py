@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.same.__main__ import compare_cases, write_input
 from benchmarks.same.cases import CASES, Case, Command
 from benchmarks.same.compare import differences, tensor_difference
-from benchmarks.same.sides import Side, check_import, check_out, run_case
+from benchmarks.same.sides import Side, check_import, check_out
 
 Change = Callable[[Path], object]
 WEIGHTS, METRICS, STATE = "model/model.safetensors", "metrics.jsonl", "training_state.json"
@@ -303,22 +303,23 @@ def test_a_command_that_is_not_killed_half_way_is_said(
     assert f"  old: `bertsmith {' '.join(arguments)}` {said}\n" in capsys.readouterr().out
 
 
-def test_a_case_that_is_interrupted_leaves_no_process(
+def test_a_comparison_that_is_interrupted_leaves_no_process(
     sides: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CASES, "made-up", Case((Command(("checkpoint",)),)))
-    pid = sides[0].files("made-up").with_name("pid")
+    pids = [side.files("made-up").with_name("pid") for side in sides]
 
     async def interrupt() -> None:
-        task = asyncio.create_task(run_case("made-up", sides[0]))
-        while not (pid.exists() and pid.read_text()):
+        task = asyncio.create_task(compare_cases(["made-up"], *sides))
+        while not all(pid.exists() and pid.read_text() for pid in pids):
             await asyncio.sleep(0.01)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(interrupt())
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid.read_text()), 0)
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid.read_text()), 0)
 
 
 def test_a_side_must_import_its_own_package(sides: tuple[Side, Side], tmp_path: Path) -> None:
@@ -342,7 +343,7 @@ def test_a_revision_is_checked_out_and_its_text_is_read(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="'no-such' must be a revision"):
         check_out(repository, "no-such", tmp_path / "other")
     write_input(tmp_path / "revision" / "docs", tmp_path / "input")
-    assert (tmp_path / "input" / "docs" / "a.md").read_text().startswith("# A\n")
+    assert (tmp_path / "input" / "text" / "a.txt").read_text().startswith("# A\n")
     tables = {
         name: [*map(json.loads, (tmp_path / "input" / f"{name}.jsonl").read_text().splitlines())]
         for name in ("train", "validation")

@@ -40,34 +40,47 @@ def main() -> None:
         "--cases", nargs="+", choices=CASES, default=list(CASES), help="which; default: all"
     )
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # Both end the processes and remove the folder; a shell may have begun this with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="bertsmith-same-") as temporary:
-        work = Path(temporary).resolve()
-        commit = check_out(ROOT, options.revision, work / "revision")
-        write_input(work / "revision" / "docs", work / "input")
-        sides = (
-            Side(commit[:10], work / "revision", work / "before"),
-            Side("working tree", ROOT, work / "after"),
-        )
-        for side in sides:
-            check_import(side)
-        print(f"{sides[0].name} (was) and the {sides[1].name} (is)", flush=True)
-        try:
-            others = asyncio.run(compare_cases(options.cases, *sides))
-        except KeyboardInterrupt:
-            sys.exit(128 + signal.SIGINT)
+    try:
+        with tempfile.TemporaryDirectory(prefix="bertsmith-same-") as work:
+            others = compare(options.revision, options.cases, Path(work).resolve())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     verdict = f"not identical: {', '.join(others)}" if others else "all identical"
     print(f"{len(options.cases)} cases, {verdict} ({time.monotonic() - began:.0f} s)")
     sys.exit(bool(others))
 
 
+def compare(revision: str, names: Sequence[str], work: Path) -> list[str]:
+    """Compare the working tree with a revision, in an empty folder.
+
+    Returns:
+        The names of the cases that are not identical.
+
+    Raises:
+        SystemExit: the revision cannot be checked out, or is not what would be imported.
+    """
+    commit = check_out(ROOT, revision, work / "revision")
+    write_input(work / "revision" / "docs", work / "input")
+    sides = (
+        Side(commit[:10], work / "revision", work / "before"),
+        Side("working tree", ROOT, work / "after"),
+    )
+    for side in sides:
+        check_import(side)
+    print(f"{sides[0].name} (was) and the {sides[1].name} (is)", flush=True)
+    return asyncio.run(compare_cases(names, *sides))
+
+
 def write_input(docs: Path, folder: Path) -> None:
-    """What all cases read: a corpus of Markdown, and tables of its paragraphs, labelled by file."""
+    """What all cases read: a corpus of the docs, and tables of their paragraphs, by file."""
     tables: dict[str, list[str]] = {"train": [], "validation": []}
     for path in sorted(docs.rglob("*.md")):
         text = path.read_text(encoding="utf-8")
-        copy = folder / "docs" / path.relative_to(docs)
+        copy = folder / "text" / path.relative_to(docs).with_suffix(".txt")
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(text, encoding="utf-8")
         for number, paragraph in enumerate(text.split("\n\n")):
@@ -86,8 +99,10 @@ async def compare_cases(names: Sequence[str], before: Side, after: Side) -> list
     others = []
     for name in names:
         began = time.monotonic()
-        errors = await asyncio.gather(*(run_case(name, side) for side in (before, after)))
-        found = [error for error in errors if error] or case_differences(name, before, after)
+        async with asyncio.TaskGroup() as group:
+            runs = [group.create_task(run_case(name, side)) for side in (before, after)]
+        errors = [error for error in (run.result() for run in runs) if error]
+        found = errors or case_differences(name, before, after)
         num_files, seconds = len(files_of(after.files(name))), time.monotonic() - began
         is_same = "not identical" if found else "identical"
         print(f"{name}: {is_same} ({num_files} files, {seconds:.0f} s)", flush=True)
