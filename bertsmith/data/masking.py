@@ -42,10 +42,16 @@ def choose_positions(
     candidates = np.flatnonzero(maskable)
     of = sequence[candidates]
     counts, wanted = _wanted(of, sequence, probability)
-    order = _shuffled(of, bits[candidates])
+    keys = _keys(of, bits[candidates])
     starts = np.cumsum(counts) - counts
-    rank = np.arange(len(candidates)) - np.repeat(starts, counts)  # within its sequence
-    return np.sort(candidates[order[rank < np.repeat(wanted, counts)]])
+    if not len(candidates):
+        return candidates
+    # Up to the last that is wanted: keys are sorted several times as fast as their places.
+    chosen = keys <= np.sort(keys)[starts + wanted - 1][of]
+    if np.count_nonzero(chosen) > wanted.sum():  # some keys are equal: the first ones are taken
+        rank = np.arange(len(candidates)) - np.repeat(starts, counts)  # within its sequence
+        chosen[np.argsort(keys, kind="stable")] = rank < np.repeat(wanted, counts)
+    return candidates[chosen]
 
 
 def words_of(maskable: npt.NDArray[np.bool_], continues: npt.NDArray[np.bool_]) -> Int64:
@@ -205,9 +211,12 @@ def _wanted(of: Int64, sequence: Int64, probability: float) -> tuple[Int64, Int6
 
 def _shuffled(of: Int64, bits: UInt64) -> Int64:
     """An order of things by the sequence that they are of, and within it at random."""
-    # One sort for all sequences: the sequence in the high bits, 40 random ones under it.
-    keys = (of.astype(np.uint64) << np.uint64(40)) | (bits >> np.uint64(24))
-    return np.argsort(keys, kind="stable")
+    return np.argsort(_keys(of, bits), kind="stable")
+
+
+def _keys(of: Int64, bits: UInt64) -> UInt64:
+    """What one sort for all sequences goes by: the sequence, and under it 40 random bits."""
+    return (of.astype(np.uint64) << np.uint64(40)) | (bits >> np.uint64(24))
 
 
 def _word_lengths(maskable: npt.NDArray[np.bool_], firsts: Int64) -> Int64:

@@ -136,6 +136,8 @@ class AdjacentPairs:
         if self._store.num_paragraphs == 1:  # anything but the pair itself
             first, end = a, a + 2
         for turn in range(_TRIES):
+            if not len(undecided):
+                break
             other, exists = _sentence_outside(
                 extend(bits[undecided], 1 + turn),
                 first[undecided],

@@ -53,8 +53,10 @@ def random_bits(seed: int, stream: Stream, *counters: npt.ArrayLike) -> UInt64:
 def extend(bits: UInt64, counter: npt.ArrayLike) -> UInt64:
     """Bits for one counter more: `extend(random_bits(s, u, a), b)` is `random_bits(s, u, a, b)`."""
     # At least one dimension: numpy warns of overflow in scalars, and here overflow is the point.
-    steps = np.atleast_1d(np.asarray(counter)).astype(np.uint64) + np.uint64(1)
-    return _mix(bits + steps * _GOLDEN)
+    steps = np.atleast_1d(np.asarray(counter)).astype(np.uint64)
+    steps += np.uint64(1)
+    steps *= _GOLDEN
+    return _mix(bits + steps)
 
 
 def below(bits: UInt64, bound: npt.ArrayLike) -> Int64:
@@ -89,19 +91,27 @@ def permute(numbers: npt.ArrayLike, size: int, seed: int, epoch: npt.ArrayLike) 
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
     value = np.atleast_1d(np.asarray(numbers)).astype(np.uint64)
-    keys = np.broadcast_to(random_bits(seed, Stream.ORDER, epoch), value.shape)
-    outside = np.ones(value.shape, dtype=bool)
-    while outside.any():
-        left, right = value[outside] >> half, value[outside] & mask
-        for turn in range(_FEISTEL_ROUNDS):
-            rest = extend(extend(keys[outside], turn), right)
-            left, right = right, left ^ (rest & mask)
-        value[outside] = (left << half) | right
+    key = random_bits(seed, Stream.ORDER, epoch)
+    keys = np.stack(
+        [np.broadcast_to(extend(key, turn), value.shape) for turn in range(_FEISTEL_ROUNDS)]
+    )
+    found = np.empty_like(value)
+    places = np.arange(len(value))  # of those that are outside
+    while len(places):
+        left, right = value >> half, value & mask
+        for own in keys:
+            left, right = right, left ^ (extend(own, right) & mask)
+        value = (left << half) | right
+        found[places] = value
         outside = value >= np.uint64(size)
-    return value.astype(np.int64)
+        places, value, keys = places[outside], value[outside], keys[:, outside]
+    return found.astype(np.int64)
 
 
 def _mix(bits: UInt64) -> UInt64:
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return bits ^ (bits >> np.uint64(31))
+    bits = bits ^ (bits >> np.uint64(30))
+    bits *= np.uint64(0xBF58476D1CE4E5B9)
+    bits ^= bits >> np.uint64(27)
+    bits *= np.uint64(0x94D049BB133111EB)
+    bits ^= bits >> np.uint64(31)
+    return bits
