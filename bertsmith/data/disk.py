@@ -82,19 +82,19 @@ class StoreFolder:
             for entry in entries:
                 self._check_length(entry)
 
-        def open_entry(number: int) -> Shard:
-            entry = entries[number]
-            if entry.file not in self._stamps:
-                self.check([name])
-            with self._advising():
-                return open_shard(self.path / entry.file, self.manifest.id_type, entry.size)
-
         return TokenStore(
             [entry.size for entry in entries],
-            open_entry,
+            partial(self._open_shard, name),
             digest=self.manifest.splits[name].digest,
             frequencies=self.frequencies(name),
         )
+
+    def _open_shard(self, split: str, number: int) -> Shard:
+        entry = self.manifest.splits[split].shards[number]
+        if entry.file not in self._stamps:
+            self.check([split])
+        with self._advising():
+            return open_shard(self.path / entry.file, self.manifest.id_type, entry.size)
 
     def frequencies(self, split: str) -> Int64:
         """How often each entry stands in a split, int64 [vocab_size]. Raises: `DataError`."""

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,12 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A table that is mapped goes to another process by the name of its file."""
+        if isinstance(self.rows, np.memmap):
+            return _mapped, (self.rows.filename, self.rows.dtype, self.rows.shape[1], self.counts)
+        return Examples, (self.rows, self.counts)
 
     def columns(self, numbers: Int64) -> list[Int64]:
         """The columns of the examples `numbers`, int64 each."""
@@ -137,13 +143,17 @@ def _read(folder: Path, store: TokenStore, kind: Kind) -> Examples:
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     width = 1 if kind == "adjacent" else 2
     dtype = np.dtype(about["dtype"])
-    path = folder / "rows.bin"
+    found = _mapped(folder / "rows.bin", dtype, width, Counter(about["counts"]))
+    most = store.num_tokens if kind == "segments" else store.num_sentences
+    if len(found) and not 0 <= int(found.rows.min()) <= int(found.rows.max()) <= most:
+        raise ValueError("it has examples beyond the text")
+    return found
+
+
+def _mapped(path: Path, dtype: np.dtype[np.integer], width: int, counts: Counter[str]) -> Examples:
     is_empty = path.stat().st_size == 0  # of which there is no map
     flat = np.zeros(0, dtype) if is_empty else np.memmap(path, dtype, mode="r")
-    most = store.num_tokens if kind == "segments" else store.num_sentences
-    if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) <= most:
-        raise ValueError("it has examples beyond the text")
-    return Examples(flat.reshape(-1, width), Counter(about["counts"]))
+    return Examples(flat.reshape(-1, width), counts)
 
 
 def _tables(

@@ -13,7 +13,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,6 +106,7 @@ class TokenStore:
         frequencies: Int64 | None = None,
     ) -> None:
         self.num_shards = len(sizes)
+        self._open_shard = open_shard
         self.shard: Callable[[int], Shard] = lru_cache(_MOST_OPEN)(open_shard)
         bounds = np.zeros((self.num_shards + 1, len(Size._fields)), dtype=np.int64)
         bounds[1:] = np.cumsum(np.array(sizes, dtype=np.int64).reshape(-1, 4), axis=0)
@@ -119,7 +120,15 @@ class TokenStore:
     @staticmethod
     def of(shard: Shard) -> TokenStore:
         """A store of one shard that is in memory."""
-        return TokenStore([shard.size], lambda number: shard)
+        return TokenStore([shard.size], partial(_only, shard))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the shards that are open: another process opens them by itself."""
+        return {name: value for name, value in vars(self).items() if name != "shard"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.shard = lru_cache(_MOST_OPEN)(self._open_shard)
 
     def shards(self) -> Iterator[tuple[Shard, int, int]]:
         """Each shard with the numbers of its first sentence and its first token."""
@@ -225,6 +234,10 @@ class TokenStore:
         shards, cuts = np.unique(of[order], return_index=True)
         for number, rows in zip(shards.tolist(), np.split(order, cuts[1:]), strict=True):
             yield number, rows, numbers[rows] - firsts[number]
+
+
+def _only(shard: Shard, number: int) -> Shard:
+    return shard
 
 
 def digest_of_shards(digests: Iterable[str]) -> str:
