@@ -10,15 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import bertsmith
 from bertsmith.config import ModelConfig, resolve
-from bertsmith.data.ahead import BatchesAhead
-from bertsmith.data.batches import Batch, Batches
+from bertsmith.data import ahead
 from bertsmith.data.store import TokenStore
-from bertsmith.errors import DataError
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import keep_freed_memory
 from bertsmith.model.flops import matrix_product_rate, skipped_flops, training_flops
@@ -31,36 +28,6 @@ from tests.conftest import TINY_RUN
 from tests.test_data import make_batches
 
 CPU = torch.device("cpu")
-
-
-def assert_same(one: Batch, other: Batch) -> None:
-    for name, value in vars(one).items():
-        theirs = getattr(other, name)
-        assert torch.equal(value, theirs) if isinstance(value, Tensor) else value == theirs, name
-
-
-def test_batches_ahead_are_the_batches_in_any_order(
-    store: TokenStore, tokenizer: Tokenizer
-) -> None:
-    batches = make_batches(store, tokenizer)
-    with BatchesAhead(batches.batch, pin_memory=False) as ahead:
-        for step in (0, 1, 2, 7, 3, 3, 100, 101):
-            assert_same(ahead.batch(step), batches.batch(step))
-
-
-def test_a_batch_that_cannot_be_made_says_so_when_it_is_asked_for() -> None:
-    class Broken(Batches):
-        def __init__(self) -> None:
-            pass
-
-        def batch(self, step: int) -> Batch:
-            raise DataError(f"no step {step}")
-
-    with (
-        pytest.raises(DataError, match="no step 4"),
-        BatchesAhead(Broken().batch, pin_memory=False) as ahead,
-    ):
-        ahead.batch(4)
 
 
 def without_times(run: Path) -> list[dict[str, Any]]:
@@ -77,7 +44,7 @@ def test_looking_at_the_losses_late_changes_no_number(
     )
     run_pretraining(config, output=tmp_path / "at once", quiet=True)
     monkeypatch.setattr(Loop, "_works_on_its_own", True)
-    monkeypatch.setattr(Batch, "pin_memory", lambda batch: batch)
+    monkeypatch.setattr(ahead, "usual_num_workers", lambda: 2)
     run_pretraining(config, output=tmp_path / "late", quiet=True)
     assert without_times(tmp_path / "late") == without_times(tmp_path / "at once")
     weights = [(tmp_path / r / "model/model.safetensors").read_bytes() for r in ("at once", "late")]

@@ -6,7 +6,6 @@ Legend: B = sequences; T = tokens of all of them; M = tokens to predict.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
@@ -114,15 +113,8 @@ class Batch:
         """The same batch with its tensors on `device`."""
         # Elsewhere a copy that is still under way could read memory that was given back.
         non_blocking = device.type == "cuda"
-        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Batch:
-        """The same batch in memory from which a GPU copies on its own."""
-        return self._with_tensors(Tensor.pin_memory)
-
-    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
         changed: dict[str, Any] = {
-            field.name: change(value)
+            field.name: value.to(device, non_blocking=non_blocking)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
