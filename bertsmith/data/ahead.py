@@ -20,7 +20,7 @@ from bertsmith.processes import num_processors
 
 T = TypeVar("T")
 _NUM_AHEAD = 3  # beside those that workers are at work on
-_MOST_WORKERS = 8  # more than a small model on a fast GPU needs (benchmarks/results/batches.md)
+_MOST_WORKERS = 8  # over a million pairs a second of small models (benchmarks/results/batches.md)
 _FEW_PROCESSORS = 2
 
 
