@@ -79,17 +79,7 @@ class CompiledEngine:
         self._sums = torch.zeros(2, device=device)
         self._grad_norm = torch.zeros((), device=device)
         self._is_finite = torch.ones((), dtype=torch.bool, device=device)
-        self._losses: Callable[[Views], Tensor] = lambda views: fixed_losses(model, shape, views)
-        if backend != "eager":
-            # That fusion leaves gradients out in PyTorch 2.10 to 2.13 (pytorch/pytorch#193061).
-            off: dict[str, Any] = {"options": {"triton.mix_order_reduction": False}}
-            self._losses = torch.compile(
-                self._losses,
-                fullgraph=True,
-                dynamic=False,
-                backend=backend,
-                **(off if backend == "inductor" else {}),
-            )
+        self._losses = compiled_losses(model, shape, backend)
         self._micro_graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._update_graph: torch.cuda.CUDAGraph | None = None
         self._pool = torch.cuda.graph_pool_handle() if captures else None
@@ -181,6 +171,25 @@ class CompiledEngine:
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             self._micro_batch(units)
         self._micro_graphs[units] = graph
+
+
+def compiled_losses(
+    model: Bert, shape: FixedShape, backend: Backend = "inductor"
+) -> Callable[[Views], Tensor]:
+    """`fixed_losses` of a model and a shape, by `torch.compile`."""
+
+    def losses(views: Views) -> Tensor:
+        return fixed_losses(model, shape, views)
+
+    if backend == "eager":
+        return losses
+    # That fusion leaves gradients out in PyTorch 2.10 to 2.13 (pytorch/pytorch#193061).
+    off: dict[str, Any] = {"options": {"triton.mix_order_reduction": False}}
+    extra = off if backend == "inductor" else {}
+    compiled: Callable[[Views], Tensor] = torch.compile(
+        losses, fullgraph=True, dynamic=False, backend=backend, **extra
+    )
+    return compiled
 
 
 def fixed_losses(model: Bert, shape: FixedShape, views: Views) -> Tensor:

@@ -169,10 +169,6 @@ class FixedBatch:
         header = np.concatenate([keys.view(np.int32), counts.view(np.int32)])
         self.buffers[:, : len(header)] = torch.from_numpy(header)
 
-    def pin_memory(self) -> FixedBatch:
-        """The same in memory from which a GPU copies on its own."""
-        return FixedBatch(self.shape, self.units, self.buffers.pin_memory(), self.sizes)
-
 
 def in_fixed_shape(batch: Batch, shape: FixedShape) -> FixedBatch:
     """Share the sequences of a batch out over as few micro-batches of `shape` as take them.

@@ -15,6 +15,7 @@ import torch
 import bertsmith
 from bertsmith.config import PretrainConfig, resolve
 from bertsmith.data.store import TokenStore
+from bertsmith.data.worker import pinned
 from bertsmith.errors import RunStopped
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import autocast, deterministic
@@ -141,7 +142,7 @@ def test_no_compiled_step_waits_for_the_device(
 ) -> None:
     config = resolve(overrides={"optimizer": "muon", "attention_probs_dropout_prob": 0.0})
     own = make_engine(config, long_store, long_tokenizer, device)
-    batches = [own.make(number).pin_memory() for number in range(8)]
+    batches = [pinned(own.make(number)) for number in range(8)]
     for number, batch in enumerate(batches):  # every size is captured
         own.step(batch, dropout_key=number)
     with warnings.catch_warnings(record=True) as told, told_of_waiting(device):

@@ -21,6 +21,7 @@ import torch
 import bertsmith
 from bertsmith.config import resolve
 from bertsmith.data.store import TokenStore
+from bertsmith.data.worker import pinned
 from bertsmith.errors import RunStopped
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import TOKENS_AT_ONCE, autocast, peak_bytes
@@ -213,7 +214,7 @@ def test_no_step_waits_for_the_device(
     made = make_batches(long_store, long_tokenizer, max_length=64)
     batches = [made.batch(number) for number in range(8)]
     if device.type == "cuda":  # as `BatchesAhead` has them
-        batches = [batch.pin_memory() for batch in batches]
+        batches = [pinned(batch) for batch in batches]
 
     def step(number: int) -> StepResult:
         optimizers.set_rate(0.5)
