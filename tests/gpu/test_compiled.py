@@ -31,7 +31,15 @@ from tests.gpu.conftest import Finding
 from tests.gpu.test_training import LONG, SHORT, digest, pretrain, told_of_waiting
 from tests.test_data import make_batches
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    # Of PyTorch's own code: what Inductor imports, and how Dynamo traces `autograd.Function`.
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning",
+        "ignore:.*non-leaf Tensor:UserWarning",
+        "ignore:.*Online softmax:UserWarning",
+    ),
+]
 
 KEY = 2**63 + 12345
 _BOUND = 0.03

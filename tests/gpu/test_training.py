@@ -251,7 +251,9 @@ def told_of_waiting(device: torch.device) -> Iterator[None]:
         yield
         return
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("warn")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of itself: a prototype
+        torch.cuda.set_sync_debug_mode("warn")
     try:
         yield
     finally:
