@@ -14,7 +14,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bertsmith.errors import BertsmithError
@@ -38,24 +38,45 @@ _HEX_DIGITS = 64
 _MOST_SUMMED_BYTES = 2**31
 
 
+@contextmanager
+def whole_file(
+    path: Path, *, flushed: bool = True, has_other_writers: bool = False
+) -> Iterator[Path]:
+    """A name to write a file under; the file takes the place of `path` at the end.
+
+    On an error it vanishes, and what was there stays.
+
+    Args:
+        path: the file.
+        flushed: whether it is on the disk when this ends; if not, a machine that dies may lose it.
+        has_other_writers: whether another process may write the same file now, such as one that was
+            left behind.
+    """
+    process = f".{os.getpid()}" if has_other_writers else ""
+    part = path.with_name(f".{path.name}{process}.part")
+    try:
+        yield part
+        if flushed:
+            flush(part)
+        os.replace(part, path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
+    if flushed:
+        flush(path.parent)
+
+
 def write_text(path: Path, text: str) -> None:
     """Put `text` into the file `path`, in the place of what is there."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    flush(part)
-    os.replace(part, path)
-    flush(path.parent)
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def write_with_sum(path: Path, content: bytes) -> None:
-    """Put `content` into a file, with its digest after it.
-
-    It is not flushed: a machine that dies may lose it, and the digest tells.
-    """
-    # Another process may have been left behind and write the same.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(content + hashlib.sha256(content).hexdigest().encode())
-    os.replace(part, path)
+    """Put `content` into a file, with its digest after it; not flushed: the digest tells."""
+    with whole_file(path, flushed=False, has_other_writers=True) as part:
+        part.write_bytes(content + hashlib.sha256(content).hexdigest().encode())
 
 
 def read_with_sum(path: Path) -> bytes | None:

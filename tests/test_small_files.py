@@ -13,7 +13,14 @@ import pytest
 from bertsmith.config import given_by_store, resolve
 from bertsmith.data.disk import open_store
 from bertsmith.data.manifest import FREQUENCIES_FILE, MANIFEST_FILE
-from bertsmith.durable import CHECKSUMS_FILE, damage, is_ours, read_small, whole_folder
+from bertsmith.durable import (
+    CHECKSUMS_FILE,
+    damage,
+    is_ours,
+    read_small,
+    whole_file,
+    whole_folder,
+)
 from bertsmith.errors import BertsmithError
 from bertsmith.preparation.prepare import prepare_store
 from bertsmith.report.metrics_file import METRICS_FILE, MetricsFile, last_metrics, read_metrics
@@ -132,3 +139,25 @@ def test_a_list_of_checksums_that_is_a_pipe(tmp_path: Path) -> None:
     (tmp_path / "x" / CHECKSUMS_FILE).unlink()
     os.mkfifo(tmp_path / "x" / CHECKSUMS_FILE)
     assert str(damage(tmp_path / "x")).startswith(f"{CHECKSUMS_FILE} is not a regular file")
+
+
+@pytest.mark.parametrize("has_other_writers", [False, True])
+def test_a_file_whose_writing_ends_early_is_as_it_was(
+    has_other_writers: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("before")
+
+    def write(text: str) -> None:
+        with whole_file(path, has_other_writers=has_other_writers) as part:
+            part.write_text(text)
+            assert path.read_text() == "before"
+            if not text:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write("")
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+    write("after")
+    assert path.read_text() == "after"
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import stat
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ import pyarrow as pa
 from bertsmith.data.manifest import DamagedFileError, ShardEntry
 from bertsmith.data.random_bits import Int64
 from bertsmith.data.store import Shard, Size
-from bertsmith.durable import LOST, flush
+from bertsmith.durable import LOST, flush, whole_file
 from bertsmith.errors import DataError
 from bertsmith.tokenizer import TOKENIZER_FILES
 
@@ -64,13 +63,12 @@ def write_shard(shard: Shard, path: Path) -> ShardEntry:
     if shard.names is not None:
         columns[_NAMES] = pa.array(shard.names, pa.string())
     batch = pa.record_batch(columns)
-    # Another process may have been left behind and write the same.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+    with (
+        whole_file(path, has_other_writers=True) as part,
+        pa.OSFile(str(part), "wb") as sink,
+        pa.ipc.new_file(sink, batch.schema) as writer,
+    ):
         writer.write_batch(batch)
-    flush(part)
-    os.replace(part, path)
-    flush(path.parent)
     return ShardEntry(
         file=f"{path.parent.name}/{path.name}",
         sha256=sha256_of(path),

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bertsmith.durable import whole_file
 from bertsmith.errors import InputError
 from bertsmith.inference.model import Encoding
 
@@ -57,18 +58,12 @@ def write_vectors(target: Path, encodings: Iterable[Encoding], pooling: str) -> 
     Raises:
         InputError: it cannot be written.
     """
-    part = target.with_name(f".{target.name}.part")
     write = _write_table if target.suffix.lower() == ".csv" else _write_arrays
     try:
-        try:
-            found = write(part, encodings, pooling, target.suffix.lower())
-            part.replace(target)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        with whole_file(target, flushed=False) as part:
+            return write(part, encodings, pooling, target.suffix.lower())
     except OSError as error:
         raise InputError(f"Cannot write {target}: {error.strerror or error}.") from error
-    return found
 
 
 def _write_table(part: Path, encodings: Iterable[Encoding], pooling: str, ending: str) -> Written:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from bertsmith.durable import whole_file
 from bertsmith.errors import printable
 from bertsmith.report.metrics_file import read_metrics
 
@@ -78,9 +78,8 @@ def save_curves(run: Path, closing: Mapping[str, Any] | None = None) -> None:
     """
     figure = draw_curves(run, closing)
     for suffix in ("png", "svg"):
-        part = run / f".curves.{suffix}.part"
-        _write(figure, part, suffix)
-        os.replace(part, run / f"curves.{suffix}")
+        with whole_file(run / f"curves.{suffix}", flushed=False) as part:
+            _write(figure, part, suffix)
 
 
 def curves_png(run: Path) -> bytes:
