@@ -368,7 +368,7 @@ def test_rows_that_lack_something_are_left_out_and_said(tmp_path: Path) -> None:
         ("text\tlabel\n" + "a\t1.5\n" * 20 + "b\tN/A\n", {}, "line 22: .* got 'N/A'"),
         ("text\tlabel\na\t1.5\nb\t1e39\n", {"task": "scores"}, "line 3: .* at most 1e.15"),
         ("text\tlabel\na\t1.5\n", {}, "must have 2 rows or more"),
-        ("text\ttext\tlabel\na\tb\t1\n", {}, "'text' is there twice"),
+        ("text\ttext\tlabel\na\tb\t1\n", {}, "one column 'text'; it has several"),
         ("text\tlabel\n \t1\nb\t0\nc\t1\n", {}, "no text in the column 'text'"),
         ("text\tlabel\na\t1.5\nb\t1.5\n", {}, "must have different scores"),
         ("text\tlabel\na\t1\nb\t0\n", {"metric": "spearman"}, "accuracy or f1 or matthews"),
@@ -452,12 +452,15 @@ def test_json_rows_have_the_columns_of_all_of_them(tmp_path: Path) -> None:
     assert (found.texts, found.num_left_out) == ([("b", "c")], 2)
 
 
-def test_json_that_is_none_is_said_with_its_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("line", "problem"), [("{", "not JSON"), ("[1]", "not a JSON object")])
+def test_json_that_is_none_is_said_with_its_line(line: str, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
-    for line in ("{", "[1]"):
-        path.write_text('{"text": "a", "label": 1}\n' + line + "\n")
-        with pytest.raises(BertsmithError, match="line 2 must be"):
-            read_labelled(path, LabelledConfig())
+    path.write_text('{"text": "a", "label": 1}\n' + line + "\n")
+    with pytest.warns(UserWarning, match=f"line 2: {problem}; left out"):
+        found = read_labelled(path, LabelledConfig(max_bad_rows=0.5))
+    assert (len(found), found.num_left_out) == (1, 1)
+    with pytest.warns(UserWarning), pytest.raises(BertsmithError, match=f"1 of 2 .*{problem}"):
+        read_labelled(path, LabelledConfig())
 
 
 def test_balanced_weights_are_those_of_scikit_learn() -> None:

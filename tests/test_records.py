@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import warnings
 from pathlib import Path
 
 import pyarrow
@@ -10,7 +11,6 @@ import pyarrow.parquet
 import pytest
 
 from bertsmith.config import LabelledConfig
-from bertsmith.corpus import records
 from bertsmith.errors import BertsmithError, ConfigError
 from bertsmith.finetuning.tables import read_labelled
 
@@ -83,14 +83,18 @@ def test_what_cannot_part_columns(delimiter: str) -> None:
     ("name", "content", "message"),
     [
         ("t.json", b"", "is empty"),
-        ("t.json", b"[1]", "row 1 must be a JSON object"),
-        ("t.json", b'[{"text": "a"', r"t\.json must be JSON"),
-        ("t.json", b'[{"text": "\xe9"}]', r"t\.json must be JSON"),
-        ("t.json", b"[" * 9999, r"t\.json must be JSON"),
-        ("t.json", b'{\n"text": "a"\n}', "line 1 must be JSON"),
-        ("t.json", b"[]", "must have a column of texts"),
+        ("t.json", b"[1]", "must hold rows that are JSON objects"),
+        ("t.json", b'[{"text": "a"', r"t\.json must hold JSON lines or one array of objects"),
+        ("t.json", b'[{"text": "\xe9", "label": 1}]', "--encoding windows-1252"),
+        ("t.json", b"[" * 9999, "must hold rows that are JSON objects"),
+        ("t.json", b'{\n"text": "a"\n}', "must have a column of labels"),
+        ("t.json", b"[]", "is empty"),
+        ("t.json", b"text\tlabel\n", "must hold JSON lines, or one array of objects"),
+        ("t.jsonl", b"[1]\n[2]\n", "must hold rows that are JSON objects"),
+        ("t.tsv", "text\tlabel\na\t1\n".encode("utf-16-le"), "--encoding utf-16"),
+        ("t.tsv", b"text\tlabel\n" + b"a\t1\n" * 99 + b"a\0b\t1\n" * 2, "a NUL byte in the column"),
         ("t.parquet", b"PAR1", "is damaged, or no Parquet"),
-        ("t.parquet", b"", "is damaged, or no Parquet"),
+        ("t.parquet", b"", "is empty"),
         ("t.parquet.gz", b"", "must be unpacked"),
         ("t.tsv", b"text\tlabel\ncaf\xe9\t1\n", "--encoding windows-1252"),
     ],
@@ -99,6 +103,7 @@ def test_bad_files_are_said_in_a_line(
     name: str, content: bytes, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)
+    warnings.simplefilter("ignore", UserWarning)  # of rows that are left out
     with pytest.raises(BertsmithError, match=message) as caught:
         read_labelled(tmp_path / name, LabelledConfig())
     assert "\n" not in str(caught.value)
@@ -110,7 +115,7 @@ def test_a_small_parquet_with_long_values_takes_bounded_memory(tmp_path: Path) -
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet", compression="zstd")
     assert (tmp_path / "t.parquet").stat().st_size < 2**20
     with (
-        pytest.warns(UserWarning, match="no text in the column 'text'; left out"),
+        pytest.warns(UserWarning, match="line 1: over 16 MiB; left out"),
         pytest.raises(BertsmithError, match="must have"),
     ):
         read_labelled(tmp_path / "t.parquet", LabelledConfig())
@@ -120,7 +125,7 @@ def test_two_columns_of_one_name_in_parquet(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     table = pyarrow.table([["a"], ["b"], [1]], names=["text", "text", "label"])
     pyarrow.parquet.write_table(table, path)
-    with pytest.raises(BertsmithError, match="'text' is there twice"):
+    with pytest.raises(BertsmithError, match="one column 'text'; it has several"):
         read_labelled(path, LabelledConfig())
 
 
@@ -132,9 +137,15 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
             read_labelled(tmp_path / name, LabelledConfig())
 
 
-def test_an_array_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "_LARGEST_ARRAY", 100)
-    path = tmp_path / "t.json"
-    path.write_text(json.dumps(ROWS * 9))
-    with pytest.raises(BertsmithError, match=r"Write an object a line \(\.jsonl\)"):
-        read_labelled(path, LabelledConfig())
+def test_the_delimiter_of_a_csv_is_found_by_the_columns_that_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('text;label\n"Ein „Kran“; er hebt, ""so""";1\nBrücke;0\n')
+    assert check(path, text_column="text", label_column="label") == [2, 3]
+
+
+def test_a_row_that_is_not_utf8_is_left_out_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "t.tsv"
+    path.write_bytes(b"text\tlabel\n" + b"A crane.\t1\n" * 199 + b"caf\xe9\t0\n")
+    with pytest.warns(UserWarning, match="line 201: not Unicode .* in the column 'text'; left out"):
+        found = read_labelled(path, LabelledConfig())
+    assert (len(found), found.num_left_out) == (199, 1)

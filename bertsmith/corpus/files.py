@@ -86,7 +86,7 @@ def find_files(name: str, columns: Columns, encoding: str = UTF8) -> Selection |
         return _of_folder(path, columns, encoding)
     if not is_file:
         raise _not_regular(path)
-    return Selection([look(in_encoding(path, encoding), columns)])
+    return Selection([look(in_encoding(path, encoding), columns.wanted)])
 
 
 def _of_folder(folder: Path | UPath, columns: Columns, encoding: str) -> Selection:

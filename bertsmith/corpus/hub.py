@@ -15,7 +15,7 @@ from bertsmith.corpus.document import Corpus, Document, Part, labelled
 from bertsmith.corpus.files import documents_of_rows
 from bertsmith.corpus.lines import PART_BYTES
 from bertsmith.corpus.rows import good_texts
-from bertsmith.corpus.tables import Columns, Rows, no_column, row_of
+from bertsmith.corpus.tables import Columns, Record, no_column
 from bertsmith.errors import CorpusError
 
 PREFIX = "hf:"
@@ -161,7 +161,7 @@ def _read(
     yield from documents_of_rows(rows, rules, left_out)
 
 
-def _rows(data: Any, place: slice, columns: Columns) -> Rows:
+def _rows(data: Any, place: slice, columns: Columns) -> Iterator[Record]:
     tops = [
         name if name in data.column_names else name.partition(".")[0] for name in columns.wanted
     ]
@@ -169,4 +169,4 @@ def _rows(data: Any, place: slice, columns: Columns) -> Rows:
     for first in range(place.start, place.stop, _ROWS_AT_ONCE):
         batch = data[first : min(first + _ROWS_AT_ONCE, place.stop)]
         for number, values in enumerate(zip(*batch.values(), strict=True), start=first + 1):
-            yield number, row_of(dict(zip(batch, values, strict=True)), columns)
+            yield Record(number, dict(zip(batch, values, strict=True)))

@@ -3,71 +3,51 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from bertsmith.corpus.kinds import Source
-from bertsmith.corpus.lines import LONGEST_LINE, BadLineError, Range, decode, line_number, raw_lines
+from bertsmith.corpus.lines import LONGEST_LINE, BadLineError, Range, decode, raw_lines
 from bertsmith.corpus.opened import opened
-from bertsmith.corpus.tables import Columns, Row, Rows, one_object, row_of
+from bertsmith.corpus.tables import Record
 from bertsmith.errors import CorpusError
 
 _BLOCK_BYTES = 2**20
 _BETWEEN = re.compile(r"[\s,\[\]]*")  # objects in an array, or outside of one
 
 
-def rows_of_lines(source: Source, part: Range | None, columns: Columns) -> Rows:
+def rows_of_lines(source: Source, part: Range | None) -> Iterator[Record]:
     """A row for each line that is not empty."""
-    before = 0 if part is None else None  # lines before the part; counted when it is asked for
     lines = raw_lines(source.file, part, cr=source.ends_lines_with_cr)
     for number, (place, raw) in enumerate(lines, start=1):
         if raw.isspace():
             continue
         try:
-            row = _parse(decode(raw, place), columns)
+            found = json.loads(decode(raw, place))
         except BadLineError as bad:
-            row = Row(problem=bad.reason)
-        if row.problem or not isinstance(row.value, str):
-            if before is None and part is not None:
-                before = line_number(source.file, part[0]) - 1
-            number += before or 0
-        yield number, row
+            yield Record(number, {}, bad.reason)
+        except (ValueError, RecursionError):
+            yield Record(number, {}, "not JSON")
+        else:
+            yield _record(number, found)
 
 
-def _parse(line: str, columns: Columns) -> Row:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        return Row(problem="not JSON")
-    if not isinstance(found, dict):
-        return Row(problem="not a JSON object")
-    return row_of(found, columns)
-
-
-def rows_of_objects(source: Source, columns: Columns) -> Rows:
+def rows_of_objects(source: Source) -> Iterator[Record]:
     """A row for each object of a file, which is held in memory alone.
 
     Raises:
-        CorpusError: something is no JSON, which leaves no way to find the next object; or all there
-            is is an object that is no row.
+        CorpusError: something is no JSON, which leaves no way to find the next object.
     """
-    first: tuple[Any, Row] | None = None
-    number = 0
-    for number, found in enumerate(_objects(source), start=1):
-        row = Row(problem="not a JSON object")
-        if isinstance(found, dict):
-            row = row_of(found, columns)
-        if number == 1 and row.problem:
-            first = (found, row)
-            continue
-        if first is not None and number == 2:
-            yield 1, first[1]
-        yield number, row
-    if first is not None and number == 1:
-        found = first[0] if isinstance(first[0], dict) else {}
-        raise CorpusError(one_object(source.file, found))
+    return itertools.starmap(_record, enumerate(_objects(source), start=1))
+
+
+def _record(number: int, found: Any) -> Record:
+    if isinstance(found, dict):
+        return Record(number, found)
+    return Record(number, {}, "not a JSON object")
 
 
 def _objects(source: Source) -> Iterator[Any]:

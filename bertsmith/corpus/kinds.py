@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bertsmith.corpus.opened import Encoded, File, format_of, is_packed, opened, opened_as_it_is
-from bertsmith.corpus.tables import Columns, csv_header, has_column, no_column, one_object
+from bertsmith.corpus.tables import csv_header, has_column, no_column, one_object
 from bertsmith.errors import CorpusError, printable
 
 TEXT_FORMATS = (".txt", ".text", ".tokens", ".md", ".markdown")
@@ -79,9 +80,17 @@ class UnfitError(CorpusError):
         return self.kind == _EMPTY
 
 
-def look(file: File, columns: Columns) -> Source:
-    """How `file` is read. Raises: `UnfitError`, as `_look`."""
-    return replace(_look(file, columns), seems_utf8=_seems_utf8(file))
+def look(file: File, wanted: Sequence[str]) -> Source:
+    """How `file` is read.
+
+    Args:
+        file: any.
+        wanted: columns that it must have if it is a table.
+
+    Raises:
+        UnfitError: as `_look`.
+    """
+    return replace(_look(file, wanted), seems_utf8=_seems_utf8(file))
 
 
 def _seems_utf8(file: File) -> bool:
@@ -98,7 +107,7 @@ def _seems_utf8(file: File) -> bool:
     return not raw.isascii()
 
 
-def _look(file: File, columns: Columns) -> Source:
+def _look(file: File, wanted: Sequence[str]) -> Source:
     """How `file` is read.
 
     Raises:
@@ -125,7 +134,7 @@ def _look(file: File, columns: Columns) -> Source:
     if not head.strip():
         raise UnfitError(_EMPTY, f"{file} must hold text; it is empty.")
     if ending == ".parquet":
-        return _look_at_parquet(file, columns)
+        return _look_at_parquet(file, wanted)
     if (num_nul := sum(b"\0" in line for line in head.splitlines())) and (
         num_nul > _MOST_NUL_LINES * len(head.splitlines())
     ):
@@ -136,15 +145,15 @@ def _look(file: File, columns: Columns) -> Source:
             is_damage=ending in TEXT_FORMATS or ending in TABLE_FORMATS,
         )
     if ending in (".csv", ".tsv"):
-        names = csv_header(head, ending, columns)
-        _refuse_missing(file, columns, dict.fromkeys(names))
+        names = csv_header(head, ending, wanted)
+        _refuse_missing(file, wanted, dict.fromkeys(names))
         return Source(file, ending, _has_cr_lines(head))
     if ending in (".jsonl", ".ndjson") or _is_json_lines(head, is_several=ending == ".json"):
         objects = [row for row in _objects(head) if row]
-        _refuse_missing(file, columns, *objects)
+        _refuse_missing(file, wanted, *objects)
         return Source(file, ending if ending == ".ndjson" else ".jsonl", _has_cr_lines(head))
     if ending == ".json" or _BEGINS_JSON.match(head.removeprefix(b"\xef\xbb\xbf")):
-        return _look_at_json(file, head, columns)
+        return _look_at_json(file, head, wanted)
     return Source(file, ending, _has_cr_lines(head))
 
 
@@ -161,20 +170,20 @@ def _head(file: File) -> bytes:
         raise UnfitError("files that cannot be read", str(error), is_damage=True) from error
 
 
-def _look_at_parquet(file: File, columns: Columns) -> Source:
+def _look_at_parquet(file: File, wanted: Sequence[str]) -> Source:
     from bertsmith.corpus.parquet import names_in  # pyarrow takes a while to load
 
     try:
         names = names_in(file)
     except CorpusError as error:
         raise UnfitError("files that cannot be read", str(error), is_damage=True) from error
-    for column in columns.wanted:
+    for column in wanted:
         if not any(name == column or name.startswith(f"{column}.") for name in names):
             raise UnfitError(f"tables without a column {column!r}", no_column(file, column, names))
     return Source(file, ".parquet")
 
 
-def _look_at_json(file: File, head: bytes, columns: Columns) -> Source:
+def _look_at_json(file: File, head: bytes, wanted: Sequence[str]) -> Source:
     """One array of objects, or objects that are spread over several lines."""
     text = head.decode(errors="replace").removeprefix("\ufeff").lstrip()
     if not text.startswith(("[", "{")):
@@ -191,7 +200,7 @@ def _look_at_json(file: File, head: bytes, columns: Columns) -> Source:
     except (ValueError, RecursionError):
         row = None  # longer than the look
     if isinstance(row, dict):
-        for column in columns.wanted:
+        for column in wanted:
             if not has_column(row, column):
                 told = no_column(file, column, [*row]) if is_array else one_object(file, row)
                 raise UnfitError(f"tables without a column {column!r}", told)
@@ -227,8 +236,8 @@ def _is_json_lines(head: bytes, *, is_several: bool) -> bool:
     return 2 * sum(row is not None for row in rows) > len(rows) > is_several
 
 
-def _refuse_missing(file: File, columns: Columns, *rows: dict[str, Any]) -> None:
-    for column in columns.wanted:
+def _refuse_missing(file: File, wanted: Sequence[str], *rows: dict[str, Any]) -> None:
+    for column in wanted:
         if rows and not any(has_column(row, column) for row in rows):
             names = [*dict.fromkeys(name for row in rows for name in row)]
             raise UnfitError(f"tables without a column {column!r}", no_column(file, column, names))

@@ -15,15 +15,7 @@ from typing import IO, Any
 
 from bertsmith.corpus.lines import LONGEST_LINE, Range
 from bertsmith.corpus.opened import File, opened
-from bertsmith.corpus.tables import (
-    NOT_UTF8,
-    TOO_LONG,
-    Columns,
-    Row,
-    Rows,
-    no_column,
-    two_columns,
-)
+from bertsmith.corpus.tables import NOT_UTF8, TOO_LONG, Record, refuse_columns
 from bertsmith.errors import CorpusError
 
 _ROWS_AT_ONCE = 1024
@@ -32,6 +24,9 @@ _BATCH_BYTES = 2**28
 _MOST_AT_ONCE = 2**29  # bytes of one value, or of one dictionary
 
 _UNREADABLE = "among values too large to be read"
+
+_Field = tuple[Any, str]
+"""A value, and why it cannot be read, if it cannot."""
 
 
 def names_in(file: File) -> list[str]:
@@ -63,39 +58,26 @@ def parquet_parts(file: File, part_bytes: int) -> list[Range | None]:
     return list(zip(cuts, ends, strict=True)) if len(cuts) > 1 else [None]
 
 
-def rows_of_parquet(file: File, part: Range | None, columns: Columns) -> Rows:
-    """The rows of some groups, or of all. Raises: `CorpusError`."""
-    for number, row in rows_of_columns(file, part, columns.wanted):
-        name = row[-1].value if columns.name else ""
-        yield number, Row(row[0].value, name, row[0].problem)
-
-
-def rows_of_columns(
-    file: File, part: Range | None, columns: Sequence[str]
-) -> Iterator[tuple[int, Sequence[Row]]]:
+def rows_of_parquet(file: File, part: Range | None, columns: Sequence[str]) -> Iterator[Record]:
     """What rows of some groups, or of all, have in each of `columns`. Raises: `CorpusError`."""
     with _table(file) as (stream, table):
-        names = list(_names(table.schema_arrow))
-        for column in columns:
-            if column not in names:
-                raise CorpusError(no_column(file, column, names))
-            if names.count(column) > 1:
-                raise CorpusError(two_columns(file, column))
+        refuse_columns(file, columns, list(_names(table.schema_arrow)))
         first, end = part or (0, table.num_row_groups)
         number = sum(table.metadata.row_group(group).num_rows for group in range(first))
         for group in range(first, end):
             for row in _rows_of_group(stream, table, group, columns):
                 number += 1
-                yield number, row
+                fields = {column: value for column, (value, _) in zip(columns, row, strict=True)}
+                yield Record(number, fields, next((told for _, told in row if told), ""))
 
 
 def _rows_of_group(
     stream: IO[bytes], table: Any, group: int, columns: Sequence[str]
-) -> Iterator[Sequence[Row]]:
+) -> Iterator[Sequence[_Field]]:
     import pyarrow.parquet
 
     about = table.metadata.row_group(group)
-    unreadable = [Row(problem=_UNREADABLE)] * len(columns)
+    unreadable = [(None, _UNREADABLE)] * len(columns)
     if about.total_byte_size > max(_MOST_AT_ONCE, LONGEST_LINE * about.num_rows):
         yield from itertools.repeat(unreadable, about.num_rows)
         return
@@ -122,7 +104,7 @@ def _rows_of_group(
         yield from zip(*(_values(batch, column) for column in columns), strict=True)
 
 
-def _values(batch: Any, column: str) -> Iterator[Row]:
+def _values(batch: Any, column: str) -> Iterator[_Field]:
     import pyarrow
 
     path = [column] if column in batch.schema.names else column.split(".")
@@ -130,20 +112,20 @@ def _values(batch: Any, column: str) -> Iterator[Row]:
     # Most batches of text are shorter than one value may be.
     if values.type == pyarrow.string() and values.nbytes <= LONGEST_LINE:
         with contextlib.suppress(UnicodeDecodeError):
-            yield from map(Row, values.to_pylist())
+            yield from zip(values.to_pylist(), itertools.repeat(""))
             return
     for scalar in values:
         for field in path[1:]:
             scalar = scalar[field] if scalar.is_valid else scalar
         if not scalar.is_valid:
-            yield Row(None)
+            yield None, ""
         elif _size(scalar) > LONGEST_LINE:
-            yield Row(problem=TOO_LONG)
+            yield None, TOO_LONG
         else:
             try:
-                yield Row(scalar.as_py())
+                yield scalar.as_py(), ""
             except UnicodeDecodeError:
-                yield Row(problem=NOT_UTF8)
+                yield None, NOT_UTF8
 
 
 def _size(scalar: Any) -> int:

@@ -1,147 +1,112 @@
-"""Rows of tables with all their columns: TSV, CSV, JSON lines, JSON arrays, Parquet."""
+"""Rows of tables by column: TSV, CSV, JSON, Parquet."""
 
 from __future__ import annotations
 
 import csv
 import itertools
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
-from bertsmith.corpus.lines import LONGEST_LINE, read_lines
-from bertsmith.corpus.opened import File, format_of, opened
-from bertsmith.corpus.tables import fields_of
+from bertsmith.corpus.json_rows import rows_of_lines, rows_of_objects
+from bertsmith.corpus.kinds import Source
+from bertsmith.corpus.lines import LONGEST_LINE, Range, raw_lines
+from bertsmith.corpus.opened import File
+from bertsmith.corpus.tables import TOO_LONG, Record, delimiter_of, fields_of, refuse_columns
 from bertsmith.errors import CorpusError
-
-FORMATS = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
-
-_LARGEST_ARRAY = 2**28
-"""Bytes of JSON that are one array; it is read as a whole."""
-
-Record = dict[str, Any] | None
-"""A row by column; None: more fields than the header has."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """A table that has been opened."""
+    """A table, or a part of one."""
 
-    header: list[str]
-    """Names of the columns."""
-    rows: Callable[[Sequence[str]], Iterator[tuple[int, Record]]]
-    """Reads the rows, with these columns at least: each with its number, which is that of the line
-    on which it ends, or, without lines, its place from 1. To be called once."""
+    header: Callable[[], list[str] | None]
+    """Gives the names of the columns; None: each row has its own, as in JSON."""
+    rows: Callable[[Sequence[str]], Iterator[Record]]
+    """Reads the rows, with these columns at least; to be called once. Raises: `CorpusError`, if
+    they cannot be read, or the header has not each of these columns once."""
 
 
 def open_records(
-    file: File,
+    source: Source,
+    part: Range | None = None,
     *,
+    wanted: Sequence[str] = (),
     delimiter: str | None = None,
     header_of: Callable[[list[str]], list[str] | None] = lambda first: None,
 ) -> Records:
-    """Open a table of one of `FORMATS`; all but Parquet may be packed.
+    """Open a table.
 
     Args:
-        file: a quote in a TSV is part of a text; one in a CSV holds a field together. `.json` is an
-            array of objects, or an object a line.
-        delimiter: between fields; default: tabs in TSV, commas in CSV.
+        source: a table. A quote in a TSV is part of a text; one in a CSV holds a field together.
+        part: of `rows.parts_of_table`; None: the whole.
+        wanted: columns that must be there, by which the delimiter of a CSV is found.
+        delimiter: between fields of CSV and TSV; None: in CSV, as `delimiter_of` finds it; tabs.
         header_of: the names of the columns of a table that has no header, by its first row.
 
     Raises:
-        CorpusError: it cannot be read, has no rows, or two columns of one name.
+        CorpusError: it cannot be read.
     """
-    kind = format_of(file)
-    if kind in (".tsv", ".csv"):
-        return _separated(file, kind, delimiter, header_of)
-    if kind == ".parquet":
-        return _parquet(file)
-    rows = list(_array(file) if kind == ".json" and _is_array(file) else _json_lines(file))
-    header = list(dict.fromkeys(name for _, row in rows for name in row or {}))
-    return Records(header, lambda columns: iter(rows))
+    if source.format in (".csv", ".tsv"):
+        return _separated(source, wanted, delimiter, header_of)
+    if source.format == ".parquet":
+        from bertsmith.corpus import parquet  # pyarrow takes a while to load
+
+        return Records(
+            partial(parquet.names_in, source.file),
+            partial(parquet.rows_of_parquet, source.file, part),
+        )
+    is_lines = source.format != ".json"
+    rows = rows_of_lines(source, part) if is_lines else rows_of_objects(source)
+    return Records(lambda: None, lambda columns: rows)
 
 
 def _separated(
-    file: File,
-    kind: str,
+    source: Source,
+    wanted: Sequence[str],
     delimiter: str | None,
     header_of: Callable[[list[str]], list[str] | None],
 ) -> Records:
     csv.field_size_limit(LONGEST_LINE)
-    is_csv = kind == ".csv"
-    found = fields_of(
-        file,
-        read_lines(file),
-        delimiter or ("," if is_csv else "\t"),
-        has_quotes=is_csv,
-        hint="--delimiter says what parts the columns.",
-    )
-    number, first = next(found)
+    is_csv = source.format == ".csv"
+    lines = _lines(source)
+    first_line = next(lines, "")
+    if delimiter is None:
+        delimiter = delimiter_of(first_line, wanted) if is_csv else "\t"
+    lines = itertools.chain([first_line], lines)
+    rows = fields_of(source.file, lines, delimiter, has_quotes=is_csv)
+    number, first = next(rows, (1, []))
     header = header_of(first)
-    row: tuple[int, list[str]] | None = (number, first)
     if header is None:
-        header, row = _different(file, first), next(found, None)
-    if row is None:
-        raise CorpusError(f"{file} must have rows under its header; it has none.")
-    names, following = header, itertools.chain([row], found)
-
-    def rows(columns: Sequence[str]) -> Iterator[tuple[int, Record]]:
-        for number, fields in following:
-            fits = len(fields) <= len(names)
-            yield number, dict(zip(names, fields, strict=False)) if fits else None
-
-    return Records(names, rows)
+        header = first
+    else:
+        rows = itertools.chain([(number, first)], rows)
+    return Records(lambda: header, partial(_by_column, source.file, header, rows))
 
 
-def _different(file: File, header: list[str]) -> list[str]:
-    if len(set(header)) < len(header):
-        twice = next(name for name in header if header.count(name) > 1)
-        raise CorpusError(f"{file} must have columns of different names; {twice!r} is there twice.")
-    return header
+def _by_column(
+    file: File, header: list[str], rows: Iterable[tuple[int, list[str]]], columns: Sequence[str]
+) -> Iterator[Record]:
+    refuse_columns(file, columns, header)
+    places = {column: header.index(column) for column in columns}
+    for number, row in rows:
+        if len(row) > len(header):
+            yield Record(number, {}, "more columns than the header has")
+        else:
+            fields = {column: row[place] for column, place in places.items() if place < len(row)}
+            yield Record(number, fields)
 
 
-def _json_lines(file: File) -> Iterator[tuple[int, Record]]:
-    for number, line in enumerate(read_lines(file), start=1):
-        if line.isspace():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise CorpusError(f"{file}, line {number} must be JSON: {error}.") from error
-        if not isinstance(row, dict):
-            raise CorpusError(f"{file}, line {number} must be a JSON object; it is not.")
-        yield number, row
+def _lines(source: Source) -> Iterator[str]:
+    """Lines in which bytes that are no UTF-8 are halves of surrogate pairs.
 
-
-def _is_array(file: File) -> bool:
-    """Whether what is not white space begins with a bracket."""
-    with opened(file) as stream:
-        return stream.read(2**16).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
-
-
-def _array(file: File) -> Iterator[tuple[int, Record]]:
-    with opened(file) as stream:
-        content = stream.read(_LARGEST_ARRAY + 1)
-    if len(content) > _LARGEST_ARRAY:
-        raise CorpusError(
-            f"{file} must be at most {_LARGEST_ARRAY // 2**20} MiB as one JSON array; it is "
-            "longer. Write an object a line (.jsonl)."
-        )
-    try:
-        rows = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise CorpusError(f"{file} must be JSON: {error}.") from error
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise CorpusError(f"{file}, row {number} must be a JSON object; it is not.")
-        yield number, row
-
-
-def _parquet(file: File) -> Records:
-    from bertsmith.corpus.parquet import names_in, rows_of_columns  # pyarrow takes a while to load
-
-    def rows(columns: Sequence[str]) -> Iterator[tuple[int, Record]]:
-        for number, row in rows_of_columns(file, None, columns):
-            yield number, {column: field.value for column, field in zip(columns, row, strict=True)}
-
-    return Records(_different(file, names_in(file)), rows)
+    A line alone need not be a row, so that rows are held against UTF-8, and not lines.
+    """
+    for place, raw in raw_lines(source.file, cr=source.ends_lines_with_cr):
+        if len(raw) > LONGEST_LINE:
+            raise CorpusError(
+                f"{source.file} must have rows that are not {TOO_LONG}; the line at byte {place} "
+                "is. Write it as JSON lines, of which such a one is left out."
+            )
+        line = raw.decode(errors="surrogateescape")
+        yield line if place else line.removeprefix("\ufeff")

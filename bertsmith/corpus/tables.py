@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bertsmith.corpus.opened import File
 from bertsmith.errors import CorpusError
@@ -32,17 +32,17 @@ class Columns:
         return list(filter(None, (self.text, self.name)))
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row's text, or why it has none."""
+class Record(NamedTuple):
+    """A row of a table."""
 
-    value: Any = None
-    name: Any = ""
+    number: int
+    """Of the line on which it ends, counted in the part that is read; without lines, its place in
+    the table, from 1."""
+    fields: dict[str, Any]
+    """By column, of the columns that were asked for at least."""
     problem: str = ""
+    """Why it cannot be read, in a few words, the same for all of a kind; empty: it can."""
 
-
-Rows = Iterable[tuple[int, Row]]
-"""Rows with their numbers: the lines of a file on which they end, or the places in a table."""
 
 TOO_LONG = "over 16 MiB"
 NOT_UTF8 = "not UTF-8"
@@ -79,17 +79,6 @@ def has_column(row: dict[str, Any], column: str) -> bool:
     return row[first] is None or (isinstance(row[first], dict) and has_column(row[first], rest))
 
 
-def row_of(row: dict[str, Any], columns: Columns) -> Row:
-    """The text and the name in an object's fields."""
-    for column in columns.wanted:
-        try:
-            field_of(row, column)
-        except KeyError:
-            return Row(problem=f"no column {column!r}")
-    name = field_of(row, columns.name) if columns.name else ""
-    return Row(field_of(row, columns.text), name)
-
-
 def is_unicode(value: object) -> bool:
     """Whether text is made of whole characters; JSON's escapes may write halves."""
     try:
@@ -99,20 +88,20 @@ def is_unicode(value: object) -> bool:
     return True
 
 
-def csv_header(head: bytes, ending: str, columns: Columns) -> list[str]:
+def csv_header(head: bytes, ending: str, wanted: Sequence[str]) -> list[str]:
     """The fields of the first line, by the delimiter of `delimiter_of`, or that gives the most."""
     line = head.decode(errors="replace").removeprefix("\ufeff")
     line = line.replace("\r\n", "\n").replace("\r", "\n")
     if ending == ".tsv":
         return line.partition("\n")[0].split("\t")
     every = [_fields(line, delimiter) for delimiter in DELIMITERS]
-    return next((one for one in every if set(columns.wanted) <= set(one)), max(every, key=len))
+    return next((one for one in every if set(wanted) <= set(one)), max(every, key=len))
 
 
-def delimiter_of(header: str, columns: Columns) -> str:
+def delimiter_of(header: str, wanted: Sequence[str]) -> str:
     """What parts the fields of a CSV file, by its first line: the columns asked for are there."""
     for delimiter in DELIMITERS:
-        if set(columns.wanted) <= set(_fields(header, delimiter)):
+        if set(wanted) <= set(_fields(header, delimiter)):
             return delimiter
     return ","
 
@@ -125,12 +114,7 @@ def _fields(line: str, delimiter: str) -> list[str]:
 
 
 def fields_of(
-    source: object,
-    lines: Iterable[str],
-    delimiter: str,
-    *,
-    has_quotes: bool,
-    hint: str = "JSON lines need no such care.",
+    source: object, lines: Iterable[str], delimiter: str, *, has_quotes: bool
 ) -> Iterator[tuple[int, list[str]]]:
     """The fields of each row that is not empty, with the number of the line on which it ends.
 
@@ -140,7 +124,6 @@ def fields_of(
         delimiter: what parts the fields.
         has_quotes: whether quotes hold a field together, as in CSV (RFC 4180). A quote that is
             never closed is then an error: it would take the rest of the file for one text.
-        hint: what else to do about one.
 
     Raises:
         CorpusError: it is no table.
@@ -158,7 +141,7 @@ def fields_of(
     except csv.Error as error:
         raise CorpusError(
             f"{source}, line {reader.line_num}: not a table: {error}. Quotes that are part of a "
-            f"text must be doubled, in quotes; {hint}"
+            "text must be doubled, in quotes; JSON lines need no such care."
         ) from error
 
 
@@ -176,9 +159,15 @@ def no_column(source: object, column: str, names: Sequence[str]) -> str:
     )
 
 
-def two_columns(source: object, column: str) -> str:
-    """What is said of a table with two columns of the name that is asked for."""
-    return f"{source} must have one column {column!r}; it has several. Rename all but one."
+def refuse_columns(source: object, columns: Iterable[str], header: Sequence[str]) -> None:
+    """Raise `CorpusError` if a table has not each of `columns`, and has it once."""
+    for column in columns:
+        if column not in header:
+            raise CorpusError(no_column(source, column, header))
+        if header.count(column) > 1:
+            raise CorpusError(
+                f"{source} must have one column {column!r}; it has several. Rename all but one."
+            )
 
 
 def one_object(file: File, found: dict[str, Any]) -> str:

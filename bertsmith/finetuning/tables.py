@@ -5,16 +5,18 @@ What is read is strings and numbers as they stand; `labels.py` says what they me
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from bertsmith.config import LabelledConfig, near
-from bertsmith.corpus.opened import format_of, in_encoding, is_packed
-from bertsmith.corpus.records import FORMATS, Record, Records, open_records
-from bertsmith.corpus.tables import is_unicode, listed
+from bertsmith.corpus.bad import warn_of
+from bertsmith.corpus.kinds import TABLE_FORMATS, look
+from bertsmith.corpus.opened import format_of, in_encoding
+from bertsmith.corpus.records import open_records
+from bertsmith.corpus.tables import NOT_UNICODE, Record, is_unicode, listed
 from bertsmith.errors import CorpusError, InputError
 
 Label = str | int | float
@@ -87,32 +89,33 @@ def read_labelled(
     Raises:
         CorpusError: the file cannot be read, is empty, lacks a column, has too many bad rows.
     """
-    table = _open(path, config)
-    columns = _columns_of(path, table.header, config, needs_labels=needs_labels)
+    header, rows = _open(path, config)
+    columns = _columns_of(path, header, config, needs_labels=needs_labels)
     texts: list[tuple[str, str | None]] = []
     labels: list[Label] = []
     lines: list[int] = []
     bad: Counter[str] = Counter()
-    for line, row in table.rows([name for name in columns if name is not None]):
-        problem = _problem(row, columns)
-        if problem is not None:
+    for row in rows([name for name in columns if name is not None]):
+        if problem := _problem(row, columns):
             if not bad[problem]:
-                warnings.warn(f"{path}, line {line}: {problem}; left out.", stacklevel=2)
+                warn_of(f"{path}, line {row.number}", problem)
             bad[problem] += 1
             continue
-        assert row is not None
-        pair = None if columns.text_pair is None else row[columns.text_pair]
-        texts.append((row[columns.text], pair))
-        lines.append(line)
+        pair = None if columns.text_pair is None else row.fields[columns.text_pair]
+        texts.append((row.fields[columns.text], pair))
+        lines.append(row.number)
         if columns.label is not None:
-            label = row[columns.label]
+            label = row.fields[columns.label]
             labels.append(label.strip() if isinstance(label, str) else label)
     num_bad = bad.total()
+    if not texts and not num_bad:
+        raise CorpusError(f"{path} must have rows under its header; it has none.")
     if not texts or num_bad > config.max_bad_rows * (num_bad + len(texts)):
         raise CorpusError(
             f"{path} must have a text and a label in all but {config.max_bad_rows:.1%} of its "
             f"rows; {num_bad} of {num_bad + len(texts)} have not ({'; '.join(list(bad)[:3])}). "
-            "Mend it, name other columns, or raise --max-bad-rows."
+            "Mend it, name other columns or its encoding (as --encoding windows-1252), or raise "
+            "--max-bad-rows."
         )
     return LabelledTexts(
         path=path,
@@ -134,21 +137,30 @@ def refuse_other_kind(train: LabelledTexts, other: LabelledTexts) -> None:
         )
 
 
-def _open(path: Path, config: LabelledConfig) -> Records:
+def _open(
+    path: Path, config: LabelledConfig
+) -> tuple[list[str], Callable[[Sequence[str]], Iterable[Record]]]:
+    """The names of a table's columns, and what reads its rows with some of them."""
     if not path.is_file():
         raise CorpusError(f"{path} must be a regular file; {_what_is_at(path)}.")
-    if (kind := format_of(path)) not in FORMATS:
+    if (kind := format_of(path)) not in TABLE_FORMATS:
         raise CorpusError(
             f"{path} must be a table of labelled texts: .tsv, .csv, .jsonl, .json or .parquet (or "
             f"packed: .tsv.gz); it is {kind or 'without an ending'}."
         )
-    if kind == ".parquet" and is_packed(path):
-        raise CorpusError(f"{path} must be unpacked: Parquet is compressed inside.")
-    return open_records(
-        in_encoding(path, config.encoding),
+    table = open_records(
+        look(in_encoding(path, config.encoding), ()),
+        wanted=[name for name in (config.text_column, config.text_pair_column) if name],
         delimiter=config.delimiter,
         header_of=lambda first: _COLA_HEADER if _is_cola(first) else None,
     )
+    if (header := table.header()) is not None:
+        return header, table.rows
+    rows = list(table.rows(()))
+    names = dict.fromkeys(name for row in rows for name in row.fields)
+    if not names:
+        raise CorpusError(f"{path} must hold rows that are JSON objects; it holds none.")
+    return list(names), lambda columns: rows
 
 
 def _what_is_at(path: Path) -> str:
@@ -206,20 +218,22 @@ def _other_delimiter(header: list[str]) -> str:
     return f", or what parts the columns with --delimiter {found[0]!r}" if found else ""
 
 
-def _problem(row: Record, columns: Columns) -> str | None:
-    """Why a row cannot be used, or None."""
-    if row is None:
-        return "more fields than the header has"
+def _problem(row: Record, columns: Columns) -> str:
+    """Why a row cannot be used; empty: it can."""
+    if row.problem:
+        return row.problem
     for name in filter(None, (columns.text, columns.text_pair)):
-        text = row.get(name)
+        text = row.fields.get(name)
         if not isinstance(text, str) or not text.strip():
             return f"no text in the column {name!r}"
+        if "\0" in text:
+            return f"a NUL byte in the column {name!r}"
         if not is_unicode(text):
-            return f"half of a surrogate pair in the column {name!r}"
+            return f"{NOT_UNICODE} in the column {name!r}"
     if columns.label is not None:
-        label = row.get(columns.label)
+        label = row.fields.get(columns.label)
         if not isinstance(label, str | int | float) or str(label).strip() in _NO_LABEL:
             return f"no label in the column {columns.label!r}"
-        if not is_unicode(str(label)):
-            return f"half of a surrogate pair in the column {columns.label!r}"
-    return None
+        if not is_unicode(label):
+            return f"{NOT_UNICODE} in the column {columns.label!r}"
+    return ""
