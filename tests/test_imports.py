@@ -58,7 +58,7 @@ def test_importing_and_help_load_no_heavy_library() -> None:
         "import sys, bertsmith\n"
         "from bertsmith.cli.main import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
-        "heavy = {'torch', 'numpy', 'tokenizers', 'matplotlib', 'pyarrow', 'requests', 'sklearn'}\n"
+        "heavy = {'torch', 'numpy', 'tokenizers', 'matplotlib', 'pyarrow', 'upath', 'sklearn'}\n"
         "loaded = heavy & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )

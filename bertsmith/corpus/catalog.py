@@ -154,7 +154,7 @@ def _open_one(
         return open_python_docs()
     if name == "wikitext-2" and not path.exists():
         if (folder := cached_wikitext()) is None:
-            # Imported here: the HTTP library takes a while to load, and only this needs it.
+            # Imported here: pyarrow takes a while to load, and only this needs it.
             from bertsmith.corpus.download import fetch_wikitext
 
             folder = fetch_wikitext(progress=progress)

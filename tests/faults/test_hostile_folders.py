@@ -1,28 +1,21 @@
-"""Model folders, runs and archives from strangers: a clear line, and nothing outside its folder."""
+"""Model folders and runs from strangers: a clear line, and nothing outside their folder."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
 import struct
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bertsmith.corpus import download
-from bertsmith.corpus.wikitext import FILES
-from bertsmith.errors import BertsmithError, DownloadError
+from bertsmith.errors import BertsmithError
 from bertsmith.model.hugging_face import load_model
-from tests.faults.fuzz import mutated
 
 on_a_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 
@@ -126,71 +119,6 @@ def test_what_a_file_says_does_not_reach_the_terminal(folder: Path) -> None:
     with pytest.raises(BertsmithError) as caught:
         load_model(folder)
     assert str(caught.value).isprintable()
-
-
-def archive(names: list[str], content: bytes = b"x") -> Path:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as members:
-        for name in names:
-            members.writestr(name, content)
-    path = Path("w.zip")
-    path.write_bytes(stream.getvalue())
-    return path
-
-
-@pytest.fixture
-def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to unpack into, in an otherwise empty one."""
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "a" / "b"
-    path.mkdir(parents=True)
-    return path
-
-
-def test_members_outside_their_folder_are_not_written(inside: Path, tmp_path: Path) -> None:
-    good = [f"wikitext-2/{file}" for file in FILES.values()]
-    evil = ["../evil", "/tmp/bertsmith-evil", "wikitext-2/../../evil", "..\\evil", "C:\\evil"]
-    download._unpack(archive(evil + good), inside)
-    assert sorted(path.name for path in inside.iterdir()) == sorted(FILES.values())
-    assert {path.name for path in tmp_path.rglob("*")} == {"a", "b", "w.zip", *FILES.values()}
-    assert not Path("/tmp/bertsmith-evil").exists()
-    with pytest.raises(DownloadError, match="damaged"):
-        download._unpack(archive(evil), inside)
-
-
-def test_bombs_are_refused_before_they_go_off(
-    inside: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(download, "_LARGEST_FILE", 10_000)
-    names = [f"wikitext-2/{file}" for file in FILES.values()]
-    with pytest.raises(DownloadError, match="claims 1000000 bytes unpacked"):
-        download._unpack(archive(names, b"0" * 1_000_000), inside)
-    # A member that has more in it than it claims: what is over is never unpacked.
-    path = archive(names, b"0" * 1_000_000)
-    raw = path.read_bytes()
-    path.write_bytes(raw.replace(struct.pack("<L", 1_000_000), struct.pack("<L", 9_000)))
-    with pytest.raises(DownloadError, match="damaged"):
-        download._unpack(path, inside)
-    assert sum(file.stat().st_size for file in inside.iterdir()) <= 30_000
-    # Parquet: one value, a million times.
-    rows = pyarrow.array(["word " * 100]).dictionary_encode().take(pyarrow.array([0] * 1_000_000))
-    pyarrow.parquet.write_table(pyarrow.table({"text": rows}), "bomb.parquet")
-    assert Path("bomb.parquet").stat().st_size < 100_000, "500 MB in so much"
-    with pytest.raises(DownloadError, match="over 10000 bytes of rows"):
-        download._write_rows(Path("bomb.parquet"), inside / "t")
-
-
-@given(data=st.data())
-@on_a_folder
-def test_any_damage_to_an_archive_is_refused_or_harmless(data: st.DataObject, inside: Path) -> None:
-    names = [f"wikitext-2/{file}" for file in FILES.values()]
-    path = archive(names, b"Cranes lift . \n" * 9)
-    path.write_bytes(mutated(path.read_bytes(), data.draw(st.randoms(use_true_random=False))))
-    try:
-        download._unpack(path, inside)
-    except DownloadError as error:
-        assert "\n" not in str(error)
-    assert {entry.name for entry in inside.iterdir()} <= set(FILES.values())
 
 
 json_values = st.recursive(
