@@ -39,6 +39,10 @@ class ConfigError(BertsmithError):
     """A setting has an impossible value, an unknown name, or contradicts another one."""
 
 
+class MissingExtraError(BertsmithError):
+    """A library that only some commands need is not installed."""
+
+
 class CorpusError(BertsmithError):
     """A corpus is missing, unreadable, or holds no text to learn from."""
 

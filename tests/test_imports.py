@@ -12,8 +12,8 @@ import bertsmith
 PACKAGE = Path(bertsmith.__file__).parent
 
 ROWS = (
-    "errors streams durable display processes ranks config corpus tokenizer data preparation model "
-    "evaluation report training inference finetuning api <root> cli"
+    "errors extras streams durable display processes ranks config corpus tokenizer data "
+    "preparation model evaluation report training inference finetuning api <root> cli"
 ).split()
 """From the lowest to the highest: a module imports only from rows above it in this list.
 `<root>` is what `import bertsmith` gives."""

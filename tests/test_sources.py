@@ -254,7 +254,7 @@ def test_folders_and_patterns_at_an_address() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("s3://bucket/a.txt", r"cannot be read: [^.]*\. Addresses need.*pip install s3fs"),
+        ("s3://bucket/a.txt", r"cannot be read: [^.]*\. Addresses need.*'bertsmith\[s3\]'"),
         ("nothing://a", r"cannot be read: [^.]*nothing\.$"),
     ],
 )

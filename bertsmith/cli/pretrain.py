@@ -139,6 +139,8 @@ def run(command: Pretrain, base: PretrainConfig) -> None:
     reads = "" if longest is None else f" (reads {longest} tokens of a text; --max-length)"
     output = printable(str(finished.output))
     show(f"model:   {output}/model{reads}")
-    show(f"curves:  {output}/curves.png\nmetrics: {output}/metrics.jsonl")
+    if (finished.output / "curves.png").exists():
+        show(f"curves:  {output}/curves.png")
+    show(f"metrics: {output}/metrics.jsonl")
     if command.json:
         show_json(finished.metrics)

@@ -165,8 +165,8 @@ def expand(name: str) -> list[Path | UPath]:
     except ImportError as error:
         raise CorpusError(
             f"{name} cannot be read: {str(error).rstrip('.')}. Addresses need the library of their "
-            "kind: pip install s3fs for s3://, gcsfs for gs://, adlfs for abfs://, aiohttp for "
-            "https://."
+            "kind: pip install 'bertsmith[s3]' for s3://, 'bertsmith[http]' for https://, gcsfs "
+            "for gs://, adlfs for abfs://."
         ) from error
     except ValueError as error:
         raise CorpusError(f"{name} cannot be read: {str(error).rstrip('.')}.") from error

@@ -17,6 +17,7 @@ from bertsmith.corpus.lines import PART_BYTES
 from bertsmith.corpus.rows import good_texts
 from bertsmith.corpus.tables import Columns, Record, no_column
 from bertsmith.errors import CorpusError
+from bertsmith.extras import require
 
 PREFIX = "hf:"
 
@@ -64,7 +65,8 @@ def open_dataset(name: str, rules: Rules, columns: Columns) -> Corpus:
     """The dataset `name`: an address with `hf:`, or a folder of `is_saved_dataset`.
 
     Raises:
-        CorpusError: there is no such dataset, or the library is not installed.
+        CorpusError: there is no such dataset.
+        MissingExtraError: the library is not installed.
     """
     address = Address.parse(name) if name.startswith(PREFIX) else Address(name)
     if address.column:
@@ -121,13 +123,9 @@ def _split(name: str, wanted: str, found: dict[str, Any]) -> Any:
 
 
 def _load(address: Address) -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise CorpusError(
-            f"To read {address.name}, the library `datasets` must be installed: "
-            "pip install datasets."
-        ) from error
+    require("datasets", f"The corpus {address.name}")
+    import datasets
+
     try:
         if is_saved_dataset(Path(address.name)):
             return datasets.load_from_disk(address.name)

@@ -29,6 +29,7 @@ from bertsmith.config import FinetuneConfig, LabelledConfig
 from bertsmith.display import Display
 from bertsmith.durable import make_folder, whole_folder
 from bertsmith.errors import InputError, RunError
+from bertsmith.extras import require
 from bertsmith.finetuning.classifier import SequenceClassifier, snapshot, with_dropout
 from bertsmith.finetuning.labels import Targets, Task, task_of
 from bertsmith.finetuning.metrics import (
@@ -105,6 +106,7 @@ def finetune_folder(
     Raises:
         BertsmithError: a file, a label, a setting or the output does not suit.
     """
+    require("finetune", "Fine-tuning")
     labelled, config = labelled or LabelledConfig(), config or FinetuneConfig()
     display = display or Display(quiet=True)
     device = choose_device(config.device)

@@ -11,6 +11,7 @@ import numpy as np
 from bertsmith.config import LabelledConfig, ProbeConfig
 from bertsmith.display import Display
 from bertsmith.errors import DataError
+from bertsmith.extras import require
 from bertsmith.finetuning.labels import Targets, Task, task_of
 from bertsmith.finetuning.metrics import majority_accuracy, metrics_of, spread_of
 from bertsmith.finetuning.tables import LabelledTexts, read_labelled, refuse_other_kind
@@ -51,6 +52,7 @@ def probe_folder(
     Raises:
         BertsmithError: a file, a label or a setting does not suit.
     """
+    require("finetune", "Probing")
     labelled, config = labelled or LabelledConfig(), config or ProbeConfig()
     display = display or Display(quiet=True)
     model = load(path, device=config.device)

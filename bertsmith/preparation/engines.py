@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any, Literal, TypeVar
 
 from bertsmith.errors import BertsmithError, DataError
+from bertsmith.extras import require
 from bertsmith.processes import end_with_parent, num_processors
 
 Engine = Literal["local", "ray"]
@@ -41,7 +42,8 @@ def run_all(
         look: called several times a second meanwhile.
 
     Raises:
-        DataError: a process died, or the engine is not installed.
+        DataError: a process died.
+        MissingExtraError: Ray is not installed.
         BertsmithError, OSError: of a call; the others are given up.
     """
     if engine == "ray":
@@ -117,12 +119,10 @@ def _in_processes(
 def _on_ray(
     function: Callable[..., Result], tasks: Sequence[Task]
 ) -> Generator[Result, None, None]:
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise DataError("--engine ray needs Ray Data: pip install 'ray[data]'.") from error
+    require("ray", "--engine ray")
     import cloudpickle
+    import ray
+    import ray.data
 
     if not ray.is_initialized():
         ray.init(log_to_driver=False, logging_level=logging.ERROR)

@@ -28,6 +28,7 @@ from bertsmith.data.shards import open_shard, tokenizer_digest, write_frequencie
 from bertsmith.display import Display
 from bertsmith.durable import damage, make_folder, read_with_sum, whole_folder, write_text
 from bertsmith.errors import DataError, TokenizerError
+from bertsmith.extras import require
 from bertsmith.preparation.bad_rows import RowJudge, refuse_unreadable
 from bertsmith.preparation.duplicates import find_duplicates, fingerprint_part
 from bertsmith.preparation.engines import Engine, run_all
@@ -183,6 +184,8 @@ class _Preparation:
         splits = (self.folder / split for split in self.corpus.splits)
         for folder in (self.job.work / "pieces", *splits):
             make_folder(folder)
+        if self.config.deduplicate == "near":
+            require("dedup", "--deduplicate near")
         if self.config.deduplicate != "none":
             self._find_duplicates(engine, processes)
         if not self.job.tokenizer.is_dir() or damage(self.job.tokenizer) is not None:

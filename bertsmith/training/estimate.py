@@ -19,6 +19,7 @@ import torch
 
 from bertsmith.config import PretrainConfig, resolve
 from bertsmith.errors import DeviceError
+from bertsmith.extras import is_installed
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import (
     TOKENS_AT_ONCE,
@@ -345,8 +346,10 @@ def _libraries() -> int:
 
     What draws the curves is loaded by a run, too.
     """
-    import bertsmith.report.curves
-    import bertsmith.training.pretrain  # noqa: F401
+    import bertsmith.training.pretrain
+
+    if is_installed("curves"):
+        import bertsmith.report.curves  # noqa: F401
 
     config = resolve(
         preset="tiny",

@@ -18,6 +18,7 @@ from bertsmith.display import Display, shell_word
 from bertsmith.durable import whole_folder
 from bertsmith.errors import BertsmithError, DataError, DivergenceError, RunError, RunStopped
 from bertsmith.evaluation.held_out import evaluate
+from bertsmith.extras import command_for, is_installed
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import (
     autocast,
@@ -338,11 +339,14 @@ class _Job:
         resumes: bool = False,
     ) -> dict[str, Any]:
         """Train from a checkpoint on, or from the beginning; validate, save, draw."""
-        # Imported here: matplotlib takes most of a second to load, which no one should wait for
-        # twice.
-        from bertsmith.report.curves import curves_png, save_curves
-
         run, display, ranks = self.path, self.display, self.ranks
+        draws = ranks.is_first and is_installed("curves")
+        if draws:
+            # Imported here: matplotlib takes most of a second to load, which no one should wait for
+            # twice.
+            from bertsmith.report.curves import curves_png, save_curves
+        elif ranks.is_first:
+            display.warn(f"No curves are drawn; matplotlib draws them: {command_for('curves')}.")
         model = model.to(self.device)
         model.recomputes = self.config.training.recompute
         if self.device.type == "cpu":
@@ -350,7 +354,7 @@ class _Job:
         num_parameters = sum(p.numel() for p in model.parameters())
 
         def draw_curves() -> None:
-            if ranks.is_first:
+            if draws:
                 display.picture(lambda: save_curves(run), lambda: curves_png(run))
 
         parallel = Parallel(model, ranks, self.config.training.parallel, self.device)
@@ -416,11 +420,12 @@ class _Job:
             if ranks.is_first:
                 with whole_folder(run / MODEL_FOLDER) as folder:
                     snapshot.write(folder)
+            if draws:
                 save_curves(run, {"step": loop.progress.spent.step, **closing})
             # This line says that the run is finished; what is killed before it is finished again.
             metrics.write(loop.progress.spent.step, {"finished": True, **closing})
             metrics.flush()
-        if ranks.is_first:
+        if draws:
             display.plot(lambda: curves_png(run))
         return {**closing, "output": str(run)}
 
