@@ -212,7 +212,7 @@ def damage(folder: Path, among: Container[str] | None = None) -> str | None:
             path = folder / name
             if not _is_regular(path):
                 return f"{path.name} is not a regular file"
-            if _digest(path) != digest:
+            if sha256_of(path) != digest:
                 return f"{path.name} does not match its checksum"
     except OSError as error:
         if error.errno in NO_SMALL_FILE:
@@ -275,9 +275,10 @@ def flush(path: Path) -> None:
 
 def _checksums(folder: Path) -> str:
     files = sorted(path for path in folder.iterdir() if path.name != CHECKSUMS_FILE)
-    return "".join(f"{_digest(path)}  {path.name}\n" for path in files)
+    return "".join(f"{sha256_of(path)}  {path.name}\n" for path in files)
 
 
-def _digest(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The digest of a file, in hexadecimal digits. Raises: `OSError`."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

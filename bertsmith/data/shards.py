@@ -20,7 +20,7 @@ import pyarrow as pa
 from bertsmith.data.manifest import DamagedFileError, ShardEntry
 from bertsmith.data.random_bits import Int64
 from bertsmith.data.store import Shard, Size
-from bertsmith.durable import LOST, flush, whole_file
+from bertsmith.durable import LOST, flush, sha256_of, whole_file
 from bertsmith.errors import DataError
 from bertsmith.tokenizer import TOKENIZER_FILES
 
@@ -188,12 +188,6 @@ def checked_digest(path: Path) -> str:
         return sha256_of(path)
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror}.") from error
-
-
-def sha256_of(path: Path) -> str:
-    """The digest of a file. Raises: `OSError`."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _array(values: npt.NDArray[np.generic]) -> Any:
