@@ -68,7 +68,6 @@ def test_a_budget_takes_the_place_of_the_one_below() -> None:
         ({"corpus": ("",)}, "none empty"),
         ({"type_vocab_size": 1}, "at least 2"),
         ({"seed": -1}, "not be negative"),
-        ({"id_column": "id", "documents": "line"}, "names the rows of tables"),
         ({"near_duplicate_similarity": 0.3}, "at least 0.5; got 0.3"),
         ({"tokenizer_sample_bytes": -1}, "not be negative; got -1"),
         ({"tokenizer": ""}, "or a folder"),
@@ -150,6 +149,12 @@ def test_the_chapter_recipe_is_the_chapters() -> None:
     assert (training.batch_size, training.optimizer, training.steps) == (512, "adam", 50)
     assert (training.learning_rate, training.lr_scheduler_type) == (0.01, "constant")
     assert config.model.hidden_dropout_prob == 0.2
+
+
+def test_a_setting_that_there_was_is_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[preparation]\ntext_column = "body"\nid_column = "id"\n')
+    assert resolve(file=file).preparation.text_column == "body"
 
 
 def test_micro_batches_of_older_files_are_read(tmp_path: Path) -> None:

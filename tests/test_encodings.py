@@ -152,13 +152,14 @@ def test_the_key_says_the_encoding_only_where_it_is_another(tmp_path: Path) -> N
     assert key("cp1252") == key("windows-1252") != key("utf-8")
 
 
-def test_a_store_from_before_there_were_encodings_is_the_same(tmp_path: Path) -> None:
+def test_a_store_with_the_settings_of_before_is_the_same(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("The crane lifts a beam. The bird flies north.\n\n" * 30)
     config = PreparationConfig(corpus=(str(file),))
     store = prepare_store(config, tmp_path / "st")
     manifest = store.path / "token-store.json"
     sign(store.path, lambda found: found["settings"].pop("encoding"))
+    sign(store.path, lambda found: found["settings"].update(id_column=None))
     (given,) = given_by_store([str(store.path)])
     resolve(given=[given], overrides={"corpus": [str(store.path)]})
     before = manifest.stat()

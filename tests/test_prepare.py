@@ -279,20 +279,6 @@ def test_a_sample_for_the_vocabulary_does_not_depend_on_parts(
     assert fewer.manifest.vocab_size < rare.manifest.vocab_size
 
 
-def test_names_of_documents_are_kept(tmp_path: Path) -> None:
-    file = tmp_path / "a.jsonl"
-    rows = [{"text": f"Text number {n}. And more.", "id": f"doc-{n}"} for n in range(5)]
-    file.write_text("\n".join(map(json.dumps, rows)))
-    settings = config(file, id_column="id", validation_fraction=0)
-    store = prepare_store(settings, tmp_path / "store")
-    shard = store.split("train").shard(0)
-    assert shard.names is not None
-    assert [str(name) for name in shard.names] == [f"doc-{n}" for n in range(5)]
-    file.write_text(json.dumps({"text": "No name."}))
-    with pytest.raises(CorpusError, match=r"must have a column 'id'; it has 'text'"):
-        prepare_store(settings, tmp_path / "bad")
-
-
 def test_a_given_validation_text_is_taken_whole(corpus: Path, tmp_path: Path) -> None:
     other = write_text(tmp_path / "other.txt", make_documents(7, seed=3))
     store = prepare_store(config(corpus, validation=(str(other),)), tmp_path / "store")

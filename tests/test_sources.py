@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from bertsmith.corpus import (
     Columns,
     Document,
-    NamedDocument,
     Rules,
     Splitter,
     absolute_names,
@@ -197,17 +196,6 @@ def test_parts_can_be_sent_to_another_process(tmp_path: Path) -> None:
         assert list(part.read(Counter())) == list(corpus.parts[0].read(Counter()))
 
 
-def test_names_come_from_their_column(tmp_path: Path) -> None:
-    file = tmp_path / "a.csv"
-    file.write_text('id,text\n7,"One. Two."\n,Three.\n')
-    found = read(file, columns=Columns(name="id"))
-    assert found == [[["One.", "Two."]], [["Three."]]]
-    assert isinstance(found[0], NamedDocument)
-    assert found[0].name == "7"
-    with pytest.raises(CorpusError, match=r"column 'key'; it has 'id', 'text'.*--id-column"):
-        read(file, columns=Columns(name="key"))
-
-
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments: Any) -> None:
         pass
@@ -289,11 +277,8 @@ def test_a_dataset_by_name(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert [len(list(corpus.read(split))) for split in corpus.splits] == [50, 7, 3]
     assert next(iter(corpus.read("train"))) == [["train 0.", "More."]]
     assert pickle.loads(pickle.dumps(corpus.parts[0])).split == "train"
-    named = open_corpus(["hf:owner/name,split=test"], columns=Columns("body", "key"))
-    documents = [*named.read("train"), *named.read("validation")]
-    assert {document.name for document in documents if isinstance(document, NamedDocument)} == {
-        *("0", "1", "2")
-    }
+    named = open_corpus(["hf:owner/name,split=test"], columns=Columns("body"))
+    assert len([*named.read("train"), *named.read("validation")]) == 3
     monkeypatch.setattr("bertsmith.corpus.hub.PART_BYTES", 300)
     parted = open_corpus(["hf:owner/name,column=body"])
     assert len(parted.parts) > 5
@@ -341,7 +326,7 @@ def test_slices_of_splits(
 def test_fields_of_a_dataset(tmp_path: Path) -> None:
     rows = [{"body": {"lines": [f"One {n}.", "Two."]}, "id": n} for n in range(3)]
     datasets_library.Dataset.from_list(rows).save_to_disk(str(tmp_path / "d"))
-    found = read(tmp_path / "d", columns=Columns("body.lines", "id"))
+    found = read(tmp_path / "d", columns=Columns("body.lines"))
     assert found[1] == [["One 1."], ["Two."]]
     with pytest.raises(CorpusError, match=r"no column 'body\.text'"), pytest.warns(UserWarning):
         read(tmp_path / "d", columns=Columns("body.text"))

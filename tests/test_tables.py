@@ -151,9 +151,8 @@ def test_fields_of_fields_and_lists_of_strings(kind: str, tmp_path: Path) -> Non
         file.write_text("\n".join(map(json.dumps, rows)) if kind[-1] == "l" else json.dumps(rows))
     left_out: Counter[str] = Counter()
     with pytest.warns(UserWarning, match="left out"):
-        found = read(file, left_out, text="meta.body.lines", name="meta.id", max_bad_rows=0.5)
+        found = read(file, left_out, text="meta.body.lines", max_bad_rows=0.5)
     assert found == [[["One.", "Two."], ["Three."]], [["Four."]]]
-    assert [getattr(document, "name", "") for document in found] == ["x", "z"]
     assert left_out["rows of white space"] == 1
     assert left_out["rows of tables"] == 5
     file.write_bytes(file.read_bytes().replace(b'"meta": null', b'"meta": {}'))
@@ -225,7 +224,7 @@ import bertsmith.corpus.files as files
 from bertsmith.corpus import Columns, open_corpus
 import pyarrow.parquet
 warnings.simplefilter("ignore")
-files.documents_of_rows = lambda rows, rules, left_out: ([[text[:9]]] for text, _ in rows)
+files.documents_of_rows = lambda rows, rules, left_out: ([[text[:9]]] for text in rows)
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv[2]) * 2**20,) * 2)
 text = open_corpus([sys.argv[1]], validation_fraction=0, columns=Columns(max_bad_rows=1.0))

@@ -172,6 +172,8 @@ def _choose(
 
 
 _PREPARED = "The text was prepared with"
+_GONE = "id_column"
+"""A setting that there was: stores and runs that were made with it are as those without."""
 
 
 def begins_from(file: Path) -> str | None:
@@ -193,6 +195,7 @@ def given_by_store(corpus: Sequence[str]) -> list[Given]:
         if path is None or not path.is_file():
             return []
         settings = json.loads(read_small(path, MOST_MANIFEST_BYTES))["settings"]
+        settings.pop(_GONE, None)
         known = {entry.name for entry in fields(PreparationConfig)}
         if set(settings) - known:
             raise ValueError("unknown settings")
@@ -200,7 +203,7 @@ def given_by_store(corpus: Sequence[str]) -> list[Given]:
         return [Given(_PREPARED, own)]
     except OSError as error:
         raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path} is not the manifest of a token store.") from error
 
 
@@ -222,10 +225,11 @@ def refuse_contradiction(given: Sequence[Given], settings: Mapping[str, Any]) ->
 
 
 def _rename_old(table: dict[str, Any]) -> None:
-    """Say in tokens what files of older runs say in sequences of the full length."""
-    training, data = (table.get(section, {}) for section in ("training", "data"))
-    if not isinstance(training, dict) or not isinstance(data, dict):
+    """Say as today what files of older runs say: the micro-batch, in sequences of full length."""
+    training, data, text = (table.get(name, {}) for name in ("training", "data", "preparation"))
+    if not all(isinstance(section, dict) for section in (training, data, text)):
         return
+    text.pop(_GONE, None)
     size, length = training.pop("micro_batch_size", None), data.get("max_length", 64)
     if isinstance(size, int) and isinstance(length, int):
         training["micro_batch"] = size * length

@@ -103,8 +103,6 @@ class PreparationConfig:
     byte-order mark says another, that holds."""
     text_column: str = "text"
     """Column of tables (JSON, CSV, TSV, Parquet, datasets) that holds the text; a.b is a field."""
-    id_column: str | None = None
-    """Column of tables that names each document; the names are kept in the store."""
     max_bad_rows: float = 0.01
     """Largest share of rows (of lines of text, of files) that may be unreadable and left out."""
     documents: Literal["auto", "empty-line", "line", "file"] = "auto"
@@ -163,11 +161,6 @@ class PreparationConfig:
         if self.tokenizer_sample_bytes < 0:
             raise ConfigError(
                 f"`tokenizer_sample_bytes` must not be negative; got {self.tokenizer_sample_bytes}."
-            )
-        if self.id_column is not None and self.documents != "auto":
-            raise ConfigError(
-                "`id_column` names the rows of tables, which `documents` must then leave as they "
-                f"are (auto); got {self.documents!r}."
             )
         if self.near_duplicate_similarity < _LEAST_SIMILARITY:
             raise ConfigError(

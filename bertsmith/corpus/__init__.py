@@ -7,7 +7,6 @@ from bertsmith.corpus.document import (
     UNKNOWN_WORD,
     Corpus,
     Document,
-    NamedDocument,
     Part,
     unwarned,
 )
@@ -23,7 +22,6 @@ __all__ = [
     "Columns",
     "Corpus",
     "Document",
-    "NamedDocument",
     "Part",
     "Rules",
     "Splitter",

@@ -34,7 +34,7 @@ ROWS = Unit(
     "rows of tables",
     "rows: ",
     "have a text in all but {share} of its rows; {bad} of {total} have none",
-    "Mend it, name other columns with --text-column and --id-column, or raise --max-bad-rows.",
+    "Mend it, name another column with --text-column, or raise --max-bad-rows.",
 )
 LINES = Unit(
     "lines of plain text",

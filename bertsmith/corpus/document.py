@@ -14,20 +14,6 @@ from bertsmith.corpus.bad import FEWEST_TO_JUDGE, refuse_bad, without_totals
 Document = list[list[str]]
 """A document is a list of paragraphs; a paragraph is a list of sentences, none of them empty."""
 
-
-class NamedDocument(list[list[str]]):
-    """A document whose source gives it a name.
-
-    Args:
-        paragraphs: as in `Document`.
-        name: what stands in the column of names.
-    """
-
-    def __init__(self, paragraphs: Document, name: str) -> None:
-        super().__init__(paragraphs)
-        self.name = name
-
-
 Reader = Callable[[Counter[str]], Iterator[Document]]
 """Reads some documents from their beginning, counting what it leaves out, by reason.
 

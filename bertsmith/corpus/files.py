@@ -21,7 +21,7 @@ from upath import UPath
 
 from bertsmith.corpus.assemble import CUT_DOCUMENTS, Rules, assemble
 from bertsmith.corpus.bad import FILES, count_bad, warn_of
-from bertsmith.corpus.document import Document, NamedDocument, Part
+from bertsmith.corpus.document import Document, Part
 from bertsmith.corpus.folders import Selection, choose
 from bertsmith.corpus.good_lines import GoodLines
 from bertsmith.corpus.kinds import Source, UnfitError, look
@@ -86,7 +86,7 @@ def find_files(name: str, columns: Columns, encoding: str = UTF8) -> Selection |
         return _of_folder(path, columns, encoding)
     if not is_file:
         raise _not_regular(path)
-    return Selection([look(in_encoding(path, encoding), columns.wanted)])
+    return Selection([look(in_encoding(path, encoding), [columns.text])])
 
 
 def _of_folder(folder: Path | UPath, columns: Columns, encoding: str) -> Selection:
@@ -210,18 +210,18 @@ def parts_of_files(
 
 
 def documents_of_rows(
-    rows: Iterator[tuple[str, str]], rules: Rules, left_out: Counter[str]
+    texts: Iterator[str], rules: Rules, left_out: Counter[str]
 ) -> Iterator[Document]:
-    """Documents of a table's texts: a row each, with its name if it has one, or as `rules` say."""
+    """Documents of a table's texts: a row each, or as `rules` say."""
     if rules.documents != "auto":
-        lines = itertools.chain.from_iterable(_LINE_END.split(text) for text, _ in rows)
+        lines = itertools.chain.from_iterable(_LINE_END.split(text) for text in texts)
         yield from assemble(lines, rules, rules.documents, left_out)
         return
-    for text, name in rows:
+    for text in texts:
         is_empty = True
         for document in assemble(_LINE_END.split(text), rules, "file", left_out):
             is_empty = False
-            yield NamedDocument(document, name) if name else document
+            yield document
         if is_empty:
             left_out["rows of white space"] += 1
 

@@ -204,7 +204,7 @@ def _looked_at(
             found.leave_out(file, f"files that are not text ({told_ending(file)})", size_of(file))
             continue
         try:
-            source = look(file, columns.wanted)
+            source = look(file, [columns.text])
         except UnfitError as error:
             found.leave_out_unfit(file, error)
             continue

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import accumulate, chain
 
-from bertsmith.corpus.document import Corpus, Document, HoldOut, NamedDocument, Part, unwarned
+from bertsmith.corpus.document import Corpus, Document, HoldOut, Part, unwarned
 
 
 def with_validation(corpus: Corpus, fraction: float) -> Corpus:
@@ -82,11 +82,7 @@ class _Tail:
         inside = min(max(self.cut, 0), len(document))
         self.cut -= len(document)
         for is_held_out, piece in ((False, document[:inside]), (True, document[inside:])):
-            if len(piece) == len(document):
-                yield is_held_out, document
-            elif piece and isinstance(document, NamedDocument):
-                yield is_held_out, NamedDocument(piece, document.name)
-            elif piece:
+            if piece:
                 yield is_held_out, piece
 
 

@@ -83,10 +83,8 @@ def open_dataset(name: str, rules: Rules, columns: Columns) -> Corpus:
             f"it has {', '.join(found)}."
         )
     for data in splits.values():
-        for column in filter(None, (columns.text, columns.name)):
-            top = column if column in data.column_names else column.partition(".")[0]
-            if top not in data.column_names:
-                raise CorpusError(no_column(name, column, data.column_names))
+        if _top(data, columns.text) not in data.column_names:
+            raise CorpusError(no_column(name, columns.text, data.column_names))
     return Corpus(
         name=name,
         pretokenized=False,
@@ -159,11 +157,13 @@ def _read(
     yield from documents_of_rows(rows, rules, left_out)
 
 
+def _top(data: Any, column: str) -> str:
+    """A column, or the one of which it is a field."""
+    return column if column in data.column_names else column.partition(".")[0]
+
+
 def _rows(data: Any, place: slice, columns: Columns) -> Iterator[Record]:
-    tops = [
-        name if name in data.column_names else name.partition(".")[0] for name in columns.wanted
-    ]
-    data = data.select_columns(list(dict.fromkeys(tops)))
+    data = data.select_columns([_top(data, columns.text)])
     for first in range(place.start, place.stop, _ROWS_AT_ONCE):
         batch = data[first : min(first + _ROWS_AT_ONCE, place.stop)]
         for number, values in enumerate(zip(*batch.values(), strict=True), start=first + 1):

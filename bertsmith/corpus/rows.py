@@ -1,4 +1,4 @@
-"""Rows of tables into texts: a row has a text, and maybe a name."""
+"""Rows of tables into texts."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _LINES = (".jsonl", ".ndjson")
 
 def read_texts(
     source: Source, part: Range | None, columns: Columns, left_out: Counter[str], *, is_all: bool
-) -> Iterator[tuple[str, str]]:
-    """The text and the name ("" without a column of names) of each row of a file or a part of it.
+) -> Iterator[str]:
+    """The text of each row of a file or a part of it.
 
     Rows without a text are counted in `left_out` by reason, and the first of each reason is warned
     of with its place.
@@ -36,7 +36,7 @@ def read_texts(
     Args:
         source: a table.
         part: of `parts_of_table`.
-        columns: which, and how much may be bad.
+        columns: which one, and how much may be bad.
         left_out: what is counted so far.
         is_all: whether the corpus is this file.
 
@@ -48,7 +48,8 @@ def read_texts(
     def num_before() -> int:
         return line_number(source.file, part[0]) - 1 if part and source.format in _LINES else 0
 
-    rows = open_records(source, part, wanted=columns.wanted).rows(columns.wanted)
+    wanted = [columns.text]
+    rows = open_records(source, part, wanted=wanted).rows(wanted)
     if source.format == ".json":
         rows = _refuse_one_object(source, rows, columns)
     is_whole = is_all and part is None
@@ -65,13 +66,13 @@ def good_texts(
     *,
     is_whole: bool,
     num_before: Callable[[], int] = lambda: 0,
-) -> Iterator[tuple[str, str]]:
-    """The texts and names of `rows` that have a text; the others are counted and warned of.
+) -> Iterator[str]:
+    """The texts of `rows` that have one; the others are counted and warned of.
 
     Args:
         source: what they are rows of, for messages.
-        rows: of the columns, or of those above them where these are fields of fields.
-        columns: how much may be bad.
+        rows: of the column, or of the one above it where it is a field of a field.
+        columns: which one, and how much may be bad.
         left_out: also counts all rows.
         is_whole: whether these are all rows of the corpus, so that they can be judged here; parts
             are judged together by whoever reads them.
@@ -84,8 +85,7 @@ def good_texts(
         seen[ROWS.total] += 1
         text, problem = _text(row, columns)
         if not problem:
-            name = field_of(row.fields, columns.name) if columns.name else None
-            yield text, str(name) if name is not None and is_unicode(name) else ""
+            yield text
         else:
             if count_bad(ROWS, problem, seen):
                 first.append(f"row {row.number}: {problem}")
@@ -112,9 +112,8 @@ def _text(row: Record, columns: Columns) -> tuple[str, str]:
     """The text of a row; and why it has none, or nothing."""
     if row.problem:
         return "", row.problem
-    for column in columns.wanted:
-        if not has_column(row.fields, column):
-            return "", f"no column {column!r}"
+    if not has_column(row.fields, columns.text):
+        return "", f"no column {columns.text!r}"
     value = field_of(row.fields, columns.text)
     text = text_of(value)
     if text is None:

@@ -17,19 +17,12 @@ DELIMITERS = (",", ";", "|", "\t")
 
 @dataclass(frozen=True)
 class Columns:
-    """How tables are read."""
+    """How tables of a corpus are read."""
 
     text: str = "text"
     """The column that holds the text; `a.b` is the field b of the column a."""
-    name: str | None = None
-    """The column that names each row's document; None: they have no names."""
     max_bad_rows: float = 0.01
     """Largest share of rows (of lines, of files) that may be unreadable."""
-
-    @property
-    def wanted(self) -> list[str]:
-        """The columns that must be there."""
-        return list(filter(None, (self.text, self.name)))
 
 
 class Record(NamedTuple):
@@ -155,7 +148,7 @@ def no_column(source: object, column: str, names: Sequence[str]) -> str:
     """What is said of a table without the column that is asked for."""
     return (
         f"{source} must have a column {column!r}; it has {listed(names)}. "
-        "Name one with --text-column (--id-column for names; a.b is the field b of a)."
+        "Name one with --text-column (a.b is the field b of a)."
     )
 
 

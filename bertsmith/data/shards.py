@@ -1,8 +1,8 @@
 """The files of a token store, shards and counts: written whole, checked when they are read.
 
 A shard is one record batch with a row a document: `document`, a list of paragraphs, which are lists
-of sentences, which are lists of ids; and `name`, if documents have names. The lists of Arrow are
-flat values and offsets, so that nothing is converted.
+of sentences, which are lists of ids. The lists of Arrow are flat values and offsets, so that
+nothing is converted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bertsmith.durable import LOST, flush, sha256_of, whole_file
 from bertsmith.errors import DataError
 from bertsmith.tokenizer import TOKENIZER_FILES
 
-_COLUMN, _NAMES = "document", "name"
+_COLUMN = "document"
 _LARGEST_TOKENIZER = 2**28  # bytes, as in bertsmith.tokenizer
 
 
@@ -59,10 +59,7 @@ def write_shard(shard: Shard, path: Path) -> ShardEntry:
     values = _array(shard.ids)
     for offsets in (shard.sentence_offsets, shard.paragraph_offsets, shard.document_offsets):
         values = pa.ListArray.from_arrays(_array(offsets), values)
-    columns = {_COLUMN: values}
-    if shard.names is not None:
-        columns[_NAMES] = pa.array(shard.names, pa.string())
-    batch = pa.record_batch(columns)
+    batch = pa.record_batch({_COLUMN: values})
     with (
         whole_file(path, has_other_writers=True) as part,
         pa.OSFile(str(part), "wb") as sink,
@@ -108,7 +105,6 @@ def open_shard(path: Path, id_type: str, size: Size, *, vocab_size: int | None =
             sentence_offsets=_values(sentences.offsets),
             paragraph_offsets=_values(paragraphs.offsets),
             document_offsets=_values(documents.offsets),
-            names=batch.column(_NAMES) if _NAMES in batch.schema.names else None,
         )
     except (pa.ArrowException, OSError, AttributeError, LookupError, TypeError) as error:
         raise DamagedFileError(f"{path} is no shard of a token store: {error}") from error

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bertsmith.corpus import Document, NamedDocument
+from bertsmith.corpus import Document
 from bertsmith.corpus.letters import count_mixed_words
 from bertsmith.data.random_bits import Int64
 from bertsmith.tokenizer import Tokenizer
@@ -44,8 +44,6 @@ class Shard:
     """int32 [P + 1]; the first sentence of each paragraph."""
     document_offsets: Offsets
     """int32 [D + 1]; the first paragraph of each document."""
-    names: Sequence[Any] | None = None
-    """D names of the documents, if their source gives any; on disk Arrow's strings."""
 
     @property
     def size(self) -> Size:
@@ -62,7 +60,7 @@ class Shard:
         return self.paragraph_offsets[self.document_offsets]
 
     def sha256(self) -> str:
-        """A digest of all of it but the names."""
+        """A digest of all of it."""
         found = hashlib.sha256()
         for array in (
             self.ids,
@@ -298,12 +296,10 @@ class ShardBuilder:
         self._tokenizer = tokenizer
         self._waiting: list[str] = []
         self._begins: list[int] = []  # of each: 2 a document, 1 a paragraph, 0 neither
-        self._waiting_names: list[str] = []
         self._ids: list[Ids] = []
         self._lengths: list[Int64] = []  # tokens of each sentence kept
         self._paragraphs: list[Int64] = []  # first sentences
         self._documents: list[Int64] = []  # first paragraphs
-        self._names: list[str] = []
         self._num_paragraphs = 0
         self._num_words = 0
         self._num_empty = 0
@@ -321,8 +317,6 @@ class ShardBuilder:
                 self._waiting.append(f" {sentence}" if follows else sentence)
                 first = 0
             first = first or 1
-        if first != 2:
-            self._waiting_names.append(document.name if isinstance(document, NamedDocument) else "")
         if len(self._waiting) >= _SENTENCES_AT_ONCE:
             self._flush()
 
@@ -343,13 +337,11 @@ class ShardBuilder:
         new_documents = np.diff(of, prepend=0) > 0
         self._paragraphs.append(firsts + self.num_sentences)
         self._documents.append(np.flatnonzero(new_documents) + self._num_paragraphs)
-        names = self._waiting_names
-        self._names += [names[number - 1] for number in of[new_documents].tolist()]
         self._ids.append(ids)
         self._lengths.append(lengths[kept])
         self.num_sentences += int(np.count_nonzero(kept))
         self._num_paragraphs += len(firsts)
-        self._waiting, self._begins, self._waiting_names = [], [], []
+        self._waiting, self._begins = [], []
 
     def finish(self) -> tuple[Shard, Counter[str]]:
         """The shard, and counts.
@@ -369,7 +361,6 @@ class ShardBuilder:
             sentence_offsets=_offsets([np.cumsum(lengths)], prepend=0),
             paragraph_offsets=_offsets([*self._paragraphs, np.array([self.num_sentences])]),
             document_offsets=_offsets([*self._documents, np.array([self._num_paragraphs])]),
-            names=self._names if any(self._names) else None,
         )
         size = shard.size
         counts = Counter(

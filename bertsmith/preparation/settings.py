@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -56,20 +56,17 @@ def rules_of(config: PreparationConfig) -> Rules:
 
 def columns_of(config: PreparationConfig) -> Columns:
     """How tables are read, by the settings."""
-    return Columns(config.text_column, config.id_column, config.max_bad_rows)
+    return Columns(config.text_column, config.max_bad_rows)
 
 
 def refuse_idle_columns(config: PreparationConfig, corpus: Corpus) -> None:
     """Raise `ConfigError` if a column is asked for where nothing is read by rows."""
-    if corpus.has_tables:
-        return
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name in ("text_column", "id_column") and value != field.default:
-            raise ConfigError(
-                f"`{field.name}` changes nothing where no table is read; {corpus.name} is plain "
-                "text. Leave it out, or name JSON lines, CSV, TSV or Parquet."
-            )
+    default = PreparationConfig().text_column
+    if config.text_column != default and not corpus.has_tables:
+        raise ConfigError(
+            f"`text_column` changes nothing where no table is read; {corpus.name} is plain text. "
+            "Leave it out, or name JSON lines, CSV, TSV or Parquet."
+        )
 
 
 def key_of(config: PreparationConfig, corpus: Corpus, tokenizer: Tokenizer | None) -> str:
