@@ -76,9 +76,7 @@ class Case:
         config = resolve(
             preset=settings["preset"],
             overrides={
-                "corpus": (
-                    str(corpora["word" if settings["preset"] == "textbook" else "wordpiece"]),
-                ),
+                "corpus": (str(corpora[kind]),),
                 "max_length": settings["max_length"],
                 "batch_size": settings["batch_size"],
                 **SAME_WORK,
