@@ -29,6 +29,13 @@ from bertsmith.model.loss import judge_labels, masked_lm_loss
 from bertsmith.model.near import queries_and_keys, waves
 from bertsmith.model.shards import put
 
+_MATRICES_OF_A_LAYER = {
+    "attention.qkv": 3,
+    "attention.output": 1,
+    "intermediate": 1,
+    "output": 1,
+}
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
 
@@ -188,6 +195,18 @@ class Bert(nn.Module):
         self.mlm_head = MaskedLanguageModelHead(config, vocab_size)
         if judges_pairs:
             self.nsp_head = nn.Linear(config.hidden_size, 2)
+
+    def hidden_matrices(self) -> dict[str, int]:
+        """Names of the weights that map hidden states to hidden states in a layer.
+
+        Each with the number of matrices that are stacked in it along its rows: query, key and
+        value are 3 in one.
+        """
+        return {
+            f"layers.{number}.{name}.weight": count
+            for number in range(len(self.layers))
+            for name, count in _MATRICES_OF_A_LAYER.items()
+        }
 
     @property
     def dropout_sites(self) -> int:

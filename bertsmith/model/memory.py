@@ -46,28 +46,20 @@ def empty_model(config: ModelConfig, vocab_size: int, *, judges_pairs: bool = Tr
         return Bert(config, vocab_size, judges_pairs=judges_pairs)
 
 
-def is_hidden_matrix(name: str) -> bool:
-    """Whether a parameter maps hidden states to hidden states in a layer of the encoder."""
-    return name.startswith("layers.") and name.endswith(".weight") and "norm" not in name
-
-
 def bytes_of_parameters(model: nn.Module) -> int:
     """Of all weights, or of all gradients, which are as large."""
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
-def bytes_of_muon(model: nn.Module, training: TrainingConfig) -> int:
+def bytes_of_muon(model: Bert, training: TrainingConfig) -> int:
     """Of the weights that Muon updates."""
     if training.optimizer != "muon":
         return 0
-    return sum(
-        parameter.numel() * parameter.element_size()
-        for name, parameter in model.named_parameters()
-        if is_hidden_matrix(name)
-    )
+    matrices = map(model.get_parameter, model.hidden_matrices())
+    return sum(matrix.numel() * matrix.element_size() for matrix in matrices)
 
 
-def bytes_of_optimizer(model: nn.Module, training: TrainingConfig) -> int:
+def bytes_of_optimizer(model: Bert, training: TrainingConfig) -> int:
     """Of the moments: two numbers a parameter, or one of those that Muon updates."""
     return 2 * bytes_of_parameters(model) - bytes_of_muon(model, training)
 

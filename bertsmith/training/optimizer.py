@@ -6,10 +6,9 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bertsmith.config import TrainingConfig
-from bertsmith.model.memory import is_hidden_matrix
 from bertsmith.training.muon import Muon
 
 _KINDS = {
@@ -78,15 +77,13 @@ class Optimizers:
             part.state.clear()
 
 
-def make_optimizers(
-    model: nn.Module, config: TrainingConfig, *, capturable: bool = False
-) -> Optimizers:
+def make_optimizers(model: Any, config: TrainingConfig, *, capturable: bool = False) -> Optimizers:
     """Adam or AdamW for all parameters, or Muon for the hidden matrices and AdamW for the rest.
 
     Weight decay is on matrices; biases and norms (one dimension) have none.
 
     Args:
-        model: on its device.
+        model: a module, on its device; for Muon with `hidden_matrices`, as `Bert` has it.
         config: the training section.
         capturable: learning rates are tensors on the device, so that a CUDA graph can hold a step.
     """
@@ -96,7 +93,7 @@ def make_optimizers(
         return torch.tensor(peak, device=device) if capturable else peak
 
     named = dict(model.named_parameters())
-    hidden = [name for name in named if config.optimizer == "muon" and is_hidden_matrix(name)]
+    hidden: dict[str, int] = model.hidden_matrices() if config.optimizer == "muon" else {}
     rest = [parameter for name, parameter in named.items() if name not in hidden]
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
     adam = kind(
@@ -113,8 +110,9 @@ def make_optimizers(
     if not hidden:
         return Optimizers(adam)
     matrices: list[dict[str, Any]] = [
-        {"params": [named[name] for name in hidden if "qkv" in name], "num_blocks": 3},
-        {"params": [named[name] for name in hidden if "qkv" not in name]},
+        {"params": [named[name] for name, count in hidden.items() if count == stacked]}
+        | {"num_blocks": stacked}
+        for stacked in sorted(set(hidden.values()), reverse=True)
     ]
     muon = Muon(
         matrices,
