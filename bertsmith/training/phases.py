@@ -51,11 +51,12 @@ class PhaseClock:
 def describe(parts: Mapping[str, float]) -> list[str]:
     """A table of what `PhaseClock.parts` gives."""
     total = max(sum(parts.values()), 1e-9)
+    width = max(10, *map(len, parts))
     notes = {"forward": "  (the gradient of the vocabulary head is made there too)"}
     return [
         "where the time of the steps went:",
         *(
-            f"  {name:20}{seconds:9.2f} s{seconds / total:8.1%}{notes.get(name, '')}"
+            f"  {name:{width}}{seconds:9.2f} s{seconds / total:8.1%}{notes.get(name, '')}"
             for name, seconds in parts.items()
         ),
     ]
