@@ -328,7 +328,7 @@ class Loop:
         if not self._works_on_its_own:
             yield self.engine.make
             return
-        with BatchesAhead(self.engine.make, pin_memory=True) as ahead:
+        with BatchesAhead(self.engine.make, pin_memory=self.device.type == "cuda") as ahead:
             yield ahead.batch
 
     def _step(self, source: Callable[[int], Any], rate_share: float) -> None:

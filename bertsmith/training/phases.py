@@ -10,9 +10,6 @@ import torch
 
 from bertsmith.model.device import wait_for
 
-PHASES = ("data", "forward", "backward", "forward and backward", "optimizer")
-"""In the order of a step; a compiled one has its passes in one."""
-
 Phase = Callable[[str], AbstractContextManager[None]]
 """Gives a context to enter around the part of a step with that name."""
 
@@ -26,11 +23,11 @@ class PhaseClock:
     """A `Phase` that adds up wall clock; it waits for the device at each end, which slows a GPU.
 
     Attributes:
-        seconds: of each part so far.
+        seconds: of each part so far, in the order in which they first came.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.seconds: dict[str, float] = {}
         self._device = device
 
     @contextmanager
@@ -40,12 +37,12 @@ class PhaseClock:
         began = time.perf_counter()
         yield
         wait_for(self._device)
-        self.seconds[name] += time.perf_counter() - began
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
     def parts(self, total_seconds: float) -> dict[str, float]:
         """Seconds of each part, and as `other` what of `total_seconds` falls to none."""
         other = max(total_seconds - sum(self.seconds.values()), 0.0)
-        return {**{name: s for name, s in self.seconds.items() if s}, "other": other}
+        return {**self.seconds, "other": other}
 
 
 def describe(parts: Mapping[str, float]) -> list[str]:
