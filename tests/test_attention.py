@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bertsmith.model import attention as attention_module
 from bertsmith.model.attention import attend, takes_varlen
-from bertsmith.model.dropout import Noise, scale_of_kept
-from bertsmith.model.layout import Choice, Layout
+from bertsmith.model.dropout import DropoutKey, scale_of_kept
+from bertsmith.model.layout import Layout, TokenSubset
 from tests.support import halves, varlen_on_cpu
 
 CPU = torch.device("cpu")
@@ -55,17 +55,17 @@ def assert_same_with_gradient(found: Tensor, expected: Tensor, mine: Tensor, pla
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-10)
 
 
-def choose(lengths: list[int], every: int) -> Choice:
+def choose(lengths: list[int], every: int) -> TokenSubset:
     """The first token of each sequence and every so many after it."""
     places = torch.cat([torch.arange(length) for length in lengths])
     counts = [-(-length // every) for length in lengths]
-    return Choice((places % every == 0).nonzero().squeeze(1), Layout.of(counts, CPU))
+    return TokenSubset((places % every == 0).nonzero().squeeze(1), Layout.of(counts, CPU))
 
 
-def ask(attention: Callable[..., Tensor], qkv: Tensor, choice: Choice, keys: Layout) -> Tensor:
+def ask(attention: Callable[..., Tensor], qkv: Tensor, choice: TokenSubset, keys: Layout) -> Tensor:
     """`attention` of the chosen tokens over all of them."""
     query, key_value = qkv.split((HEADS * SIZE, 2 * HEADS * SIZE), 1)
-    return attention(choice.pick(query), *halves(key_value), choice.layout, keys, HEADS)
+    return attention(choice.select(query), *halves(key_value), choice.layout, keys, HEADS)
 
 
 @pytest.mark.parametrize("kernel", ["scores kept", "padded", "unpadded"])
@@ -115,7 +115,7 @@ def test_the_way_to_flash_attention(every: int, is_compiled: bool, flash_on_cpu:
     lengths = LENGTHS["falling"]
     keys, choice = Layout.of(lengths, CPU), choose(lengths, every)
     query, key_value = make_qkv(lengths).split((HEADS * SIZE, 2 * HEADS * SIZE), 1)
-    given = [choice.pick(query), key_value]
+    given = [choice.select(query), key_value]
     mine, plain = ([x.clone().requires_grad_() for x in given] for _ in range(2))
 
     def way(query: Tensor, key_value: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ def test_dropped_probabilities_are_dropped_in_both_directions(
 ) -> None:
     monkeypatch.setattr(attention_module, "_heads_at_once", lambda *_: at_once)
     keys, choice = Layout.of(lengths, CPU), choose(lengths, every)
-    noise = Noise(5, torch.arange(sum(lengths)) + 30)
+    noise = DropoutKey(5, torch.arange(sum(lengths)) + 30)
     factors = []
     for n in range(HEADS):
         keeps = noise.keeps(7 + n, noise.tokens, max(lengths), 0.4).double() * scale_of_kept(0.4)
@@ -154,7 +154,7 @@ def test_dropped_probabilities_are_dropped_in_both_directions(
     rows = Layout(choice.layout.lengths, choice.layout.cu_seqlens, noise.of(choice.positions))
     mine, plain = (make_qkv(lengths).requires_grad_() for _ in range(2))
     query, key_value = mine.split((HEADS * SIZE, 2 * HEADS * SIZE), 1)
-    found = attend(choice.pick(query), *halves(key_value), rows, keys, HEADS, 0.4, place=7)
+    found = attend(choice.select(query), *halves(key_value), rows, keys, HEADS, 0.4, site=7)
     expected = by_the_formula(plain, lengths, factors)[choice.positions]
     assert_same_with_gradient(found, expected, mine, plain)
 
@@ -162,7 +162,7 @@ def test_dropped_probabilities_are_dropped_in_both_directions(
 def test_heads_at_once_drop_what_each_alone_drops(monkeypatch: pytest.MonkeyPatch) -> None:
     """Values that are the rows of the identity bring the dropped probabilities out as they are."""
     lengths = [SIZE, 3, 1]
-    noise = Noise(9, torch.arange(sum(lengths)))
+    noise = DropoutKey(9, torch.arange(sum(lengths)))
     layout = Layout.of(lengths, CPU)
     layout = Layout(layout.lengths, layout.cu_seqlens, noise)
     query, key_value = make_qkv(lengths).split((HEADS * SIZE, 2 * HEADS * SIZE), 1)
@@ -172,7 +172,7 @@ def test_heads_at_once_drop_what_each_alone_drops(monkeypatch: pytest.MonkeyPatc
     found = []
     for at_once in (1, HEADS):
         monkeypatch.setattr(attention_module, "_heads_at_once", lambda *_, n=at_once: n)
-        found.append(attend(query, *halves(key_value), layout, layout, HEADS, 0.4, place=3))
+        found.append(attend(query, *halves(key_value), layout, layout, HEADS, 0.4, site=3))
     assert torch.equal(found[0] == 0, found[1] == 0)
     first, other, _ = found[0][:SIZE].split(SIZE, 1)
     assert not torch.equal(first == 0, other == 0), "heads must drop other places"

@@ -18,7 +18,7 @@ from bertsmith.config import ModelConfig
 from bertsmith.data.batches import Batch
 from bertsmith.data.store import TokenStore
 from bertsmith.model.bert import Bert
-from bertsmith.model.dropout import Noise, keys_of_places
+from bertsmith.model.dropout import DropoutKey, site_keys
 from bertsmith.model.embedding import sum_by_row
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.compiled import fixed_losses
@@ -164,10 +164,10 @@ def test_filler_is_at_most_a_fiftieth(
 
 @pytest.mark.parametrize("key", [0, 1, 2**63, 2**64 - 1])
 def test_a_key_that_is_data_gives_the_same_bits(key: int) -> None:
-    tokens, keys = torch.arange(50), torch.from_numpy(keys_of_places(key, np.arange(7)))
+    tokens, keys = torch.arange(50), torch.from_numpy(site_keys(key, np.arange(7)))
     for place in range(7):
-        plain = Noise(key, tokens).keeps(place, tokens, 10, 0.3)
-        assert torch.equal(Noise(keys, tokens).keeps(place, tokens, 10, 0.3), plain)
+        plain = DropoutKey(key, tokens).keeps(place, tokens, 10, 0.3)
+        assert torch.equal(DropoutKey(keys, tokens).keeps(place, tokens, 10, 0.3), plain)
 
 
 @given(st.integers(0, 99), st.permutations(range(40)))

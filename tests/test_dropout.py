@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertsmith.data.random_bits import extend
-from bertsmith.model.dropout import Noise, _mix_, dropout, scale_of_kept
+from bertsmith.model.dropout import DropoutKey, _mix_, dropout, scale_of_kept
 
 
-def noise(key: int, num_tokens: int = 0) -> Noise:
-    return Noise(key, torch.arange(num_tokens))
+def noise(key: int, num_tokens: int = 0) -> DropoutKey:
+    return DropoutKey(key, torch.arange(num_tokens))
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.2, 0.5, 0.9])
 def test_the_share_and_the_mean_are_right(probability: float) -> None:
     ones = torch.ones(2000, 130, dtype=torch.float64)
-    found = dropout(ones, probability, noise(2**63 + 11, len(ones)), place=3)
+    found = dropout(ones, probability, noise(2**63 + 11, len(ones)), site=3)
     deviation = (probability * (1 - probability) / ones.numel()) ** 0.5
     assert abs(float((found == 0).double().mean()) - probability) < 5 * deviation
     assert abs(float(found.mean()) - 1) < 5 * deviation * scale_of_kept(probability)

@@ -21,7 +21,7 @@ from bertsmith.data.batches import Batch
 from bertsmith.data.store import TokenStore
 from bertsmith.model import attention, bert
 from bertsmith.model.bert import Bert
-from bertsmith.model.dropout import Noise
+from bertsmith.model.dropout import DropoutKey
 from bertsmith.model.hugging_face import to_hugging_face
 from bertsmith.model.layout import Layout
 from bertsmith.tokenizer import Tokenizer
@@ -170,7 +170,7 @@ def test_dropout_is_the_same_where_the_last_layer_makes_all(tiny_model: Bert, ba
     model, key = Bert(config, tiny_model.vocab_size), 77
     model.load_state_dict(tiny_model.state_dict())
     some = model.losses(batch, key)
-    noise = Noise(key, torch.arange(batch.num_tokens))
+    noise = DropoutKey(key, torch.arange(batch.num_tokens))
     layout = Layout(batch.lengths, batch.cu_seqlens, noise)
     hidden = model(batch.input_ids, batch.token_type_ids, batch.position_ids, layout)
     logits = model.mlm_logits(hidden[batch.masked_positions])

@@ -71,7 +71,7 @@ def test_a_validation_is_left_and_made_by_who_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At steps 2, 4 and 6, the last one; and again while it is made up for."""
-    run, judged = tmp_path / "r", Bert.judge
+    run, judged = tmp_path / "r", Bert.score
     with monkeypatch.context() as patch:
         evaluate = held_out.evaluate
 
@@ -81,7 +81,7 @@ def test_a_validation_is_left_and_made_by_who_goes_on(
             nonlocal calls
             calls += 1
             if calls == number:
-                patch.setattr(Bert, "judge", on_call(2, ask_to_stop, judged))
+                patch.setattr(Bert, "score", on_call(2, ask_to_stop, judged))
             return evaluate(*args, **options)
 
         patch.setattr("bertsmith.training.loop.evaluate", counted)
@@ -92,7 +92,7 @@ def test_a_validation_is_left_and_made_by_who_goes_on(
     assert lines[-1]["step"] == 2 * number
     assert "validation_mlm_loss" not in lines[-1]
     with monkeypatch.context() as patch:
-        patch.setattr(Bert, "judge", on_call(2, ask_to_stop, judged))
+        patch.setattr(Bert, "score", on_call(2, ask_to_stop, judged))
         with pytest.raises(RunStopped):
             bertsmith.pretrain(output=run, resume=True, quiet=True)
     assert len(read_metrics(run)) == len(lines)

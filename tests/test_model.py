@@ -31,7 +31,7 @@ from bertsmith.model.bert import Bert
 from bertsmith.model.hugging_face import Snapshot, hugging_face_names, load_model
 from bertsmith.model.layout import Layout
 from bertsmith.model.locate import find_model
-from bertsmith.model.loss import judge_labels, masked_lm_loss
+from bertsmith.model.loss import masked_lm_loss, score_labels
 from bertsmith.tokenizer import Tokenizer
 from tests.test_data import make_batches
 
@@ -302,7 +302,7 @@ def test_the_chunked_loss_is_cross_entropy(
     for mine, other in zip(chunked, plain, strict=True):
         torch.testing.assert_close(mine.grad, other.grad, atol=tolerance, rtol=tolerance)
     logits = F.linear(hidden, weight, bias)
-    losses, is_first = judge_labels(hidden, weight, bias, labels)
+    losses, is_first = score_labels(hidden, weight, bias, labels)
     one_by_one = F.cross_entropy(logits.float(), labels, reduction="none")
     torch.testing.assert_close(losses, one_by_one, atol=tolerance, rtol=tolerance)
     assert torch.equal(is_first, logits.argmax(1) == labels)

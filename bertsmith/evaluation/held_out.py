@@ -155,14 +155,14 @@ def evaluate(
         # Ranks that hold parts of one model must go through it equally often.
         for number in range(int(ranks.gather([len(parts)]).max())):
             part = parts[min(number, len(parts) - 1)]
-            judged = model.judge(part.to(device))
+            judged = model.score(part.to(device))
             seen += part.num_sequences
             progress(min(start + seen * ranks.size, total), total)
             if number >= len(parts) or not len(places):
                 continue
-            tally.add(part, judged.mlm_losses, judged.mlm_right)
+            tally.add(part, judged.mlm_losses, judged.mlm_correct)
             labels = part.next_sentence_labels
-            found = (judged.nsp_losses.double(), judged.nsp_right, labels)
+            found = (judged.nsp_losses.double(), judged.nsp_correct, labels)
             pairs += [float(values.sum()) for values in found]
     model.train(was_training)
     tally.add_up(ranks.sum)

@@ -94,8 +94,8 @@ def pseudo_perplexity(
         num_unknown += len(ids) - len(scored)
         batch = _masked_in_turn(ids, scored, tokenizer)
         for part in batch.split(tokens_at_once):
-            judged = model.judge(part.to(device))
-            tally.add(part, judged.mlm_losses, judged.mlm_right)
+            judged = model.score(part.to(device))
+            tally.add(part, judged.mlm_losses, judged.mlm_correct)
         done += 1
         progress(done, min(num_sentences, total))
     return PseudoPerplexity(

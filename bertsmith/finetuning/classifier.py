@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from bertsmith.finetuning.labels import Task
 from bertsmith.inference.texts import Packed
 from bertsmith.model.bert import Bert
-from bertsmith.model.dropout import Noise, dropout
+from bertsmith.model.dropout import DropoutKey, dropout
 from bertsmith.model.hugging_face import Snapshot
-from bertsmith.model.layout import Choice, Layout
+from bertsmith.model.layout import Layout, TokenSubset
 from bertsmith.tokenizer import Tokenizer
 
 _PARTS = ("bert.embeddings.", "bert.encoder.", "bert.pooler.")
@@ -36,7 +36,7 @@ class SequenceClassifier(nn.Module):
         self.bert = bert
         self.classifier = nn.Linear(bert.config.hidden_size, num_outputs)
         layers, heads = bert.config.num_hidden_layers, bert.config.num_attention_heads
-        self._place = 1 + layers * (2 + heads)  # of its dropout, behind those of the layers
+        self._site = 1 + layers * (2 + heads)  # of its dropout, behind those of the layers
         self._dropout_prob = bert.config.hidden_dropout_prob
 
     def initialize_head(self, seed: int) -> None:
@@ -55,19 +55,19 @@ class SequenceClassifier(nn.Module):
             dropout_key: random bits of the step, for the dropout; None: no dropout.
         """
         device = rows.input_ids.device
-        noise = None
+        key = None
         if dropout_key is not None:
-            noise = Noise(dropout_key, torch.arange(len(rows.input_ids), device=device))
-        layout = replace(rows.layout, noise=noise)
+            key = DropoutKey(dropout_key, torch.arange(len(rows.input_ids), device=device))
+        layout = replace(rows.layout, dropout_key=key)
         first = layout.cu_seqlens[:-1].long()
-        of_first = None if noise is None else noise.of(first)
+        of_first = None if key is None else key.of(first)
         alone = Layout.of((1,) * len(first), device)
-        choice = Choice(first, replace(alone, noise=of_first))
+        subset = TokenSubset(first, replace(alone, dropout_key=of_first))
         hidden = self.bert(
-            rows.input_ids, rows.token_type_ids, rows.position_ids, layout, choice
+            rows.input_ids, rows.token_type_ids, rows.position_ids, layout, subset
         )  # [B, H]
-        pooled = self.bert.pool(hidden, choice.layout.cu_seqlens)
-        outputs = self.classifier(dropout(pooled, self._dropout_prob, of_first, self._place))
+        pooled = self.bert.pool(hidden, subset.layout.cu_seqlens)
+        outputs = self.classifier(dropout(pooled, self._dropout_prob, of_first, self._site))
         return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 

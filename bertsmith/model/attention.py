@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bertsmith.model.dropout import Noise, scale_of_kept
+from bertsmith.model.dropout import DropoutKey, scale_of_kept
 from bertsmith.model.layout import Layout
 
 _LONGEST_WITH_SCORES_KEPT = 512
@@ -31,28 +31,29 @@ def attend(
     num_heads: int,
     dropout_prob: float = 0.0,
     *,
-    place: int = 0,
+    site: int = 0,
 ) -> Tensor:
     """softmax(Q Kᵀ / √D) V in every head of every sequence (Vaswani et al. 2017, 3.2).
 
     Args:
         query: float [R, H], heads side by side.
         key, value: float [T, H] each, heads side by side.
-        queries: where each sequence's queries lie; its `noise` drops probabilities.
+        queries: where each sequence's queries lie; its `dropout_key` decides which probabilities
+            are dropped.
         keys: where each sequence's keys and values lie; the same sequences in the same order.
         num_heads: N.
-        dropout_prob: of the attention probabilities, if there is noise.
-        place: the number of the first head's dropout in the network.
+        dropout_prob: of the attention probabilities, if there is a dropout key.
+        site: the dropout site of the first head; the others follow it.
 
     Returns:
         [R, H].
     """
-    drops = bool(dropout_prob) and queries.noise is not None
+    drops = bool(dropout_prob) and queries.dropout_key is not None
     if not drops and _has_varlen_kernel(query, query.shape[1] // num_heads):
         return _attend_unpadded(query, key, value, queries, keys, num_heads)
     if keeps_scores(query.device.type, query.dtype, keys.max_length, drops=drops):
         out: Tensor = _AttendKeepingScores.apply(
-            query, key, value, queries, keys, num_heads, dropout_prob, place
+            query, key, value, queries, keys, num_heads, dropout_prob, site
         )
         return out
     return _attend_padded(query, key, value, queries, keys, num_heads)
@@ -101,14 +102,14 @@ def _attend_unpadded(
         queries.max_length,
         keys.max_length,
     )
-    assert isinstance(context, Tensor)  # a pair only where more is asked for
+    assert isinstance(context, Tensor)  # a pair only where more is query_heads for
     return context.flatten(1)
 
 
 def _attend_padded(
     query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, num_heads: int
 ) -> Tensor:
-    """PyTorch's own choice of kernel, on padded grids: any device, any length."""
+    """PyTorch's columns choice of kernel, on padded grids: any device, any length."""
     query, key, value = (  # [B, N, Q, D], and [B, N, L, D] twice
         grid.unflatten(2, (num_heads, -1)).transpose(1, 2)
         for grid in (queries.pad(query), keys.pad(key), keys.pad(value))
@@ -135,67 +136,78 @@ class _AttendKeepingScores(torch.autograd.Function):
         keys: Layout,
         num_heads: int,
         dropout_prob: float,
-        place: int,
+        site: int,
     ) -> Tensor:
         # [B, Q, H], and [B, L, H] twice
-        asking, key, value = queries.pad(query), keys.pad(key), keys.pad(value)
-        context = torch.empty_like(asking, memory_format=torch.contiguous_format)
+        query, key, value = queries.pad(query), keys.pad(key), keys.pad(value)
+        context = torch.empty_like(query, memory_format=torch.contiguous_format)
         kept = []
         at_once = _heads_at_once(query.device, num_heads)
-        for first, own in _columns(asking.shape[2], num_heads, at_once):
+        for first, columns in _columns(query.shape[2], num_heads, at_once):
             scores = _scaled_scores(  # [B * at_once, Q, L]
-                _apart(asking[..., own], at_once), _apart(key[..., own], at_once), keys.score_bias
+                _apart(query[..., columns], at_once),
+                _apart(key[..., columns], at_once),
+                keys.score_bias,
             )
             probs = torch.softmax(scores, 2, out=scores)
             keeps = None
-            if dropout_prob and queries.noise is not None:
-                tokens = queries.pad(queries.noise.tokens[:, None]).squeeze(2)
-                keeps = _keeps(queries.noise, place + first, at_once, tokens, keys, dropout_prob)
-            found = torch.bmm(_drop(probs, keeps, dropout_prob), _apart(value[..., own], at_once))
-            context[..., own] = _together(found, at_once)
+            if dropout_prob and queries.dropout_key is not None:
+                tokens = queries.pad(queries.dropout_key.tokens[:, None]).squeeze(2)
+                keeps = _keeps(
+                    queries.dropout_key, site + first, at_once, tokens, keys, dropout_prob
+                )
+            found = torch.bmm(
+                _drop(probs, keeps, dropout_prob), _apart(value[..., columns], at_once)
+            )
+            context[..., columns] = _together(found, at_once)
             kept += [probs, keeps]
-        ctx.save_for_backward(asking, key, value, *kept)
+        ctx.save_for_backward(query, key, value, *kept)
         ctx.queries, ctx.keys = queries, keys
         ctx.num_heads, ctx.at_once, ctx.dropout_prob = num_heads, at_once, dropout_prob
         return queries.unpad(context)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        asking, key, value, *kept = ctx.saved_tensors
+        query, key, value, *kept = ctx.saved_tensors
         queries: Layout = ctx.queries
         keys: Layout = ctx.keys
         at_once: int = ctx.at_once
         grad_context = queries.pad(grads[0])  # [B, Q, H]
-        grad_asking, grad_key, grad_value = (
+        grad_query, grad_key, grad_value = (
             torch.empty_like(grid, memory_format=torch.contiguous_format)
-            for grid in (asking, key, value)
+            for grid in (query, key, value)
         )
-        groups = _columns(asking.shape[2], ctx.num_heads, at_once)
-        for (_, own), probs, keeps in zip(groups, kept[::2], kept[1::2], strict=True):
-            grad = _apart(grad_context[..., own], at_once)
+        groups = _columns(query.shape[2], ctx.num_heads, at_once)
+        for (_, columns), probs, keeps in zip(groups, kept[::2], kept[1::2], strict=True):
+            grad = _apart(grad_context[..., columns], at_once)
             dropped = _drop(probs, keeps, ctx.dropout_prob)
-            grad_value[..., own] = _together(torch.bmm(dropped.transpose(1, 2), grad), at_once)
-            grad_probs = torch.bmm(grad, _apart(value[..., own], at_once).transpose(1, 2))
+            grad_value[..., columns] = _together(torch.bmm(dropped.transpose(1, 2), grad), at_once)
+            grad_probs = torch.bmm(grad, _apart(value[..., columns], at_once).transpose(1, 2))
             grad_probs = _drop(grad_probs, keeps, ctx.dropout_prob)
             # The gradient of a softmax: p * (dp - sum of p * dp over the row).
             along = torch.linalg.vecdot(grad_probs, probs).unsqueeze(2)
             grad_scores = grad_probs.sub_(along).mul_(probs)
             grad_scores *= grad.shape[2] ** -0.5
-            met, asked = _apart(key[..., own], at_once), _apart(asking[..., own], at_once)
-            grad_asking[..., own] = _together(torch.bmm(grad_scores, met), at_once)
-            grad_key[..., own] = _together(torch.bmm(grad_scores.transpose(1, 2), asked), at_once)
-        inputs = (queries.unpad(grad_asking), keys.unpad(grad_key), keys.unpad(grad_value))
+            key_heads, query_heads = (
+                _apart(key[..., columns], at_once),
+                _apart(query[..., columns], at_once),
+            )
+            grad_query[..., columns] = _together(torch.bmm(grad_scores, key_heads), at_once)
+            grad_key[..., columns] = _together(
+                torch.bmm(grad_scores.transpose(1, 2), query_heads), at_once
+            )
+        inputs = (queries.unpad(grad_query), keys.unpad(grad_key), keys.unpad(grad_value))
         return *inputs, None, None, None, None, None
 
 
 def _keeps(
-    noise: Noise, place: int, heads: int, tokens: Tensor, keys: Layout, probability: float
+    dropout_key: DropoutKey, site: int, heads: int, tokens: Tensor, keys: Layout, probability: float
 ) -> Tensor:
     """What stays of the probabilities of so many heads: bool [B * heads, Q, L]."""
     if heads == 1:
-        return noise.keeps(place, tokens, keys.max_length, probability)
-    places = range(place, place + heads)
-    return noise.keeps_of_heads(places, tokens, keys.max_length, probability).flatten(0, 1)
+        return dropout_key.keeps(site, tokens, keys.max_length, probability)
+    sites = range(site, site + heads)
+    return dropout_key.keeps_at_sites(sites, tokens, keys.max_length, probability).flatten(0, 1)
 
 
 def _drop(probs: Tensor, keeps: Tensor | None, probability: float) -> Tensor:

@@ -22,10 +22,10 @@ from torch.utils.checkpoint import checkpoint
 from bertsmith.config import ModelConfig
 from bertsmith.data.batches import Batch
 from bertsmith.model.attention import attend
-from bertsmith.model.dropout import Noise, dropout
+from bertsmith.model.dropout import DropoutKey, dropout
 from bertsmith.model.embedding import embed
-from bertsmith.model.layout import Choice, Layout
-from bertsmith.model.loss import judge_labels, masked_lm_loss
+from bertsmith.model.layout import Layout, TokenSubset
+from bertsmith.model.loss import masked_lm_loss, score_labels
 from bertsmith.model.near import queries_and_keys, waves
 from bertsmith.model.shards import put
 
@@ -48,16 +48,16 @@ class Losses(NamedTuple):
     """float32 []; sum over pairs of the cross entropy, in nats; 0 without pairs."""
 
 
-class Judged(NamedTuple):
+class PredictionScores(NamedTuple):
     """How each masked token and each pair of a batch fared."""
 
     mlm_losses: Tensor
     """float32 [M]; cross entropy, in nats."""
-    mlm_right: Tensor
+    mlm_correct: Tensor
     """bool [M]; whether the first guess is true."""
     nsp_losses: Tensor
     """float32 [B]; cross entropy, in nats; [0] of segments."""
-    nsp_right: Tensor
+    nsp_correct: Tensor
     """bool [B]; whether the pair is judged rightly; [0] of segments."""
 
 
@@ -74,7 +74,11 @@ class Embeddings(nn.Module):
         self.dropout_prob = config.hidden_dropout_prob
 
     def forward(
-        self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor, noise: Noise | None
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor,
+        position_ids: Tensor,
+        dropout_key: DropoutKey | None,
     ) -> Tensor:
         """int64 [T] each → [T, H]."""
         words, positions = (
@@ -82,7 +86,7 @@ class Embeddings(nn.Module):
             for ids, table in ((input_ids, self.word), (position_ids, self.position))
         )
         total = words + positions + self._type_of(token_type_ids)
-        return dropout(self.norm(total), self.dropout_prob, noise, place=0)
+        return dropout(self.norm(total), self.dropout_prob, dropout_key, site=0)
 
     def _type_of(self, token_type_ids: Tensor) -> Tensor:
         weight = self.token_type.weight
@@ -96,25 +100,27 @@ class Embeddings(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention within each sequence; query, key and value in one product."""
 
-    def __init__(self, config: ModelConfig, place: int) -> None:
+    def __init__(self, config: ModelConfig, site: int) -> None:
         super().__init__()
-        self.place = place
+        self.site = site
         self.num_heads = config.num_attention_heads
         self.dropout_prob = config.attention_probs_dropout_prob
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, asking: Tensor, queries: Layout, hidden: Tensor, keys: Layout) -> Tensor:
-        """What each token of `asking` [R, H] finds in its sequence of `hidden` [T, H]: [R, H]."""
-        size = asking.shape[1]
-        if asking is hidden:
+    def forward(
+        self, query_hidden: Tensor, queries: Layout, hidden: Tensor, keys: Layout
+    ) -> Tensor:
+        """Attention of `query_hidden` [R, H] to the tokens of `hidden` [T, H]: [R, H]."""
+        size = query_hidden.shape[1]
+        if query_hidden is hidden:
             query, key, value = self.qkv(hidden).split(size, dim=1)
         else:
             weight, bias = self.qkv.weight, self.qkv.bias
-            query = F.linear(asking, weight[:size], bias[:size])
+            query = F.linear(query_hidden, weight[:size], bias[:size])
             key, value = F.linear(hidden, weight[size:], bias[size:]).split(size, dim=1)
         context = attend(
-            query, key, value, queries, keys, self.num_heads, self.dropout_prob, place=self.place
+            query, key, value, queries, keys, self.num_heads, self.dropout_prob, site=self.site
         )
         mixed: Tensor = self.output(context)
         return mixed
@@ -130,9 +136,9 @@ class Layer(nn.Module):
 
     def __init__(self, config: ModelConfig, number: int) -> None:
         super().__init__()
-        # Places of dropout: 0 is the embeddings'; a layer has two, and one for each head.
-        self.place = 1 + number * (2 + config.num_attention_heads)
-        self.attention = Attention(config, self.place + 2)
+        # Dropout sites: 0 is the embeddings'; a layer has two, and one for each head.
+        self.site = 1 + number * (2 + config.num_attention_heads)
+        self.attention = Attention(config, self.site + 2)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.intermediate = nn.Linear(config.hidden_size, config.intermediate_size)
         self.output = nn.Linear(config.intermediate_size, config.hidden_size)
@@ -140,14 +146,16 @@ class Layer(nn.Module):
         self.dropout_prob = config.hidden_dropout_prob
         self.activation = ACTIVATIONS[config.hidden_act]
 
-    def forward(self, hidden: Tensor, layout: Layout, choice: Choice | None = None) -> Tensor:
-        """[T, H] → [R, H]; the vectors of the tokens of `choice`, or of all."""
-        asking, rows = (hidden, layout) if choice is None else (choice.pick(hidden), choice.layout)
-        mixed = self.attention(asking, rows, hidden, layout)
-        mixed = dropout(mixed, self.dropout_prob, rows.noise, self.place)
-        hidden = self.attention_norm(asking + mixed)
+    def forward(self, hidden: Tensor, layout: Layout, subset: TokenSubset | None = None) -> Tensor:
+        """[T, H] → [R, H]; the vectors of the tokens of `subset`, or of all."""
+        query_hidden, rows = (
+            (hidden, layout) if subset is None else (subset.select(hidden), subset.layout)
+        )
+        mixed = self.attention(query_hidden, rows, hidden, layout)
+        mixed = dropout(mixed, self.dropout_prob, rows.dropout_key, self.site)
+        hidden = self.attention_norm(query_hidden + mixed)
         change = self.output(self.activation(self.intermediate(hidden)))
-        change = dropout(change, self.dropout_prob, rows.noise, self.place + 1)
+        change = dropout(change, self.dropout_prob, rows.dropout_key, self.site + 1)
         normed: Tensor = self.output_norm(hidden + change)
         return normed
 
@@ -219,7 +227,7 @@ class Bert(nn.Module):
         Args:
             seed: of what is drawn.
             looks_near: begin with position vectors that are waves, and a first layer half of whose
-                heads look at the places around a token (`model/near.py`).
+                heads look at the positions around a token (`model/near.py`).
         """
         generator = torch.Generator().manual_seed(seed)
         first: Any = self.layers[0]
@@ -245,21 +253,23 @@ class Bert(nn.Module):
         token_type_ids: Tensor,
         position_ids: Tensor,
         layout: Layout,
-        choice: Choice | None = None,
+        subset: TokenSubset | None = None,
     ) -> Tensor:
         """The encoder.
 
         Args:
             input_ids, token_type_ids, position_ids: int64 [T], sequences end to end.
-            layout: where each sequence lies; with `noise` set, dropout is on.
-            choice: the tokens whose vectors are wanted; None: all.
+            layout: where each sequence lies; with `dropout_key` set, dropout is on.
+            subset: the tokens whose vectors are wanted; None: all.
 
         Returns:
             [R, H]; the vector of each of these tokens in its context.
         """
-        hidden: Tensor = self.embeddings(input_ids, token_type_ids, position_ids, layout.noise)
+        hidden: Tensor = self.embeddings(
+            input_ids, token_type_ids, position_ids, layout.dropout_key
+        )
         for number, layer in enumerate(self.layers, start=1):
-            chosen = choice if number == len(self.layers) else None
+            chosen = subset if number == len(self.layers) else None
             if self.recomputes and torch.is_grad_enabled():
                 # Dropout follows from counters: there is no generator's state to put back.
                 hidden = checkpoint(
@@ -289,12 +299,12 @@ class Bert(nn.Module):
             batch: a batch or a micro-batch.
             dropout_key: random bits of the step, for the dropout; None: no dropout.
         """
-        config, noise = self.config, None
+        config, key = self.config, None
         if dropout_key is not None and (
             config.hidden_dropout_prob or config.attention_probs_dropout_prob
         ):
-            noise = Noise(dropout_key, _places(batch))
-        masked, nsp_logits = self._heads(batch, noise)
+            key = DropoutKey(dropout_key, _token_positions(batch))
+        masked, nsp_logits = self._heads(batch, key)
         mlm = masked_lm_loss(
             masked, self.embeddings.word.weight, self.mlm_head.bias, batch.masked_labels
         )
@@ -304,40 +314,40 @@ class Bert(nn.Module):
         return Losses(mlm, nsp)
 
     @torch.no_grad()
-    def judge(self, batch: Batch) -> Judged:
+    def score(self, batch: Batch) -> PredictionScores:
         """How each masked token and each pair fares, without dropout."""
         masked, nsp_logits = self._heads(batch, None)
-        mlm = judge_labels(
+        mlm = score_labels(
             masked, self.embeddings.word.weight, self.mlm_head.bias, batch.masked_labels
         )
         labels = batch.next_sentence_labels
         if nsp_logits is None:
-            return Judged(*mlm, mlm[0].new_zeros(0), mlm[1].new_zeros(0))
+            return PredictionScores(*mlm, mlm[0].new_zeros(0), mlm[1].new_zeros(0))
         nsp = F.cross_entropy(nsp_logits, labels, reduction="none").float()
-        return Judged(*mlm, nsp, nsp_logits.argmax(1) == labels)
+        return PredictionScores(*mlm, nsp, nsp_logits.argmax(1) == labels)
 
-    def _heads(self, batch: Batch, noise: Noise | None) -> tuple[Tensor, Tensor | None]:
+    def _heads(self, batch: Batch, dropout_key: DropoutKey | None) -> tuple[Tensor, Tensor | None]:
         """MLM head's output [M, H]; NSP logits of pairs, [B, 2], in at least float32."""
-        layout = Layout(batch.lengths, batch.cu_seqlens, noise)
-        choice, masked_rows = _what_heads_read(batch, layout)
+        layout = Layout(batch.lengths, batch.cu_seqlens, dropout_key)
+        subset, masked_rows = _select_prediction_rows(batch, layout)
         # Not by a call of the module: one that is spread over ranks would give its weights back
         # after it, before the heads have had them.
         ids = (batch.input_ids, batch.token_type_ids, batch.position_ids)
-        hidden = self.forward(*ids, layout, choice)
+        hidden = self.forward(*ids, layout, subset)
         masked = self.mlm_head(hidden.index_select(0, masked_rows))
         if not batch.num_pairs:
             return masked, None
-        logits = self.nsp_logits(self.pool(hidden, choice.layout.cu_seqlens))
+        logits = self.nsp_logits(self.pool(hidden, subset.layout.cu_seqlens))
         return masked, logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _places(batch: Batch) -> Tensor:
+def _token_positions(batch: Batch) -> Tensor:
     """Of each token in the global batch: int64 [T]."""
     starts = torch.tensor(batch.starts).repeat_interleave(torch.tensor(batch.lengths))
     return starts.to(batch.position_ids.device) + batch.position_ids
 
 
-def _what_heads_read(batch: Batch, layout: Layout) -> tuple[Choice, Tensor]:
+def _select_prediction_rows(batch: Batch, layout: Layout) -> tuple[TokenSubset, Tensor]:
     """Each sequence's [CLS] and masked tokens; and which of them are the masked ones: int64 [M]."""
     first = batch.cu_seqlens[:-1].long()
     positions, order = torch.cat([first, batch.masked_positions]).sort()
@@ -345,6 +355,6 @@ def _what_heads_read(batch: Batch, layout: Layout) -> tuple[Choice, Tensor]:
     rows[order] = torch.arange(len(order), device=order.device)
     cls, masked = rows.split((len(first), batch.num_masked))
     cu_seqlens = F.pad(cls, (0, 1), value=len(rows)).int()
-    noise = layout.noise.of(positions) if layout.noise else None
+    dropout_key = layout.dropout_key.of(positions) if layout.dropout_key else None
     counts = tuple(1 + number for number in batch.num_masked_each)
-    return Choice(positions, Layout(counts, cu_seqlens, noise)), masked
+    return TokenSubset(positions, Layout(counts, cu_seqlens, dropout_key)), masked

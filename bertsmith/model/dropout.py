@@ -1,9 +1,9 @@
 """Dropout as a function of where a number stands in the global batch.
 
-There is no generator: which numbers are dropped follows from the seed, the step, the place in the
-network and the place in the batch (invariant 2). So a resumed run drops the same ones, and so does
-a run that cuts its batches into other micro-batches. It is also several times quicker on a CPU than
-PyTorch's dropout, whose generator works through numbers one after another.
+There is no generator: which numbers are dropped follows from the seed, the step, the dropout site
+in the network and the position in the batch (invariant 2). So a resumed run drops the same ones,
+and so does a run that cuts its batches into other micro-batches. It is also several times quicker
+on a CPU than PyTorch's dropout, whose generator works through numbers one after another.
 
 Legend: R = rows, one for each token; H = hidden size.
 """
@@ -27,75 +27,77 @@ _MIX = (-4658895280553007687, -7723592293110705685)
 
 
 @dataclass(frozen=True)
-class Noise:
-    """What the dropout of a micro-batch goes by."""
+class DropoutKey:
+    """What decides the dropout of a micro-batch: the step's key and the positions of its tokens."""
 
     key: int | Tensor
     """64 random bits of the step, 0 to 2**64 - 1; or int64 [S], on the device, the key of every
-    place of dropout as `keys_of_places` makes them, so that a compiled step reads it as data."""
+    dropout site as `site_keys` makes them, so that a compiled step reads it as data."""
     tokens: Tensor
-    """int64 [R]; the place of each row's token in the global batch."""
+    """int64 [R]; the position of each row's token in the global batch."""
 
-    def of(self, rows: Tensor) -> Noise:
+    def of(self, rows: Tensor) -> DropoutKey:
         """The same for some of the rows: int64 [S]."""
-        return Noise(self.key, self.tokens.index_select(0, rows))
+        return DropoutKey(self.key, self.tokens.index_select(0, rows))
 
-    def keeps(self, place: int, tokens: Tensor, width: int, probability: float) -> Tensor:
+    def keeps(self, site: int, tokens: Tensor, width: int, probability: float) -> Tensor:
         """Which of the `width` numbers that belong to each token stay: bool [..., width].
 
         A token's numbers are its hidden state or, in a head, its attention probabilities.
 
         Args:
-            place: which dropout of the network; different ones are independent.
-            tokens: int64 [...]; places in the global batch.
+            site: which dropout of the network; different ones are independent.
+            tokens: int64 [...]; positions in the global batch.
             width: at most 2**20.
             probability: of being dropped, to within 1 / 2**17.
         """
         columns = torch.arange(-(-width // _LANES), device=tokens.device)
         counters = tokens[..., None] * (_WIDEST // _LANES) + columns
         key = self.key
-        key = key[place] if isinstance(key, Tensor) else int(keys_of_places(key, [place])[0])
+        key = key[site] if isinstance(key, Tensor) else int(site_keys(key, [site])[0])
         bits = _mix_(counters, key)
         return (bits.view(torch.int16) >= _threshold(probability))[..., :width]
 
-    def keeps_of_heads(
-        self, places: range, tokens: Tensor, width: int, probability: float
+    def keeps_at_sites(
+        self, sites: range, tokens: Tensor, width: int, probability: float
     ) -> Tensor:
-        """`keeps` at several places one after another, at once: bool [B, N, Q, width].
+        """`keeps` at several sites one after another, at once: bool [B, N, Q, width].
 
         Args:
-            places: N of them.
+            sites: N of them.
             tokens: int64 [B, Q].
             width, probability: as in `keeps`.
         """
         key = self.key
         if isinstance(key, Tensor):
-            keys = key[places.start : places.stop]
+            keys = key[sites.start : sites.stop]
         else:
-            made = torch.from_numpy(keys_of_places(key, np.arange(places.start, places.stop)))
+            made = torch.from_numpy(site_keys(key, np.arange(sites.start, sites.stop)))
             keys = made.to(tokens.device, non_blocking=True)  # small: nothing waits for it
         columns = torch.arange(-(-width // _LANES), device=tokens.device)
         counters = tokens[:, None, :, None] * (_WIDEST // _LANES) + columns
-        counters = counters.expand(-1, len(places), -1, -1).contiguous()
+        counters = counters.expand(-1, len(sites), -1, -1).contiguous()
         bits = _mix_(counters, keys[:, None, None])
         return (bits.view(torch.int16) >= _threshold(probability))[..., :width]
 
 
-def keys_of_places(key: int, places: npt.ArrayLike) -> Int64:
-    """The keys of dropout at some places of the network in a step of this key: int64 [S]."""
-    return extend(np.array([key], dtype=np.uint64), places).view(np.int64)
+def site_keys(key: int, sites: npt.ArrayLike) -> Int64:
+    """The keys of some dropout sites of the network in a step of this key: int64 [S]."""
+    return extend(np.array([key], dtype=np.uint64), sites).view(np.int64)
 
 
-def dropout(hidden: Tensor, probability: float, noise: Noise | None, place: int) -> Tensor:
+def dropout(
+    hidden: Tensor, probability: float, dropout_key: DropoutKey | None, site: int
+) -> Tensor:
     """Numbers of `hidden` [R, H] set to 0 with `probability`, the others scaled up.
 
     Args:
-        noise: None outside training: nothing is dropped.
-        place: which dropout of the network this is.
+        dropout_key: None outside training: nothing is dropped.
+        site: which dropout of the network this is.
     """
-    if noise is None or not probability:
+    if dropout_key is None or not probability:
         return hidden
-    keeps = noise.keeps(place, noise.tokens, hidden.shape[1], probability)
+    keeps = dropout_key.keeps(site, dropout_key.tokens, hidden.shape[1], probability)
     if torch.compiler.is_compiling():
         # The same numbers. PyTorch 2.11 compiles the function below to one without a gradient.
         return torch.where(keeps, hidden * scale_of_kept(probability), 0)

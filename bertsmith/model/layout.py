@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertsmith.model.dropout import Noise
+from bertsmith.model.dropout import DropoutKey
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Layout:
     data of a compiled step, which meets no padded grid."""
     cu_seqlens: Tensor
     """int32 [B + 1]; where each sequence begins, and T; on the device."""
-    noise: Noise | None = None
-    """What dropout goes by; None outside training."""
+    dropout_key: DropoutKey | None = None
+    """Of its tokens; None outside training."""
     longest: int = 0
     """L, or more, where the lengths are not known on the host."""
 
@@ -96,20 +96,20 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Choice:
+class TokenSubset:
     """Some tokens of each sequence: those whose last vectors somebody reads."""
 
     positions: Tensor
-    """int64 [R]; places in [0, T), rising."""
+    """int64 [R]; positions in [0, T), rising."""
     layout: Layout
     """How they lie end to end; at least one of every sequence."""
-    places: Tensor | None = None
-    """int64 [T]; the place of each token among them, −1 if it is not; None: not known."""
+    inverse: Tensor | None = None
+    """int64 [T]; the index of each token among them, −1 if it is not; None: not known."""
 
-    def pick(self, packed: Tensor) -> Tensor:
+    def select(self, packed: Tensor) -> Tensor:
         """[T, C] → [R, C]."""
-        picked: Tensor = Gather.apply(packed, self.positions, self.places)
-        return picked
+        selected: Tensor = Gather.apply(packed, self.positions, self.inverse)
+        return selected
 
 
 class _Scatter(torch.autograd.Function):
@@ -129,21 +129,22 @@ class _Scatter(torch.autograd.Function):
 class Gather(torch.autograd.Function):
     """Rows out of a grid. Its backward is a plain copy; torch's own adds up, which is slower.
 
-    A row may be asked for twice only where no gradient comes to it. Given the place of each row of
-    the grid among those that are asked for, −1 if it is not, the backward pass is a gather, too.
+    A row may be asked for twice only where no gradient comes to it. Given `inverse`, the
+    index of each row of the grid among those that are asked for, −1 if it is not, the backward pass
+    is a gather, too.
     """
 
     @staticmethod
-    def forward(ctx: Any, grid: Tensor, rows: Tensor, places: Tensor | None) -> Tensor:
-        ctx.save_for_backward(rows if places is None else places)
-        ctx.num_rows, ctx.has_places = len(grid), places is not None
+    def forward(ctx: Any, grid: Tensor, rows: Tensor, inverse: Tensor | None) -> Tensor:
+        ctx.save_for_backward(rows if inverse is None else inverse)
+        ctx.num_rows, ctx.has_inverse = len(grid), inverse is not None
         return grid.index_select(0, rows)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (index,) = ctx.saved_tensors
         grad = grads[0]
-        if ctx.has_places:
+        if ctx.has_inverse:
             found = grad.index_select(0, index.clamp(min=0))
             return torch.where(index[:, None] >= 0, found, 0), None, None
         return grad.new_zeros(ctx.num_rows, grad.shape[1]).index_copy_(0, index, grad), None, None

@@ -113,7 +113,7 @@ def whole_masked_lm_loss(hidden: Tensor, weight: Tensor, bias: Tensor, labels: T
 
 
 @torch.no_grad()
-def judge_labels(
+def score_labels(
     hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Each label's −log softmax(…), as `masked_lm_loss` adds them up, and whether it came first.

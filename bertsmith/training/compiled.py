@@ -17,8 +17,8 @@ from torch import Tensor
 
 from bertsmith.errors import DeviceError
 from bertsmith.model.bert import Bert
-from bertsmith.model.dropout import Noise
-from bertsmith.model.layout import Choice, Gather, Layout
+from bertsmith.model.dropout import DropoutKey
+from bertsmith.model.layout import Gather, Layout, TokenSubset
 from bertsmith.model.loss import whole_masked_lm_loss
 from bertsmith.training.fixed import (
     IGNORED,
@@ -201,18 +201,20 @@ def fixed_losses(model: Bert, shape: FixedShape, views: Views) -> Tensor:
         views: of its buffer, on the model's device.
     """
     constants = constants_of(shape, views.constants)
-    ids, types, positions, places, token_rows = (
+    ids, types, positions, token_positions, token_rows = (
         part.flatten().long() for part in views.tokens.unbind()
     )
     masked_rows, labels = (part.flatten().long() for part in views.masked.unbind())
     rows, row_masks, row_firsts = (part.long() for part in views.rows.unbind())
-    config, noise = model.config, None
+    config, dropout_key = model.config, None
     if config.hidden_dropout_prob or config.attention_probs_dropout_prob:
-        noise = Noise(constants["dropout_keys"], places)
-    layout = Layout((), constants["cu_seqlens"], noise, shape.max_length)
+        dropout_key = DropoutKey(constants["dropout_keys"], token_positions)
+    layout = Layout((), constants["cu_seqlens"], dropout_key, shape.max_length)
     row_ends = constants["row_cu_seqlens"]
-    chosen = Layout((), row_ends, noise.of(rows) if noise else None, shape.max_length)
-    hidden = model.forward(ids, types, positions, layout, Choice(rows, chosen, token_rows))
+    row_layout = Layout(
+        (), row_ends, dropout_key.of(rows) if dropout_key else None, shape.max_length
+    )
+    hidden = model.forward(ids, types, positions, layout, TokenSubset(rows, row_layout, token_rows))
     masked = model.mlm_head(Gather.apply(hidden, masked_rows, row_masks))
     mlm = whole_masked_lm_loss(masked, model.embeddings.word.weight, model.mlm_head.bias, labels)
     if not shape.is_pairs:

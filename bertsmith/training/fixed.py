@@ -25,7 +25,7 @@ from torch import Tensor
 from bertsmith.data.batches import Batch, Batches, Sizes
 from bertsmith.data.deal import deal
 from bertsmith.data.random_bits import Int64
-from bertsmith.model.dropout import keys_of_places
+from bertsmith.model.dropout import site_keys
 
 IGNORED = -100
 """The label of what is not scored, as `torch.nn.functional.cross_entropy` has it."""
@@ -130,12 +130,12 @@ class Views(NamedTuple):
     constants: Tensor
     """int32; its size is the same whatever U; by name in `FixedShape.constants`."""
     tokens: Tensor
-    """int32 [5, U, unit]; ids, types, positions, places in the global batch, and the place of each
-    token among the rows that are read, −1 if it is not."""
+    """int32 [5, U, unit]; ids, types, positions in the sequence and in the global batch, and the
+    index of each token among the rows that are read, −1 if it is not."""
     masked: Tensor
     """int32 [2, U, masked_in_unit]; which of the rows are masked tokens, and their labels."""
     rows: Tensor
-    """int32 [3, R]; the tokens whose last vectors are read, sequence by sequence; the place of each
+    """int32 [3, R]; the tokens whose last vectors are read, sequence by sequence; the index of each
     among the masked tokens, −1 if it is not; and among the [CLS] tokens."""
 
     def marked(self) -> Views:
@@ -164,7 +164,7 @@ class FixedBatch:
             dropout_key: random bits of the step, 0 to 2**64 - 1.
             num_masked, num_pairs: of the global batch.
         """
-        keys = keys_of_places(dropout_key, np.arange(self.shape.sites))
+        keys = site_keys(dropout_key, np.arange(self.shape.sites))
         counts = np.array([max(num_masked, 1), max(num_pairs, 1)], dtype=np.float32)
         header = np.concatenate([keys.view(np.int32), counts.view(np.int32)])
         self.buffers[:, : len(header)] = torch.from_numpy(header)
@@ -232,7 +232,7 @@ def _lay_out(
     """Write the sequences `own` and the filler into a buffer of zeros."""
     views = shape.views(buffer, units)
     constants = constants_of(shape, views.constants)
-    ids, types, positions, places, token_rows = views.tokens.view(5, -1).numpy()
+    ids, types, positions, global_positions, token_rows = views.tokens.view(5, -1).numpy()
     masked_rows, labels = views.masked.view(2, -1).numpy()
     rows, row_masks, row_firsts = views.rows.numpy()
     lengths, counts = all_lengths[own], all_counts[own]
@@ -245,7 +245,7 @@ def _lay_out(
     ids[:tokens] = batch.input_ids.numpy()[source]
     types[:tokens] = batch.token_type_ids.numpy()[source]
     positions[:tokens] = batch.position_ids.numpy()[source]
-    places[:tokens] = np.repeat(np.array(batch.starts)[own], lengths) + positions[:tokens]
+    global_positions[:tokens] = np.repeat(np.array(batch.starts)[own], lengths) + positions[:tokens]
     positions[tokens:], filler_starts = _ranges(np.zeros(fillers, dtype=np.int64), filler)
     _set_ends(constants["cu_seqlens"], np.concatenate([lengths, filler]))
 

@@ -123,5 +123,5 @@ def _shard(model: Bert, ranks: Ranks, device: torch.device) -> None:
         fully_shard(layer, mesh=mesh)
     # The rest, too, is given back after a forward pass: one that validates has no backward pass.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
-    for name in ("losses", "judge"):
+    for name in ("losses", "score"):
         register_fsdp_forward_method(model, name)

@@ -22,8 +22,8 @@ from bertsmith.model import attention
 from bertsmith.model import loss as loss_module
 from bertsmith.model.attention import attend
 from bertsmith.model.bert import Bert
-from bertsmith.model.dropout import Noise, dropout
-from bertsmith.model.layout import Choice, Layout
+from bertsmith.model.dropout import DropoutKey, dropout
+from bertsmith.model.layout import Layout, TokenSubset
 from bertsmith.model.loss import masked_lm_loss
 from bertsmith.training.muon import orthogonalized
 from bertsmith.training.optimizer import make_optimizers
@@ -44,12 +44,12 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float(difference.norm() / expected.detach().norm())
 
 
-def chosen(every: int, device: torch.device) -> Choice:
+def chosen(every: int, device: torch.device) -> TokenSubset:
     """The first token of each sequence and every so many after it."""
     places = torch.cat([torch.arange(length) for length in LENGTHS])
     counts = [-(-length // every) for length in LENGTHS]
     positions = (places % every == 0).nonzero().squeeze(1)
-    return Choice(positions.to(device), Layout.of(counts, device))
+    return TokenSubset(positions.to(device), Layout.of(counts, device))
 
 
 def by_the_formula(query: Tensor, key_value: Tensor, every: int) -> Tensor:
@@ -107,7 +107,7 @@ def test_attention_is_the_formula(
     plain = qkv.double().requires_grad_()
     keys, choice = Layout.of(LENGTHS, device), chosen(every, device)
     query, key_value = mine.split((hidden, 2 * hidden), 1)
-    found = attend(choice.pick(query), *halves(key_value), choice.layout, keys, HEADS)
+    found = attend(choice.select(query), *halves(key_value), choice.layout, keys, HEADS)
     plain_query, plain_key_value = plain.split((hidden, 2 * hidden), 1)
     expected = by_the_formula(plain_query, plain_key_value, every)
     assert found.dtype == dtype
@@ -146,12 +146,12 @@ def test_attention_drops_the_same_places(
     direction = torch.randn(tokens, hidden, generator=generator)
     found, grads = [], []
     for where, kind in ((device, dtype), (torch.device("cpu"), torch.float64)):
-        noise = Noise(2**63 + 5, torch.arange(tokens, device=where) + 1000)
+        noise = DropoutKey(2**63 + 5, torch.arange(tokens, device=where) + 1000)
         layout = Layout.of(lengths, where)
         layout = Layout(layout.lengths, layout.cu_seqlens, noise)
         given = qkv.to(where, kind).requires_grad_()
         query, key_value = given.split((hidden, 2 * hidden), 1)
-        out = attend(query, *halves(key_value), layout, layout, HEADS, probability, place=9)
+        out = attend(query, *halves(key_value), layout, layout, HEADS, probability, site=9)
         (grad,) = torch.autograd.grad(out, given, direction.to(dtype).to(where, kind))
         found.append(out)
         grads.append(grad)
@@ -204,7 +204,7 @@ def test_dropout_is_that_of_a_cpu_bit_for_bit(probability: float, device: torch.
     hidden = torch.randn(len(tokens), 131, generator=torch.Generator().manual_seed(0))
     for key in (0, 77, 2**63 - 1, 2**64 - 1):
         for place in (0, 1, 500):
-            cpu, other = (Noise(key, tokens.to(d)) for d in ("cpu", device))
+            cpu, other = (DropoutKey(key, tokens.to(d)) for d in ("cpu", device))
             expected = cpu.keeps(place, cpu.tokens, 131, probability)
             found = other.keeps(place, other.tokens, 131, probability)
             assert torch.equal(found.cpu(), expected)

@@ -136,11 +136,11 @@ def test_judging_is_that_of_a_cpu(
     batch: Batch, long_tokenizer: Tokenizer, device: torch.device
 ) -> None:
     model = make_model(long_tokenizer.vocab_size, dropout=0.1, attention_dropout=0.1, heads=2)
-    expected = model.eval().judge(batch)
-    found = model.to(device).judge(batch.to(device))
+    expected = model.eval().score(batch)
+    found = model.to(device).score(batch.to(device))
     for name in ("mlm_losses", "nsp_losses"):
         torch.testing.assert_close(
             getattr(found, name).cpu(), getattr(expected, name), rtol=1e-4, atol=1e-4
         )
-    for name in ("mlm_right", "nsp_right"):
+    for name in ("mlm_correct", "nsp_correct"):
         assert torch.equal(getattr(found, name).cpu(), getattr(expected, name))
