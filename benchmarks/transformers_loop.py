@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from bertsmith.batch import Batch
 from bertsmith.config import resolve
-from bertsmith.data.batches import Batch
 from bertsmith.data.store import word_counts
 from bertsmith.display import Display
 from bertsmith.evaluation.held_out import evaluate

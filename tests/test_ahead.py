@@ -18,10 +18,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from bertsmith.batch import Batch
 from bertsmith.config import DataConfig, PreparationConfig
 from bertsmith.data import ahead, examples
 from bertsmith.data.ahead import BatchesAhead, usual_num_workers
-from bertsmith.data.batches import Batch
 from bertsmith.data.pairs import make_drawing
 from bertsmith.data.store import TokenStore
 from bertsmith.errors import DataError

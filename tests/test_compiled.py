@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig
-from bertsmith.data.batches import Batch
 from bertsmith.data.store import TokenStore
 from bertsmith.model.bert import Bert
 from bertsmith.model.dropout import DropoutKey, site_keys

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from bertsmith.batch import Batch
 from bertsmith.config import DataConfig
 from bertsmith.corpus import Document
-from bertsmith.data.batches import Batch, Batches
+from bertsmith.data.batches import Batches
 from bertsmith.data.deal import deal
 from bertsmith.data.examples import lay_out
 from bertsmith.data.masking import (
@@ -24,10 +25,11 @@ from bertsmith.data.masking import (
     replace_tokens,
     words_of,
 )
-from bertsmith.data.pairs import AdjacentPairs, FilledPairs, cut_lengths, make_drawing
-from bertsmith.data.random_bits import Stream, random_bits
+from bertsmith.data.pairs import AdjacentPairs, FilledPairs, make_drawing
 from bertsmith.data.store import Shard, TokenStore, build_store, log_shares, word_counts
+from bertsmith.random_bits import Stream, random_bits
 from bertsmith.tokenizer import Tokenizer, train
+from bertsmith.tokenizer.truncation import truncated_lengths
 from tests.conftest import SPACED, make_documents, sentences_of
 
 LETTERS = st.text("abc", min_size=1, max_size=6).map(" ".join)
@@ -253,7 +255,7 @@ def test_cutting_takes_from_the_longer(a: int, b: int, room: int) -> None:
             expected_a -= 1
         else:
             expected_b -= 1
-    found = cut_lengths(np.array([a]), np.array([b]), room)
+    found = truncated_lengths(np.array([a]), np.array([b]), room)
     assert [int(x[0]) for x in found] == [expected_a, expected_b]
 
 
@@ -269,7 +271,7 @@ def test_cutting_is_the_longest_first_of_transformers(
         truncation="longest_first",
         max_length=24,
     )
-    kept_a, kept_b = (int(x[0]) for x in cut_lengths(np.array([a]), np.array([b]), 21))
+    kept_a, kept_b = (int(x[0]) for x in truncated_lengths(np.array([a]), np.array([b]), 21))
     assert theirs["token_type_ids"].count(1) == kept_b + 1
     assert theirs["token_type_ids"].count(0) == kept_a + 2
 

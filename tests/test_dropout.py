@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertsmith.data.random_bits import extend
 from bertsmith.model.dropout import DropoutKey, _mix_, dropout, scale_of_kept
+from bertsmith.random_bits import extend
 
 
 def noise(key: int, num_tokens: int = 0) -> DropoutKey:

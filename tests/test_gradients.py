@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertForPreTraining
 
-from bertsmith.data.batches import Batch
+from bertsmith.batch import Batch
 from bertsmith.data.store import TokenStore
 from bertsmith.model import attention, bert
 from bertsmith.model.bert import Bert

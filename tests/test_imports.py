@@ -12,8 +12,9 @@ import bertsmith
 PACKAGE = Path(bertsmith.__file__).parent
 
 ROWS = (
-    "errors extras streams durable display processes ranks config corpus tokenizer data "
-    "preparation model evaluation report training inference finetuning api <root> cli"
+    "errors extras streams durable display processes ranks random_bits batch config corpus "
+    "tokenizer model data preparation evaluation report training inference finetuning api <root> "
+    "cli"
 ).split()
 """From the lowest to the highest: a module imports only from rows above it in this list.
 `<root>` is what `import bertsmith` gives."""

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 import bertsmith
-from bertsmith.data.batches import Batch, Batches
+from bertsmith.batch import Batch
+from bertsmith.data.batches import Batches
 from bertsmith.display import Display
 from bertsmith.errors import DivergenceError, RunStopped
 from bertsmith.evaluation import held_out

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig, PretrainConfig, TrainingConfig, resolve
-from bertsmith.data.batches import Batch
 from bertsmith.data.store import TokenStore
 from bertsmith.errors import DeviceError
 from bertsmith.model.bert import Bert, Losses

@@ -22,8 +22,8 @@ from transformers import (
     BertModel,
 )
 
+from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig, resolve
-from bertsmith.data.batches import Batch
 from bertsmith.data.store import TokenStore
 from bertsmith.errors import BertsmithError, ModelError
 from bertsmith.model import loss as loss_module

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import bertsmith
+from bertsmith.batch import Sizes
 from bertsmith.cli.main import main
 from bertsmith.config import DataConfig
-from bertsmith.data.batches import Sizes
 from bertsmith.data.store import build_store
 from bertsmith.errors import BertsmithError, DivergenceError, ModelError
 from bertsmith.evaluation.held_out import evaluate, evaluation_batches

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertsmith.data.random_bits import Stream, below, extend, permute, random_bits, uniform
+from bertsmith.random_bits import Stream, below, extend, permute, random_bits, uniform
 
 SEEDS = st.integers(0, 2**63 - 1)
 

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 import bertsmith
+from bertsmith.batch import Batch
 from bertsmith.cli.main import main
 from bertsmith.config import drift, held, resolve
 from bertsmith.config.schema import MAY_CHANGE, SECTIONS
-from bertsmith.data.batches import Batch, Batches
+from bertsmith.data.batches import Batches
 from bertsmith.durable import damage, whole_folder
 from bertsmith.errors import BertsmithError, DivergenceError, ModelError, RunError
 from bertsmith.model.bert import Bert, Losses

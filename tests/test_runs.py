@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertForPreTraining
 
 import bertsmith
-from bertsmith.data.batches import Batch
+from bertsmith.batch import Batch
 from bertsmith.durable import damage, whole_folder
 from bertsmith.errors import BertsmithError, DataError, DivergenceError, RunError
 from bertsmith.model.bert import Bert, Losses

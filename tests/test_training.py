@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from bertsmith.batch import Batch
 from bertsmith.config import DataConfig, ModelConfig, TrainingConfig
-from bertsmith.data.batches import Batch
 from bertsmith.data.store import TokenStore
 from bertsmith.evaluation.held_out import evaluate, evaluation_batches
 from bertsmith.model.bert import Bert

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from bertsmith.batch import Batch
 from bertsmith.config import PretrainConfig, resolve
-from bertsmith.data.batches import Batch
 from bertsmith.data.worker import pinned
 from bertsmith.display import Display
 from bertsmith.model.bert import Bert

@@ -10,7 +10,7 @@ from heapq import heapreplace
 
 import numpy as np
 
-from bertsmith.data.random_bits import Int64
+from bertsmith.random_bits import Int64
 
 
 def deal(lengths: Sequence[int], num_ranks: int) -> Int64:

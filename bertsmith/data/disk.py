@@ -23,7 +23,6 @@ from bertsmith.data.manifest import (
     Manifest,
     ShardEntry,
 )
-from bertsmith.data.random_bits import Int64
 from bertsmith.data.shards import (
     Stamp,
     checked_digest,
@@ -34,6 +33,7 @@ from bertsmith.data.shards import (
 from bertsmith.data.store import Shard, TokenStore
 from bertsmith.errors import DataError
 from bertsmith.processes import num_processors
+from bertsmith.random_bits import Int64
 from bertsmith.tokenizer import Tokenizer
 
 _MEGABYTE = 10**6

@@ -23,10 +23,10 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from bertsmith.corpus.cache import cache_folder
-from bertsmith.data.random_bits import Int64
 from bertsmith.data.store import Shard, TokenStore
 from bertsmith.durable import damage, make_folder, whole_folder
 from bertsmith.errors import DataError
+from bertsmith.random_bits import Int64
 
 Kind = Literal["adjacent", "filled", "segments"]
 

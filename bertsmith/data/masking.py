@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from bertsmith.data.random_bits import Int64, UInt64, below, extend, uniform
+from bertsmith.random_bits import Int64, UInt64, below, extend, uniform
 
 _MASK_SHARE = 0.8  # of the chosen tokens become [MASK]
 _RANDOM_SHARE = 0.1  # become a random word; the rest stay as they are

@@ -17,12 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bertsmith.config import DataConfig
-from bertsmith.data.examples import NUM_SPECIAL, Examples, Kind, lay_out
-from bertsmith.data.random_bits import Int64, Stream, below, extend, random_bits, uniform
+from bertsmith.data.examples import Examples, Kind, lay_out
 from bertsmith.data.store import TokenStore
-
-NUM_SPECIAL_IN_PAIR = NUM_SPECIAL["adjacent"]
-"""[CLS] A [SEP] B [SEP]."""
+from bertsmith.random_bits import Int64, Stream, below, extend, random_bits, uniform
+from bertsmith.tokenizer.truncation import NUM_SPECIAL_IN_PAIR
 
 _TRIES = 4  # redraws of a random B that happens to read like the true one
 
@@ -228,18 +226,6 @@ class FilledPairs:
         longer = np.minimum(fitting + 1, self._store.num_sentences)
         over, under = self._store.start(longer) - wanted, wanted - self._store.start(fitting)
         return np.where(over < under, longer, fitting)
-
-
-def cut_lengths(a: Int64, b: Int64, num_tokens: int) -> tuple[Int64, Int64]:
-    """Lengths of A and B, int64 [B] each, cut from the longer one until both fit in `num_tokens`.
-
-    The closed form of taking tokens off the longer side until the pair fits; of an odd room, the
-    side that was longer (B if none was) keeps the one token more. What `transformers` calls
-    `longest_first`.
-    """
-    shorter = np.minimum(np.minimum(a, b), num_tokens // 2)
-    longer = np.minimum(np.maximum(a, b), num_tokens - shorter)
-    return np.where(a <= b, shorter, longer), np.where(a <= b, longer, shorter)
 
 
 def _coin(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:

@@ -18,10 +18,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from bertsmith.data.manifest import DamagedFileError, ShardEntry
-from bertsmith.data.random_bits import Int64
 from bertsmith.data.store import Shard, Size
 from bertsmith.durable import LOST, flush, sha256_of, whole_file
 from bertsmith.errors import DataError
+from bertsmith.random_bits import Int64
 from bertsmith.tokenizer import TOKENIZER_FILES
 
 _COLUMN = "document"

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from bertsmith.corpus import Document
 from bertsmith.corpus.letters import count_mixed_words
-from bertsmith.data.random_bits import Int64
+from bertsmith.random_bits import Int64
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.tokenizer.bounds import count_long_runs
 

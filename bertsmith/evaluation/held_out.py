@@ -13,11 +13,11 @@ import torch
 from bertsmith.config import DataConfig
 from bertsmith.data.batches import Batches
 from bertsmith.data.pairs import make_drawing
-from bertsmith.data.random_bits import Int64
 from bertsmith.data.store import TokenStore
 from bertsmith.evaluation.pseudo import PseudoPerplexity
 from bertsmith.evaluation.tally import Bin, MaskedTally
 from bertsmith.model.bert import Bert
+from bertsmith.random_bits import Int64
 from bertsmith.ranks import ALONE, Ranks
 from bertsmith.tokenizer import Tokenizer
 

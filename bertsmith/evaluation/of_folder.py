@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple
 
 from bertsmith.config import DataConfig, PreparationConfig, PretrainConfig, resolve
 from bertsmith.corpus import absolute_names, open_corpus
-from bertsmith.data.random_bits import Int64
 from bertsmith.data.store import TokenStore, build_store, word_counts
 from bertsmith.display import Display
 from bertsmith.errors import BertsmithError, CorpusError, DataError, ModelError
@@ -27,6 +26,7 @@ from bertsmith.preparation import (
     rules_of,
     with_tokenizer_of,
 )
+from bertsmith.random_bits import Int64
 from bertsmith.tokenizer import Tokenizer
 
 _MANY_UNKNOWN = 0.5  # share of the tokens

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bertsmith.data.batches import Batch
-from bertsmith.data.random_bits import Int64, permute
+from bertsmith.batch import Batch
 from bertsmith.data.store import TokenStore
 from bertsmith.evaluation.tally import Bin, MaskedTally
 from bertsmith.model.bert import Bert
+from bertsmith.random_bits import Int64, permute
 from bertsmith.tokenizer import Tokenizer
 
 _NUM_SPECIAL = 2  # [CLS] sentence [SEP]

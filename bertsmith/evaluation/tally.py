@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from bertsmith.data.batches import Batch
-from bertsmith.data.random_bits import Int64
+from bertsmith.batch import Batch
 from bertsmith.data.store import log_shares
+from bertsmith.random_bits import Int64
 
 Float64 = npt.NDArray[np.float64]
 

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bertsmith.config import FinetuneConfig, TrainingConfig
-from bertsmith.data.random_bits import Stream, permute, random_bits
 from bertsmith.errors import DivergenceError
 from bertsmith.finetuning.classifier import SequenceClassifier
 from bertsmith.finetuning.labels import Targets, Task
@@ -29,6 +28,7 @@ from bertsmith.inference.texts import (
     say_what_is_unknown,
     say_what_was_cut,
 )
+from bertsmith.random_bits import Stream, permute, random_bits
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.optimizer import Optimizers, make_optimizers, rate_share
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertsmith.data.pairs import NUM_SPECIAL_IN_PAIR, cut_lengths
 from bertsmith.errors import InputError
 from bertsmith.model.layout import Layout
+from bertsmith.tokenizer.truncation import NUM_SPECIAL_IN_PAIR, truncated_lengths
 
 _SHOWN = 60  # characters of a text in a message
 
@@ -90,7 +90,7 @@ def cuts(segments: Sequence[int], wanted: Sequence[int], max_length: int) -> lis
     if 1 in segments:
         texts.append(range(begin_b, total - 1))
         a, b = (np.array([len(text)]) for text in texts)
-        rooms = [int(room[0]) for room in cut_lengths(a, b, max_length - NUM_SPECIAL_IN_PAIR)]
+        rooms = [int(room[0]) for room in truncated_lengths(a, b, max_length - NUM_SPECIAL_IN_PAIR)]
     parts = [
         _stretches(text, [place for place in wanted if place in text], max(room, 0))
         for text, room in zip(texts, rooms, strict=True)

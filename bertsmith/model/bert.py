@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig
-from bertsmith.data.batches import Batch
 from bertsmith.model.attention import attend
 from bertsmith.model.dropout import DropoutKey, dropout
 from bertsmith.model.embedding import embed

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bertsmith.data.random_bits import Int64, extend
+from bertsmith.random_bits import Int64, extend
 
 _LANES = 4  # random numbers of 16 bits in one of 64
 _WIDEST = 2**20  # numbers that belong to one token; keeps different tokens apart
@@ -131,7 +131,7 @@ def _threshold(probability: float) -> int:
 
 
 def _mix_(counters: Tensor, key: int | Tensor) -> Tensor:
-    """SplitMix64 of `key` + counter, in place: int64 to int64, as `data.random_bits` does it."""
+    """SplitMix64 of `key` + counter, in place: int64 to int64, as `random_bits` does it."""
     bits = counters.add_(1).mul_(_SPREAD).add_(key)
     for shift, factor in zip((30, 27), _MIX, strict=True):
         bits.bitwise_xor_(_shifted(bits, shift)).mul_(factor)

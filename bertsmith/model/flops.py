@@ -7,8 +7,8 @@ from typing import Protocol
 
 import torch
 
+from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig
-from bertsmith.data.batches import Batch
 from bertsmith.model.device import wait_for
 
 _SIZE = {"cpu": 2048, "mps": 4096, "cuda": 8192}

@@ -22,9 +22,9 @@ import numpy.typing as npt
 
 from bertsmith.corpus import Document, Part, digest, unwarned
 from bertsmith.corpus.letters import words_of
-from bertsmith.data.random_bits import Int64, UInt64, extend
 from bertsmith.durable import read_with_sum, write_with_sum
 from bertsmith.preparation.work import Job, dropped_file
+from bertsmith.random_bits import Int64, UInt64, extend
 
 _PERMUTATIONS = 128
 _SEED = 42

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 import torch
 
+from bertsmith.batch import Batch
 from bertsmith.config import PretrainConfig, TrainingConfig
-from bertsmith.data.batches import Batch, Batches
+from bertsmith.data.batches import Batches
 from bertsmith.model.attention import takes_varlen
 from bertsmith.model.device import autocast, compute_dtype
 from bertsmith.training.budget import Budget

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bertsmith.batch import Batch
 from bertsmith.config import PretrainConfig
-from bertsmith.data.batches import Batch
 from bertsmith.errors import DeviceError
 from bertsmith.model.device import TOKENS_AT_ONCE, usual_micro_batch
 from bertsmith.model.memory import (

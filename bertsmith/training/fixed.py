@@ -22,10 +22,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bertsmith.data.batches import Batch, Batches, Sizes
+from bertsmith.batch import Batch, Sizes
+from bertsmith.data.batches import Batches
 from bertsmith.data.deal import deal
-from bertsmith.data.random_bits import Int64
 from bertsmith.model.dropout import site_keys
+from bertsmith.random_bits import Int64
 
 IGNORED = -100
 """The label of what is not scored, as `torch.nn.functional.cross_entropy` has it."""

@@ -18,12 +18,12 @@ import torch
 from bertsmith.config import TrainingConfig
 from bertsmith.data.ahead import BatchesAhead
 from bertsmith.data.batches import Batches
-from bertsmith.data.random_bits import Int64, Stream, random_bits
 from bertsmith.display import Display
 from bertsmith.errors import DivergenceError, RunError, RunStopped
 from bertsmith.evaluation.held_out import evaluate
 from bertsmith.model.device import autocast
 from bertsmith.model.shards import own_part
+from bertsmith.random_bits import Int64, Stream, random_bits
 from bertsmith.report.metrics_file import Metrics
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.budget import Budget, is_due

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bertsmith.data.batches import Batch
+from bertsmith.batch import Batch
 from bertsmith.model.bert import Bert, Losses
 from bertsmith.ranks import Ranks
 

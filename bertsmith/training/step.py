@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bertsmith.data.batches import Batch, Sizes
+from bertsmith.batch import Batch, Sizes
 from bertsmith.errors import DeviceError
 from bertsmith.model.shards import whole
 from bertsmith.training.optimizer import Optimizers

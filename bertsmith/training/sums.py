@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bertsmith.data.batches import Sizes
+from bertsmith.batch import Sizes
 from bertsmith.training.step import Losses
 
 

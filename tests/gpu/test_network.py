@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig
-from bertsmith.data.batches import Batch
 from bertsmith.data.store import TokenStore
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import autocast

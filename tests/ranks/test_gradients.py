@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from bertsmith.batch import Batch
 from bertsmith.config import DataConfig, ModelConfig, TrainingConfig
-from bertsmith.data.batches import Batch, Batches
+from bertsmith.data.batches import Batches
 from bertsmith.data.pairs import make_drawing
 from bertsmith.data.store import build_store
 from bertsmith.model.bert import Bert, Losses
