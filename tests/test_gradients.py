@@ -23,7 +23,7 @@ from bertsmith.model import attention, bert
 from bertsmith.model.bert import Bert
 from bertsmith.model.dropout import DropoutKey
 from bertsmith.model.hugging_face import to_hugging_face
-from bertsmith.model.layout import Layout
+from bertsmith.model.layout import Layout, PackedInput
 from bertsmith.tokenizer import Tokenizer
 from tests.test_data import make_batches
 
@@ -172,7 +172,7 @@ def test_dropout_is_the_same_where_the_last_layer_makes_all(tiny_model: Bert, ba
     some = model.losses(batch, key)
     noise = DropoutKey(key, torch.arange(batch.num_tokens))
     layout = Layout(batch.lengths, batch.cu_seqlens, noise)
-    hidden = model(batch.input_ids, batch.token_type_ids, batch.position_ids, layout)
+    hidden = model(PackedInput(batch.input_ids, batch.token_type_ids, batch.position_ids, layout))
     logits = model.mlm_logits(hidden[batch.masked_positions])
     mlm = F.cross_entropy(logits, batch.masked_labels, reduction="sum")
     scores = model.nsp_logits(model.pool(hidden, batch.cu_seqlens))

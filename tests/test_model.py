@@ -29,7 +29,7 @@ from bertsmith.errors import BertsmithError, ModelError
 from bertsmith.model import loss as loss_module
 from bertsmith.model.bert import Bert
 from bertsmith.model.hugging_face import Snapshot, hugging_face_names, load_model
-from bertsmith.model.layout import Layout
+from bertsmith.model.layout import Layout, PackedInput
 from bertsmith.model.locate import find_model
 from bertsmith.model.loss import masked_lm_loss, score_labels
 from bertsmith.tokenizer import Tokenizer
@@ -58,7 +58,9 @@ def padded(batch: Batch) -> dict[str, Tensor]:
 def ours(model: Bert, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     layout = Layout.of(batch.lengths, CPU)
     with torch.no_grad():
-        hidden = model(batch.input_ids, batch.token_type_ids, batch.position_ids, layout)
+        hidden = model(
+            PackedInput(batch.input_ids, batch.token_type_ids, batch.position_ids, layout)
+        )
         return (
             hidden,
             model.mlm_logits(hidden),
@@ -339,7 +341,7 @@ def test_no_masked_token_is_no_loss() -> None:
 def plain_loss(model: Bert, batch: Batch) -> Tensor:
     """The textbook computation: padded, logits everywhere, other positions ignored."""
     layout = Layout.of(batch.lengths, CPU)
-    hidden = model(batch.input_ids, batch.token_type_ids, batch.position_ids, layout)
+    hidden = model(PackedInput(batch.input_ids, batch.token_type_ids, batch.position_ids, layout))
     labels = torch.full_like(batch.input_ids, -100)
     labels[batch.masked_positions] = batch.masked_labels
     nsp = model.nsp_logits(model.pool(hidden, batch.cu_seqlens))

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from bertsmith.finetuning.labels import Task
-from bertsmith.inference.texts import Packed
 from bertsmith.model.bert import Bert
 from bertsmith.model.dropout import DropoutKey, dropout
 from bertsmith.model.hugging_face import Snapshot
-from bertsmith.model.layout import Layout, TokenSubset
+from bertsmith.model.layout import Layout, PackedInput, TokenSubset
 from bertsmith.tokenizer import Tokenizer
 
 _PARTS = ("bert.embeddings.", "bert.encoder.", "bert.pooler.")
@@ -47,7 +46,7 @@ class SequenceClassifier(nn.Module):
         self.classifier.weight.data.copy_(weight)
         nn.init.zeros_(self.classifier.bias)
 
-    def forward(self, rows: Packed, dropout_key: int | None = None) -> Tensor:
+    def forward(self, rows: PackedInput, dropout_key: int | None = None) -> Tensor:
         """Outputs of texts, in at least float32: [B, K].
 
         Args:
@@ -63,9 +62,7 @@ class SequenceClassifier(nn.Module):
         of_first = None if key is None else key.of(first)
         alone = Layout.of((1,) * len(first), device)
         subset = TokenSubset(first, replace(alone, dropout_key=of_first))
-        hidden = self.bert(
-            rows.input_ids, rows.token_type_ids, rows.position_ids, layout, subset
-        )  # [B, H]
+        hidden = self.bert(rows._replace(layout=layout), subset)  # [B, H]
         pooled = self.bert.pool(hidden, subset.layout.cu_seqlens)
         outputs = self.classifier(dropout(pooled, self._dropout_prob, of_first, self._site))
         return outputs.to(torch.promote_types(outputs.dtype, torch.float32))

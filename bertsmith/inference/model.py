@@ -308,7 +308,7 @@ class PretrainedModel:
 
     def _forward(self, rows: Sequence[Row]) -> torch.Tensor:
         """[T, H] of texts laid end to end."""
-        return self.bert(*pack(rows, self._device))
+        return self.bert(pack(rows, self._device))
 
 
 def load(path: str | Path, *, device: str = "auto") -> PretrainedModel:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bertsmith.errors import InputError
-from bertsmith.model.layout import Layout
+from bertsmith.model.layout import Layout, PackedInput
 from bertsmith.tokenizer.truncation import NUM_SPECIAL_IN_PAIR, truncated_lengths
 
 _SHOWN = 60  # characters of a text in a message
@@ -35,26 +35,14 @@ class Row(Protocol):
         ...
 
 
-class Packed(NamedTuple):
-    """B rows end to end, as the encoder takes them."""
-
-    input_ids: Tensor
-    """int64 [T]."""
-    token_type_ids: Tensor
-    """int64 [T]."""
-    position_ids: Tensor
-    """int64 [T]."""
-    layout: Layout
-
-
-def pack(rows: Sequence[Row], device: torch.device) -> Packed:
+def pack(rows: Sequence[Row], device: torch.device) -> PackedInput:
     """Lay rows end to end, in their order."""
     lengths = [len(row.ids) for row in rows]
 
     def flat(lists: Iterable[Iterable[int]]) -> Tensor:
         return torch.tensor([x for values in lists for x in values], device=device)
 
-    return Packed(
+    return PackedInput(
         flat(row.ids for row in rows),
         flat(row.segments for row in rows),
         flat(range(length) for length in lengths),

@@ -24,7 +24,7 @@ from bertsmith.config import ModelConfig
 from bertsmith.model.attention import attend
 from bertsmith.model.dropout import DropoutKey, dropout
 from bertsmith.model.embedding import embed
-from bertsmith.model.layout import Layout, TokenSubset
+from bertsmith.model.layout import Layout, PackedInput, TokenSubset
 from bertsmith.model.loss import masked_lm_loss, score_labels
 from bertsmith.model.near import queries_and_keys, waves
 from bertsmith.model.shards import put
@@ -247,27 +247,18 @@ class Bert(nn.Module):
                 module.reset_parameters()
         nn.init.zeros_(self.mlm_head.bias)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        token_type_ids: Tensor,
-        position_ids: Tensor,
-        layout: Layout,
-        subset: TokenSubset | None = None,
-    ) -> Tensor:
+    def forward(self, inputs: PackedInput, subset: TokenSubset | None = None) -> Tensor:
         """The encoder.
 
         Args:
-            input_ids, token_type_ids, position_ids: int64 [T], sequences end to end.
-            layout: where each sequence lies; with `dropout_key` set, dropout is on.
+            inputs: T tokens.
             subset: the tokens whose vectors are wanted; None: all.
 
         Returns:
             [R, H]; the vector of each of these tokens in its context.
         """
-        hidden: Tensor = self.embeddings(
-            input_ids, token_type_ids, position_ids, layout.dropout_key
-        )
+        layout = inputs.layout
+        hidden: Tensor = self.embeddings(*inputs[:3], layout.dropout_key)
         for number, layer in enumerate(self.layers, start=1):
             chosen = subset if number == len(self.layers) else None
             if self.recomputes and torch.is_grad_enabled():
@@ -332,8 +323,8 @@ class Bert(nn.Module):
         subset, masked_rows = _select_prediction_rows(batch, layout)
         # Not by a call of the module: one that is spread over ranks would give its weights back
         # after it, before the heads have had them.
-        ids = (batch.input_ids, batch.token_type_ids, batch.position_ids)
-        hidden = self.forward(*ids, layout, subset)
+        inputs = PackedInput(batch.input_ids, batch.token_type_ids, batch.position_ids, layout)
+        hidden = self.forward(inputs, subset)
         masked = self.mlm_head(hidden.index_select(0, masked_rows))
         if not batch.num_pairs:
             return masked, None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -93,6 +93,19 @@ class Layout:
         """[B, L, C] → [T, C]."""
         flat = padded.reshape(self.num_sequences * self.max_length, -1)
         return flat if self.is_full else Gather.apply(flat, self.rows, None)
+
+
+class PackedInput(NamedTuple):
+    """What an encoder takes: tokens of all sequences end to end, and how they lie."""
+
+    input_ids: Tensor
+    """int64 [T]."""
+    token_type_ids: Tensor
+    """int64 [T]."""
+    position_ids: Tensor
+    """int64 [T]; from 0 in each sequence."""
+    layout: Layout
+    """With a dropout key in training."""
 
 
 @dataclass(frozen=True)

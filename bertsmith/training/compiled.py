@@ -18,7 +18,7 @@ from torch import Tensor
 from bertsmith.errors import DeviceError
 from bertsmith.model.bert import Bert
 from bertsmith.model.dropout import DropoutKey
-from bertsmith.model.layout import Gather, Layout, TokenSubset
+from bertsmith.model.layout import Gather, Layout, PackedInput, TokenSubset
 from bertsmith.model.loss import whole_masked_lm_loss
 from bertsmith.training.fixed import (
     IGNORED,
@@ -214,7 +214,8 @@ def fixed_losses(model: Bert, shape: FixedShape, views: Views) -> Tensor:
     row_layout = Layout(
         (), row_ends, dropout_key.of(rows) if dropout_key else None, shape.max_length
     )
-    hidden = model.forward(ids, types, positions, layout, TokenSubset(rows, row_layout, token_rows))
+    inputs = PackedInput(ids, types, positions, layout)
+    hidden = model.forward(inputs, TokenSubset(rows, row_layout, token_rows))
     masked = model.mlm_head(Gather.apply(hidden, masked_rows, row_masks))
     mlm = whole_masked_lm_loss(masked, model.embeddings.word.weight, model.mlm_head.bias, labels)
     if not shape.is_pairs:
