@@ -2,63 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from bertsmith.config import ModelConfig
 from bertsmith.corpus import Document
 from bertsmith.data.store import TokenStore, build_store
 from bertsmith.model.bert import Bert
 from bertsmith.model.hugging_face import Snapshot
-from bertsmith.tokenizer import Spelling, Tokenizer, train
+from bertsmith.tokenizer import Tokenizer, train
 from bertsmith.training.pretrain import Run
-from tests.support import flash_kernels_on_cpu
+
+# Before its modules are imported: an assert there shows its values as one in a test does.
+pytest.register_assert_rewrite("tests.support")
+
+from tests.support.kernels import flash_kernels_on_cpu  # noqa: E402
+from tests.support.runs import TINY_RUN, blank  # noqa: E402
+from tests.support.texts import SPACED, make_documents, write_text  # noqa: E402
 
 # The first example also loads libraries, and other work may slow any: no limit of time.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
-
-WORDS = (
-    "the crane lifts a beam over old river while driver waits near small house and bird flies "
-    "north with grey wings before winter comes to quiet hills where children play every day"
-).split()
-
-
-SPACED = Spelling(pretokenized=True)
-"""Of texts whose words are parted from punctuation by spaces."""
-
-
-def make_documents(num_documents: int = 40, seed: int = 0) -> list[Document]:
-    """Documents of 3 paragraphs of 1 to 4 sentences of 2 to 14 words."""
-    draw = random.Random(seed)
-
-    def sentence() -> str:
-        return " ".join(draw.choices(WORDS, k=draw.randint(2, 14)))
-
-    return [
-        [[sentence() for _ in range(draw.randint(1, 4))] for _ in range(3)]
-        for _ in range(num_documents)
-    ]
-
-
-def write_text(path: Path, documents: list[Document]) -> Path:
-    """As a text file: a paragraph a line, an empty line between documents."""
-    texts = (
-        "\n".join(" ".join(f"{s.capitalize()}." for s in paragraph) for paragraph in document)
-        for document in documents
-    )
-    path.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -114,25 +83,6 @@ def text_file(tmp_path_factory: pytest.TempPathFactory, documents: list[Document
     return write_text(tmp_path_factory.mktemp("corpus") / "text.txt", documents)
 
 
-TINY_RUN: dict[str, Any] = {
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "max_length": 24,
-    "batch_size": 16,
-    "min_frequency": 2,
-    "device": "cpu",
-}
-
-
-def blank(run: Path, closing: object = None) -> Figure:
-    """In the place of the curves, which take a second to draw."""
-    figure = Figure(figsize=(1, 1))
-    FigureCanvasAgg(figure)
-    return figure
-
-
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Prepared texts are not kept for the user who runs the tests."""
@@ -174,10 +124,6 @@ def wikitext() -> Path:
             "no WikiText-2: put shared/data beside the repository or set BERTSMITH_SHARED_DATA"
         )
     return folder / "wikitext-2"
-
-
-def sentences_of(documents: list[Document]) -> list[str]:
-    return list(itertools.chain.from_iterable(itertools.chain.from_iterable(documents)))
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from bertsmith.errors import DataError
 from bertsmith.preparation.prepare import prepare_store
 from bertsmith.tokenizer import Tokenizer
 from tests.makers import Maker, OnlyAtHome, TwoWordsError, of_all_kinds
-from tests.test_data import make_batches
+from tests.support.stores import make_batches
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread makes batches")
 

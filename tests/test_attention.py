@@ -14,7 +14,7 @@ from bertsmith.model import attention as attention_module
 from bertsmith.model.attention import attend, takes_varlen
 from bertsmith.model.dropout import DropoutKey, scale_of_kept
 from bertsmith.model.layout import Layout, TokenSubset
-from tests.support import halves, varlen_on_cpu
+from tests.support.kernels import halves, varlen_on_cpu
 
 CPU = torch.device("cpu")
 HEADS, SIZE = 3, 4

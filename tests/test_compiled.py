@@ -23,7 +23,7 @@ from bertsmith.model.embedding import sum_by_row
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.compiled import fixed_losses
 from bertsmith.training.fixed import IGNORED, FixedBatch, FixedShape, constants_of, in_fixed_shape
-from tests.test_data import make_batches
+from tests.support.stores import make_batches
 
 KEY = 2**63 + 12345
 

@@ -1,18 +1,11 @@
 from __future__ import annotations
 
 import ast
-import bz2
-import csv
 import gzip
-import io
 import json
-import lzma
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 
 from bertsmith.corpus import (
@@ -28,7 +21,7 @@ from bertsmith.corpus.holdout import with_validation
 from bertsmith.corpus.python_docs import prose
 from bertsmith.corpus.tables import NOT_UNICODE
 from bertsmith.errors import CorpusError
-from tests.conftest import make_documents
+from tests.support.texts import ROWS, make_documents, pack, table
 
 
 def read(path: Path, **options: float) -> list[Document]:
@@ -101,8 +94,6 @@ def test_unreadable_files_are_named(
     assert "\n" not in str(caught.value)
 
 
-ROWS = ["One is here. Two is there.\nThree.", 'Four, "quoted"\tand parted!', "Five."]
-TSV_ROWS = [(0, 'One is "here". Two is there.'), (1, '"Four, quoted!'), (2, '"Five" and five.')]
 TSV_DOCUMENTS: list[Document] = [
     [['One is "here".', "Two is there."]],
     [['"Four, quoted!']],
@@ -113,34 +104,6 @@ DOCUMENTS: list[Document] = [
     [['Four, "quoted"\tand parted!']],
     [["Five."]],
 ]
-
-
-def table(kind: str) -> bytes:
-    if kind == ".jsonl":
-        return "\n".join(json.dumps({"id": 1, "text": row}) for row in ROWS).encode()
-    if kind == ".parquet":
-        stream = pyarrow.BufferOutputStream()
-        columns = {"text": ROWS, "id": [1, 2, 3]}
-        pyarrow.parquet.write_table(pyarrow.table(columns), stream, row_group_size=2)
-        return bytes(stream.getvalue().to_pybytes())
-    text = io.StringIO()
-    if kind == ".tsv":
-        text.writelines(f"{number}\t{row}\r\n" for number, row in [("id", "text"), *TSV_ROWS])
-    else:
-        csv.writer(text).writerow(["id", "text"])
-        csv.writer(text).writerows(enumerate(ROWS))
-    return text.getvalue().encode("utf-8-sig")
-
-
-def pack(content: bytes, kind: str) -> bytes:
-    if kind == ".zst":
-        return bytes(pyarrow.compress(content, codec="zstd", asbytes=True))
-    packers: dict[str, Callable[[bytes], bytes]] = {
-        ".gz": gzip.compress,
-        ".bz2": bz2.compress,
-        ".xz": lzma.compress,
-    }
-    return packers[kind](content) if kind else content
 
 
 @pytest.mark.parametrize("packed", ["", ".gz", ".bz2", ".xz", ".zst"])

@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from bertsmith.batch import Batch
-from bertsmith.config import DataConfig
 from bertsmith.corpus import Document
-from bertsmith.data.batches import Batches
 from bertsmith.data.deal import deal
 from bertsmith.data.examples import lay_out
 from bertsmith.data.masking import (
@@ -25,12 +23,13 @@ from bertsmith.data.masking import (
     replace_tokens,
     words_of,
 )
-from bertsmith.data.pairs import AdjacentPairs, FilledPairs, make_drawing
+from bertsmith.data.pairs import AdjacentPairs, FilledPairs
 from bertsmith.data.store import Shard, TokenStore, build_store, log_shares, word_counts
 from bertsmith.random_bits import Stream, random_bits
 from bertsmith.tokenizer import Tokenizer, train
 from bertsmith.tokenizer.truncation import truncated_lengths
-from tests.conftest import SPACED, make_documents, sentences_of
+from tests.support.stores import make_batches
+from tests.support.texts import SPACED, make_documents, sentences_of
 
 LETTERS = st.text("abc", min_size=1, max_size=6).map(" ".join)
 DOCUMENTS = st.lists(
@@ -42,24 +41,6 @@ DOCUMENTS = st.lists(
 
 def letters() -> Tokenizer:
     return train([[["a b c"]]], kind="word", spelling=SPACED, min_frequency=1)
-
-
-def make_batches(store: TokenStore, tokenizer: Tokenizer, **options: object) -> Batches:
-    usual = {"seed": 0, "batch_size": 16, "rank": 0, "num_ranks": 1}
-    seed, batch_size, rank, num_ranks = (int(str(options.pop(n, d))) for n, d in usual.items())
-    data = DataConfig(**{"max_length": 32, **options})  # type: ignore[arg-type]
-    return Batches(
-        store,
-        make_drawing(store, data, seed=seed),
-        tokenizer,
-        batch_size=batch_size,
-        max_length=data.max_length,
-        mlm_probability=0.15,
-        masking=data.masking,
-        seed=seed,
-        rank=rank,
-        num_ranks=num_ranks,
-    )
 
 
 def adjacent(store: TokenStore, seed: int = 0) -> AdjacentPairs:

@@ -18,7 +18,7 @@ from bertsmith.corpus.encodings import as_utf8
 from bertsmith.errors import ConfigError, CorpusError
 from bertsmith.preparation.prepare import prepare_store
 from bertsmith.preparation.settings import key_of
-from tests.test_store_damage import sign
+from tests.support.stores import sign
 
 TEXTS = {
     "windows-1252": "Die Brücke ist alt – sehr alt. Ein „Kran“ hebt sie.",

@@ -22,7 +22,7 @@ from bertsmith.model.bert import Bert
 from bertsmith.model.flops import training_flops
 from bertsmith.training.estimate import Machine, estimate, sent_bytes
 from bertsmith.training.fit import made_up_batch
-from tests.conftest import make_documents, write_text
+from tests.support.texts import make_documents, write_text
 
 GPU = Machine(kind="cuda", devices=8, memory=80 * 10**9, flops_per_second=1e14)
 

@@ -12,7 +12,7 @@ import pytest
 
 from bertsmith import extras
 from bertsmith.errors import MissingExtraError
-from tests.conftest import TINY_RUN
+from tests.support.runs import TINY_RUN
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 

@@ -8,7 +8,6 @@ import json
 import math
 import random
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,33 +32,8 @@ from bertsmith.inference.texts import pack
 from bertsmith.model.bert import Bert
 from bertsmith.model.hugging_face import Snapshot
 from bertsmith.tokenizer import Tokenizer
-from tests.conftest import WORDS
-
-FAST: dict[str, Any] = {
-    "epochs": 8,
-    "learning_rate": 0.01,
-    "dropout_prob": 0.0,
-    "patience": 0,
-    "device": "cpu",
-}
-
-
-def rows_of(number: int, seed: int = 0) -> list[tuple[str, str]]:
-    """Texts that are about a bird, or not."""
-    draw = random.Random(seed)
-    rows = []
-    for i in range(number):
-        words = draw.choices([word for word in WORDS if word != "bird"], k=draw.randint(3, 9))
-        if is_bird := i % 2 == 0:
-            words.insert(draw.randint(0, len(words)), "bird")
-        rows.append((" ".join(words), "yes" if is_bird else "no"))
-    return rows
-
-
-def write(path: Path, rows: Sequence[tuple[Any, ...]], header: str = "sentence\tlabel") -> Path:
-    lines = [header, *("\t".join(map(str, row)) for row in rows)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+from tests.support.labelled import FAST, rows_of, write
+from tests.support.texts import WORDS
 
 
 @pytest.fixture

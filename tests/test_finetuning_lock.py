@@ -11,7 +11,7 @@ import bertsmith
 from bertsmith.durable import damage
 from bertsmith.errors import RunError
 from bertsmith.finetuning import finetune
-from tests.test_finetuning import FAST, rows_of, write
+from tests.support.labelled import FAST, rows_of, write
 
 
 def test_one_at_a_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

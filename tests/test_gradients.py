@@ -25,7 +25,8 @@ from bertsmith.model.dropout import DropoutKey
 from bertsmith.model.hugging_face import to_hugging_face
 from bertsmith.model.layout import Layout, PackedInput
 from bertsmith.tokenizer import Tokenizer
-from tests.test_data import make_batches
+from tests.support.gradients import assert_same_gradients
+from tests.support.stores import make_batches
 
 CPU = torch.device("cpu")
 
@@ -82,19 +83,6 @@ def fast_gradients(model: Bert, batch: Batch) -> dict[str, Tensor]:
     (losses.mlm / batch.num_masked + losses.nsp / batch.num_sequences).backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return to_hugging_face(gradients)
-
-
-def assert_same_gradients(
-    found: dict[str, Tensor], expected: dict[str, Tensor], bound: float
-) -> None:
-    for name, theirs in expected.items():
-        difference = float((found[name] - theirs).norm())
-        # A softmax does not change when all its inputs are raised, so a key's bias has no gradient:
-        # what stands there is rounding, to be measured against the layer's other biases.
-        size = float(theirs.norm())
-        if name.endswith("key.bias"):
-            size = float(expected[name.replace("key", "query")].norm())
-        assert difference <= bound * size, (name, difference / size)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])

@@ -10,6 +10,7 @@ from pathlib import Path
 import bertsmith
 
 PACKAGE = Path(bertsmith.__file__).parent
+TESTS = Path(__file__).parent
 
 ROWS = (
     "errors extras streams durable display processes ranks random_bits batch config corpus "
@@ -52,6 +53,23 @@ def test_modules_import_only_from_lower_rows() -> None:
 def test_every_room_is_in_the_list() -> None:
     rooms = {row_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__", "__main__"}
     assert rooms == set(ROWS) - {"<root>"}
+
+
+def test_test_modules_share_by_support_and_fixtures() -> None:
+    """No module of tests imports a test module or a conftest."""
+    modules = {"conftest", *(path.stem for path in TESTS.rglob("test_*.py"))}
+    wrong = []
+    for path in TESTS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.ImportFrom):
+                module = "." * node.level + (node.module or "")
+                names = [module, *(f"{module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            for part in {part for name in names for part in name.split(".")} & modules:
+                wrong.append(f"{path.relative_to(TESTS)} imports {part}")
+    assert not wrong
 
 
 def test_importing_and_help_load_no_heavy_library() -> None:

@@ -25,8 +25,7 @@ from bertsmith.model.locate import list_checkpoints, step_of
 from bertsmith.report.metrics_file import read_metrics
 from bertsmith.training.pretrain import Run
 from bertsmith.training.validation_time import ValidationTime
-from tests.conftest import TINY_RUN
-from tests.faults.conftest import result_of
+from tests.support.runs import TINY_RUN, result_of
 
 OFTEN: dict[str, Any] = {
     "checkpoint_every": 3,

@@ -16,7 +16,8 @@ from bertsmith.corpus.letters import Letters, count_mixed_words, script_of
 from bertsmith.data.disk import StoreFolder
 from bertsmith.errors import ConfigError, TokenizerError
 from bertsmith.preparation.prepare import prepare_store
-from tests.conftest import TINY_RUN, WORDS
+from tests.support.runs import TINY_RUN
+from tests.support.texts import WORDS
 
 TEXTS = {
     "hi": "पहिले नावँ नदी के किनारे एक पुराना घर है। वहाँ बच्चे हर दिन खेलते हैं।",

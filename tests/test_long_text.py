@@ -20,7 +20,7 @@ from bertsmith.preparation.prepare import prepare_store
 from bertsmith.preparation.report import describe_text
 from bertsmith.tokenizer import Tokenizer, train
 from bertsmith.tokenizer.bounds import LONGEST_PIECE, LONGEST_RUN, part_long_runs, pieces
-from tests.conftest import make_documents, sentences_of
+from tests.support.texts import make_documents, sentences_of
 
 CHINESE = "河流穿过古老城市。"
 

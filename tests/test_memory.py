@@ -33,7 +33,7 @@ from bertsmith.training.fit import fitting_micro_batch, largest
 from bertsmith.training.optimizer import make_optimizers
 from bertsmith.training.parallel import Parallel
 from bertsmith.training.step import StepResult, train_step
-from tests.test_data import make_batches
+from tests.support.stores import make_batches
 
 CPU = torch.device("cpu")
 VOCABULARY = 500

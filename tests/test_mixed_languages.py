@@ -21,7 +21,7 @@ from bertsmith.errors import ConfigError, TokenizerError
 from bertsmith.preparation.language import Passages, strips_accents
 from bertsmith.preparation.prepare import find_store, prepare_store
 from bertsmith.preparation.vocabulary import given_tokenizer
-from tests.conftest import WORDS
+from tests.support.texts import WORDS
 
 OTHERS = {
     "uk": "Її дім стоїть біля річки. Йому подобається тихий ранок, і він іде до лісу з другом.",

@@ -33,7 +33,7 @@ from bertsmith.model.layout import Layout, PackedInput
 from bertsmith.model.locate import find_model
 from bertsmith.model.loss import masked_lm_loss, score_labels
 from bertsmith.tokenizer import Tokenizer
-from tests.test_data import make_batches
+from tests.support.stores import make_batches
 
 CPU = torch.device("cpu")
 

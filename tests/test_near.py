@@ -17,7 +17,7 @@ from bertsmith.model.hugging_face import load_model
 from bertsmith.model.locate import find_model
 from bertsmith.model.near import distances, queries_and_keys, waves
 from bertsmith.training.pretrain import Run
-from tests.conftest import TINY_RUN
+from tests.support.runs import TINY_RUN
 
 SHAPES = [("textbook", {}), ("mini", {}), ("base", {}), ("tiny", {"num_attention_heads": 1})]
 

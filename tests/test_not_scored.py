@@ -30,8 +30,8 @@ from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.pretrain import Run
 from bertsmith.training.step import Losses
 from bertsmith.training.sums import Sums
-from tests.conftest import TINY_RUN
-from tests.test_finetuning import rows_of, write
+from tests.support.labelled import rows_of, write
+from tests.support.runs import TINY_RUN
 
 CPU = torch.device("cpu")
 

@@ -16,7 +16,7 @@ from bertsmith.errors import InputError
 from bertsmith.report.curves import draw_curves
 from bertsmith.report.metrics_file import read_metrics
 from bertsmith.training.pretrain import Run
-from tests.conftest import TINY_RUN
+from tests.support.runs import TINY_RUN
 
 MLM = {**TINY_RUN, "objective": "mlm"}
 

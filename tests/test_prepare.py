@@ -29,7 +29,9 @@ from bertsmith.errors import (
 )
 from bertsmith.preparation import prepare, prepare_store, work
 from bertsmith.preparation.duplicates import bands_for
-from tests.conftest import TINY_RUN, make_documents, sentences_of, write_text
+from tests.support.runs import TINY_RUN
+from tests.support.stores import config, content
+from tests.support.texts import make_documents, sentences_of, write_text
 
 LANGUAGES = {
     "en": "Dr. Grey saw a crane. It lifted 3.5 tons of stone! Did the driver wave?",
@@ -38,20 +40,6 @@ LANGUAGES = {
     "hi": "सारस नदी के पास खड़ा है। वह धीरे धीरे चलता है। क्या बच्चे उसे देख रहे हैं?",
     "ar": "تقف الرافعة قرب النهر. هل يراها السائق اليوم؟ الطيور تطير نحو الشمال.",
 }
-
-
-def config(corpus: Path | str, **settings: Any) -> PreparationConfig:
-    settings = {"min_frequency": 1, "vocab_size": 400, **settings}
-    return PreparationConfig(corpus=(str(corpus),), **settings)
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a store, but for its lock."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock"
-    }
 
 
 def texts_of(store: StoreFolder, split: str = "train") -> list[list[list[int]]]:

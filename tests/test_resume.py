@@ -30,28 +30,15 @@ from bertsmith.report.metrics_file import MetricsFile, read_metrics
 from bertsmith.training.loop import Loop
 from bertsmith.training.pretrain import Run
 from bertsmith.training.progress import Progress
-from tests.conftest import TINY_RUN
-from tests.faults.conftest import result_of
+from tests.support.runs import TINY_RUN, pretrain, result_of, unfinish
 
 Poison = Callable[[set[int], float], list[int]]
-
-
-def pretrain(output: Path, corpus: Path | None = None, **settings: Any) -> Run:
-    begin = {} if settings.get("resume") else {**TINY_RUN, "steps": 6, "checkpoint_every": 2}
-    return bertsmith.pretrain(corpus, output=output, quiet=True, **{**begin, **settings})
 
 
 @pytest.fixture
 def run(finished_run: Run, tmp_path: Path) -> Path:
     """A copy of a finished run of 8 steps; checkpoints after 6 and 8."""
     return Path(shutil.copytree(finished_run.output, tmp_path / "run"))
-
-
-def unfinish(run: Path) -> None:
-    """Make it look as if it was killed after its last checkpoint."""
-    metrics = run / "metrics.jsonl"
-    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
-    shutil.rmtree(run / "model")
 
 
 def test_a_finished_run_says_so_and_is_left_alone(

@@ -19,8 +19,7 @@ from bertsmith.model.bert import Bert, Losses
 from bertsmith.model.locate import list_checkpoints
 from bertsmith.report.metrics_file import MetricsFile, last_metrics, read_metrics
 from bertsmith.training.pretrain import Run
-from tests.faults.conftest import result_of
-from tests.test_resume import pretrain, unfinish
+from tests.support.runs import pretrain, result_of, unfinish
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from bertsmith.report.metrics_file import read_metrics
 from bertsmith.training import loop
 from bertsmith.training.pretrain import Run
 from bertsmith.training.run_folder import RunFolder
-from tests.conftest import TINY_RUN, WORDS
+from tests.support.runs import TINY_RUN
+from tests.support.texts import WORDS
 
 
 def test_a_run_leaves_what_it_promises(finished_run: Run) -> None:

@@ -27,7 +27,7 @@ from bertsmith.corpus import (
 from bertsmith.corpus.assemble import CUT_DOCUMENTS
 from bertsmith.corpus.hub import Address
 from bertsmith.errors import CorpusError
-from tests.conftest import make_documents, write_text
+from tests.support.texts import make_documents, write_text
 
 TEXT = "Ants dig. Cats nap.\nElks run.\n\nGulls fly.\nOwls see. Pigs eat.\n\n\nRats hide.\n"
 

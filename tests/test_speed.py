@@ -24,8 +24,8 @@ from bertsmith.training.loop import Loop
 from bertsmith.training.phases import PhaseClock, describe
 from bertsmith.training.pretrain import run_pretraining
 from bertsmith.training.sums import Sums
-from tests.conftest import TINY_RUN
-from tests.test_data import make_batches
+from tests.support.runs import TINY_RUN
+from tests.support.stores import make_batches
 
 CPU = torch.device("cpu")
 

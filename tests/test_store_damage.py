@@ -5,7 +5,6 @@ that loses nothing, and a clear line everywhere else.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import random
@@ -28,16 +27,15 @@ from bertsmith.data.batches import Batches
 from bertsmith.data.disk import StoreFolder, open_store
 from bertsmith.data.manifest import FREQUENCIES_FILE, MANIFEST_FILE
 from bertsmith.data.pairs import make_drawing
-from bertsmith.data.shards import checked_digest, tokenizer_digest, write_shard
-from bertsmith.data.store import digest_of_shards
+from bertsmith.data.shards import checked_digest, write_shard
 from bertsmith.durable import damage
 from bertsmith.errors import BertsmithError, CorpusError, DataError
 from bertsmith.preparation import describe_text, describe_vocabulary, prepare_store
 from bertsmith.ranks import Ranks
 from bertsmith.training.checkpoint import Checkpoints
-from tests.conftest import TINY_RUN, make_documents, write_text
-from tests.faults.conftest import result_of
-from tests.test_prepare import config, content
+from tests.support.runs import TINY_RUN, result_of
+from tests.support.stores import ACCIDENTS, config, content, sign
+from tests.support.texts import make_documents, write_text
 
 SHARD = "train/000000-000.arrow"
 FREQUENCIES = f"train/{FREQUENCIES_FILE}"
@@ -86,41 +84,6 @@ def with_another_id(path: Path) -> None:
     begin = bytes(raw).index(ids.tobytes())
     raw[begin : begin + 2 * (len(ids) // 3)] = ids[-1:].tobytes() * (len(ids) // 3)
     path.write_bytes(raw)
-
-
-def put(content: Callable[[bytes], bytes]) -> Callable[[Path], None]:
-    def change(path: Path) -> None:
-        path.write_bytes(content(path.read_bytes()))
-
-    return change
-
-
-def instead(make: Callable[[Path], object]) -> Callable[[Path], None]:
-    def change(path: Path) -> None:
-        path.unlink()
-        make(path)
-
-    return change
-
-
-def flipped(raw: bytes) -> bytes:
-    """One bit, in the middle."""
-    middle = len(raw) // 2
-    return raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1 :]
-
-
-ACCIDENTS: dict[str, Callable[[Path], None]] = {
-    "missing": Path.unlink,
-    "empty": put(lambda raw: b""),
-    "cut off": put(lambda raw: raw[:-8]),
-    "flipped": put(flipped),
-    "longer": put(lambda raw: raw + b"\0"),
-    "of another store": put(lambda raw: b"x" * len(raw)),
-    "a folder": instead(Path.mkdir),
-    "a pipe": instead(os.mkfifo),
-    "a device": instead(lambda path: path.symlink_to("/dev/zero")),
-    "a link to itself": instead(lambda path: path.symlink_to(path)),
-}
 
 
 @pytest.mark.parametrize("kind", ACCIDENTS)
@@ -202,25 +165,6 @@ def test_what_cannot_be_read_is_not_called_damaged(
     with pytest.raises(DataError, match=f"Cannot read {store / file}: Permission denied"):
         prepare_store(config(text))
     assert sorted(store.rglob("*")) == before
-
-
-def sign(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the manifest as somebody who makes its checksums right again."""
-    manifest = json.loads((path / MANIFEST_FILE).read_text())
-    for name, split in manifest["splits"].items():
-        for shard in split["shards"]:
-            raw = (path / shard["file"]).read_bytes()
-            shard |= {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
-        counts = (path / name / FREQUENCIES_FILE).read_bytes()
-        split["frequencies_sha256"] = hashlib.sha256(counts).hexdigest()
-        digest = digest_of_shards(shard["sha256"] for shard in split["shards"])
-        manifest["report"]["sha256"][name] = digest
-    manifest["tokenizer_sha256"] = tokenizer_digest(path / "tokenizer")
-    manifest["manifest_sha256"] = ""
-    change(manifest)
-    raw = json.dumps(manifest).encode()
-    own = f'"manifest_sha256": "{hashlib.sha256(raw).hexdigest()}"'.encode()
-    (path / MANIFEST_FILE).write_bytes(raw.replace(b'"manifest_sha256": ""', own))
 
 
 def test_a_manifest_may_be_written_by_others(store: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from bertsmith.corpus import Columns, Document, good_lines, json_rows, lines, open_corpus
 from bertsmith.corpus.tables import NOT_UNICODE, delimiter_of
 from bertsmith.errors import CorpusError
-from tests.test_corpus import pack
+from tests.support.texts import pack
 
 ROWS = ["One is here. Two is there.\nThree.", 'Four {"a": 1} five.', "Größe. 河。"]
 OBJECTS = [{"id": number, "text": row} for number, row in enumerate(ROWS)]

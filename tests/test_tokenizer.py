@@ -15,7 +15,7 @@ from bertsmith.corpus import Document, open_corpus
 from bertsmith.errors import TokenizerError
 from bertsmith.tokenizer import SPECIAL_TOKENS, Spelling, Tokenizer
 from bertsmith.tokenizer import train as learn
-from tests.conftest import SPACED, sentences_of
+from tests.support.texts import SPACED, sentences_of
 
 TEXTS = ["a crane is flying", "The CRANE , lifts!", "unseen wörd [MASK] here", "", "##ing bird's"]
 

@@ -20,7 +20,7 @@ from bertsmith.training.budget import Budget, Spent, is_due
 from bertsmith.training.optimizer import Optimizers, make_optimizers, rate_share
 from bertsmith.training.parallel import Parallel
 from bertsmith.training.step import StepResult, train_step
-from tests.test_data import make_batches
+from tests.support.stores import make_batches
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ from benchmarks.ablations import mean_cell, report, trials_of
 from benchmarks.trials import Trial, folder_name, run_trials
 from bertsmith.config import presets
 from bertsmith.training.pretrain import Run
-from tests.conftest import TINY_RUN
+from tests.support.runs import TINY_RUN
 
 
 @pytest.mark.slow

@@ -13,9 +13,9 @@ from bertsmith.errors import BertsmithError
 from bertsmith.finetuning import finetune
 from bertsmith.preparation import prepare_store
 from bertsmith.training import pretrain as training
-from tests.conftest import TINY_RUN
-from tests.test_finetuning import rows_of, write
-from tests.test_prepare import config
+from tests.support.labelled import rows_of, write
+from tests.support.runs import TINY_RUN
+from tests.support.stores import config
 
 NAME = os.fsdecode(b"caf\xe9")
 

@@ -12,9 +12,8 @@ import pytest
 from bertsmith.durable import read_with_sum, write_with_sum
 from bertsmith.errors import DataError
 from bertsmith.preparation import prepare, prepare_store
-from tests.conftest import make_documents, write_text
-from tests.test_prepare import config, content
-from tests.test_store_damage import ACCIDENTS
+from tests.support.stores import ACCIDENTS, config, content
+from tests.support.texts import make_documents, write_text
 
 FILES = {
     "a piece": "pieces/000000-000.json",

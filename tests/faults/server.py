@@ -28,7 +28,7 @@ import torch._dynamo  # what PyTorch's optimizers import on their first use
 import bertsmith.report.curves
 from bertsmith.cli.main import main
 from bertsmith.training import pretrain
-from tests.conftest import blank
+from tests.support.runs import blank
 
 # What takes most of the time of so small a run, and is no matter here.
 vars(pretrain)["matrix_product_rate"] = lambda device, dtype: 1e15

@@ -9,14 +9,8 @@ import pytest
 
 from bertsmith.durable import damage
 from bertsmith.model.locate import list_checkpoints
-from tests.faults.conftest import (
-    Machine,
-    Result,
-    begin_arguments,
-    result_of,
-    resume_arguments,
-)
-from tests.faults.test_kill import points
+from tests.support.faults import Machine, begin_arguments, points, resume_arguments
+from tests.support.runs import Result, result_of
 
 Whole = tuple[Result, int, int]
 

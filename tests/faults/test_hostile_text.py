@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from bertsmith.corpus import open_corpus
 from bertsmith.errors import CorpusError
-from tests.conftest import make_documents, write_text
-from tests.faults.conftest import Machine, begin_arguments
 from tests.faults.fuzz import mutated
-from tests.test_corpus import pack, table
+from tests.support.faults import Machine, begin_arguments
+from tests.support.texts import make_documents, pack, table, write_text
 
 GOOD = (
     b"The crane lifts a beam. The bird flies north. The river waits.\n"

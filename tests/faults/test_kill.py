@@ -11,15 +11,8 @@ import pytest
 
 from bertsmith.durable import damage
 from bertsmith.model.locate import list_checkpoints
-from tests.faults.conftest import (
-    KILL,
-    Ended,
-    Machine,
-    Result,
-    begin_arguments,
-    result_of,
-    resume_arguments,
-)
+from tests.support.faults import KILL, Ended, Machine, begin_arguments, points, resume_arguments
+from tests.support.runs import Result, result_of
 
 Whole = tuple[Result, int, int]
 
@@ -41,13 +34,6 @@ def kill_and_resume(
     assert ended.status == 0, (at, ended)
     assert result_of(run) == whole[0], at
     assert not list(run.rglob("*.part")) + list(run.rglob("*.old")), at
-
-
-def points(calls: int, number: int) -> list[int]:
-    """So many of the calls, from the first to the last."""
-    if number >= calls:
-        return list(range(1, calls + 1))
-    return sorted({1 + round(i * (calls - 1) / (number - 1)) for i in range(number)})
 
 
 def test_killed_at_a_handful_of_points(

@@ -12,9 +12,9 @@ import pytest
 from bertsmith.durable import damage
 from bertsmith.model.locate import list_checkpoints
 from bertsmith.report.metrics_file import read_metrics
-from tests.faults.conftest import TINY, Machine, result_of, resume_arguments
-from tests.faults.test_kill import points
-from tests.test_prepare import content
+from tests.support.faults import TINY, Machine, points, resume_arguments
+from tests.support.runs import result_of
+from tests.support.stores import content
 
 Arguments = list[str | Path]
 

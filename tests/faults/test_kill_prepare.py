@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from bertsmith.data.disk import is_store
-from tests.faults.conftest import KILL, Machine
-from tests.faults.test_kill import points
-from tests.test_prepare import content
+from tests.support.faults import KILL, Machine, points
+from tests.support.stores import content
 
 
 def arguments(corpus: Path, store: Path) -> list[str | Path]:

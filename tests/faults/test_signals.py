@@ -12,14 +12,8 @@ import pytest
 
 from bertsmith.model.locate import list_checkpoints
 from bertsmith.report.metrics_file import read_metrics
-from tests.faults.conftest import (
-    Machine,
-    Result,
-    begin_arguments,
-    result_of,
-    resume_arguments,
-    wait_until,
-)
+from tests.support.faults import Machine, begin_arguments, resume_arguments
+from tests.support.runs import Result, result_of, wait_for_lines
 
 STEPS = 100
 
@@ -47,7 +41,7 @@ def test_a_signal_leaves_a_checkpoint_and_the_way_on(
 ) -> None:
     run = tmp_path / "r"
     pid = machine.begin(*begin_arguments(text_file, run, STEPS), under=run)
-    wait_until(run, 2)
+    wait_for_lines(run, 2)
     os.kill(pid, getattr(signal, name))
     ended = machine.end()
     assert ended.status == status, ended
@@ -97,7 +91,7 @@ def test_signals_after_the_first_change_nothing(
 ) -> None:
     run = tmp_path / "r"
     pid = machine.begin(*begin_arguments(text_file, run, STEPS), under=run)
-    wait_until(run, 2)
+    wait_for_lines(run, 2)
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         os.kill(pid, number)
     ended = machine.end()
@@ -119,7 +113,7 @@ def test_a_reader_that_left_changes_nothing(text_file: Path, tmp_path: Path) -> 
     ) as process:
         assert process.stdout is not None
         process.stdout.close()
-        wait_until(run, 2)
+        wait_for_lines(run, 2)
         process.send_signal(signal.SIGTERM)
     assert process.returncode == 143
     assert list_checkpoints(run)

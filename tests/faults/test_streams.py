@@ -11,8 +11,8 @@ import pytest
 
 from bertsmith.report.metrics_file import read_metrics
 from bertsmith.training.pretrain import Run
-from tests.conftest import write_text
-from tests.faults.conftest import Machine, begin_arguments
+from tests.support.faults import Machine, begin_arguments
+from tests.support.texts import write_text
 
 HARMLESS: dict[str, dict[int, str]] = {
     "closed": {1: "closed", 2: "closed"},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,8 @@ import torch
 from bertsmith.corpus import Document
 from bertsmith.data.store import TokenStore, build_store
 from bertsmith.tokenizer import Tokenizer, train
-from tests.conftest import SPACED, make_documents, write_text
-
-Finding = Callable[[str], None]
+from tests.support.gpu import Finding
+from tests.support.texts import SPACED, make_documents, write_text
 
 _FINDINGS = pytest.StashKey[list[str]]()
 

@@ -26,10 +26,9 @@ from bertsmith.training import compiled, engine
 from bertsmith.training.compiled import Backend, CompiledEngine
 from bertsmith.training.fixed import FixedBatches, FixedShape
 from bertsmith.training.optimizer import make_optimizers
-from tests.faults.conftest import result_of
-from tests.gpu.conftest import Finding
-from tests.gpu.test_training import LONG, SHORT, digest, pretrain, told_of_waiting
-from tests.test_data import make_batches
+from tests.support.gpu import LONG, SHORT, Finding, digest, pretrain, told_of_waiting
+from tests.support.runs import result_of
+from tests.support.stores import make_batches
 
 pytestmark = [
     pytest.mark.gpu,

@@ -27,8 +27,8 @@ from bertsmith.model.layout import Layout, TokenSubset
 from bertsmith.model.loss import masked_lm_loss
 from bertsmith.training.muon import orthogonalized
 from bertsmith.training.optimizer import make_optimizers
-from tests.gpu.conftest import Finding
-from tests.support import halves
+from tests.support.gpu import Finding
+from tests.support.kernels import halves
 
 pytestmark = pytest.mark.gpu
 

@@ -16,9 +16,9 @@ from bertsmith.model.bert import Bert
 from bertsmith.model.device import autocast
 from bertsmith.model.hugging_face import to_hugging_face
 from bertsmith.tokenizer import Tokenizer
-from tests.gpu.conftest import Finding
-from tests.test_data import make_batches
-from tests.test_gradients import assert_same_gradients
+from tests.support.gpu import Finding
+from tests.support.gradients import assert_same_gradients
+from tests.support.stores import make_batches
 
 pytestmark = pytest.mark.gpu
 

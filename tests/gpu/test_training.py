@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -34,16 +33,20 @@ from bertsmith.training.fit import fitting_micro_batch, made_up_batch
 from bertsmith.training.optimizer import make_optimizers
 from bertsmith.training.parallel import Parallel
 from bertsmith.training.step import StepResult, train_step
-from tests.faults.conftest import result_of
-from tests.gpu.conftest import Finding
-from tests.test_data import make_batches
+from tests.support.gpu import (
+    LONG,
+    SHAPE,
+    SHORT,
+    Finding,
+    digest,
+    pretrain,
+    settings_of,
+    told_of_waiting,
+)
+from tests.support.runs import result_of
+from tests.support.stores import make_batches
 
 pytestmark = pytest.mark.gpu
-
-SHAPE: dict[str, Any] = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-SHORT: dict[str, Any] = {"max_length": 64, "batch_size": 32}
-LONG: dict[str, Any] = {"max_length": 256, "pairing": "filled", "batch_size": 16}
-STEPS = 30
 
 _MAY_DIFFER = pytest.mark.xfail(
     strict=False, raises=AssertionError, reason="flash attention adds up in no fixed order"
@@ -62,21 +65,6 @@ corpus, *outputs, settings = sys.argv[1:]
 for output in outputs:
     bertsmith.pretrain(corpus, output=output, quiet=True, **json.loads(settings))
 """
-
-
-def settings_of(device: torch.device, **settings: Any) -> dict[str, Any]:
-    usual = {"device": device.type, "steps": STEPS, "min_frequency": 2, "checkpoint_every": 100}
-    return {**usual, **SHAPE, **settings}
-
-
-def pretrain(corpus: Path, output: Path, device: torch.device, **settings: Any) -> Path:
-    run = bertsmith.pretrain(corpus, output=output, quiet=True, **settings_of(device, **settings))
-    return run.output
-
-
-def digest(run: Path) -> str:
-    """Of the weights that a run ended with."""
-    return hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest()
 
 
 def losses_of(run: Path) -> list[float]:
@@ -242,22 +230,6 @@ def test_no_step_waits_for_the_device(
     finding(f"waits in five steps: {dict(waits) or 'none'}")
     assert all(bool(result.is_finite) for result in results)
     assert not waits
-
-
-@contextmanager
-def told_of_waiting(device: torch.device) -> Iterator[None]:
-    """Inside, what makes the host wait for the GPU warns."""
-    if device.type != "cuda":
-        yield
-        return
-    torch.cuda.synchronize()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of itself: a prototype
-        torch.cuda.set_sync_debug_mode("warn")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("gigabytes", [None, 2.0], ids=["all memory", "2 GB"])

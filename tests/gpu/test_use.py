@@ -11,9 +11,8 @@ import torch
 
 import bertsmith
 from bertsmith.training.pretrain import Run
-from tests.gpu.conftest import Finding
-from tests.gpu.test_training import LONG, settings_of
-from tests.test_finetuning import rows_of, write
+from tests.support.gpu import LONG, Finding, settings_of
+from tests.support.labelled import rows_of, write
 
 pytestmark = pytest.mark.gpu
 

@@ -15,7 +15,9 @@ from typing import Any
 
 # Its server loads what all ranks need once; it has computed nothing, so that it can be forked.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["bertsmith.training.pretrain", "tests.test_data"])
+_context.set_forkserver_preload(
+    ["bertsmith.training.pretrain", "tests.support.ranks", "tests.support.texts"]
+)
 
 LONGEST = 120.0
 """Seconds that a job may take."""

@@ -22,8 +22,8 @@ from bertsmith.tokenizer import train
 from bertsmith.training.optimizer import Optimizers, make_optimizers
 from bertsmith.training.parallel import Parallel
 from bertsmith.training.step import train_step
-from tests.conftest import SPACED, make_documents
 from tests.ranks.job import run
+from tests.support.texts import SPACED, make_documents
 
 CPU = torch.device("cpu")
 SLOW = pytest.mark.slow

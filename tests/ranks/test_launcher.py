@@ -15,24 +15,16 @@ import pytest
 
 from bertsmith.report.metrics_file import read_metrics
 from tests.ranks.job import free_port, wait_for_port
-from tests.ranks.test_runs import assert_alike, assert_goes_on, begin, wait_for_lines
+from tests.support.ranks import (
+    assert_alike,
+    assert_goes_on,
+    begin,
+    torchrun,
+    workers,
+)
+from tests.support.runs import wait_for_lines
 
 pytestmark = pytest.mark.slow
-
-
-def torchrun(size: int, *options: str) -> list[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={size}"]
-    return [*launcher, "--standalone", *options, "-m", "bertsmith"]
-
-
-def workers(launcher: int) -> dict[int, int]:
-    """Process ids of a launcher's workers, by rank."""
-    found = {}
-    for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
-        for variable in Path(f"/proc/{child}/environ").read_text().split("\0"):
-            if variable.startswith("RANK="):
-                found[int(variable.removeprefix("RANK="))] = int(child)
-    return found
 
 
 def test_the_launcher_names_a_rank_that_died_and_goes_on(text_file: Path, tmp_path: Path) -> None:

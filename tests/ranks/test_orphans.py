@@ -15,8 +15,8 @@ import pytest
 
 from bertsmith.report.metrics_file import read_metrics
 from tests.ranks.job import free_port, wait_for_port
-from tests.ranks.test_launcher import torchrun, workers
-from tests.ranks.test_runs import begin, go_on, wait_for_lines
+from tests.support.ranks import begin, go_on, torchrun, workers
+from tests.support.runs import wait_for_lines
 
 LAUNCHER = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); input()"
 """Starts a process, says its number, and stays until it is killed."""
