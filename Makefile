@@ -3,8 +3,10 @@ PYTHON ?= python3
 # An index that PyTorch alone is taken from, such as that of its CPU builds; empty: PyPI.
 TORCH_INDEX ?=
 BIN := .venv/bin
+# The fast suite in parallel.
+WORKERS := -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-slow test-gpu lint types format check bench clean
+.PHONY: demo test test-slow test-gpu coverage lint types format check bench clean
 
 demo: .venv/installed
 	$(BIN)/bertsmith pretrain --corpus python-docs --minutes 1.2 --output runs/demo --overwrite
@@ -13,13 +15,20 @@ demo: .venv/installed
 	$(BIN)/bertsmith encode runs/demo "a file object is returned" "it is not closed" --compare "a file is closed"
 
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(WORKERS)
 
 test-slow: .venv/installed-dev
 	$(BIN)/pytest -m slow
 
 test-gpu: .venv/installed-dev
 	$(BIN)/pytest -m gpu tests/gpu
+
+# Branches as well as lines, in every process that a test starts and that does not end by a signal.
+coverage: .venv/installed-dev
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest $(WORKERS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
