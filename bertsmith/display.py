@@ -34,9 +34,7 @@ from bertsmith.errors import printable
 from bertsmith.streams import LenientStream
 
 _SECONDS_BETWEEN_LINES = 10.0
-_SECONDS_BETWEEN_PICTURES = 10.0
 _WIDTH = len("validating 100%")
-_PICTURE_SHARE = 0.02  # most of a run's time that drawing may take
 
 
 def show(text: str = "") -> None:
@@ -123,7 +121,6 @@ class Display:
         self._is_live = is_terminal and not quiet and not self._in_notebook
         self._plot: object | None = None
         self._tell = _tell_nobody
-        self._next_picture = time.monotonic() + _SECONDS_BETWEEN_PICTURES
 
     def say(self, text: str) -> None:
         """One line that stays."""
@@ -183,23 +180,6 @@ class Display:
             yield lambda done, total: self._tell(what, done / total)
         finally:
             self._tell("training", None)
-
-    def picture(self, draw: Callable[[], None], png: Callable[[], bytes]) -> None:
-        """Draw the curves while the run goes on, if the last time is long enough ago.
-
-        Args:
-            draw: writes the pictures into the run's folder.
-            png: the picture's bytes, for a notebook.
-        """
-        started = time.monotonic()
-        if started < self._next_picture:
-            return
-        with self.doing("drawing curves"):
-            draw()
-            self.plot(png)
-        cost = time.monotonic() - started
-        pause = max(_SECONDS_BETWEEN_PICTURES, cost / _PICTURE_SHARE)
-        self._next_picture = time.monotonic() + pause
 
     def plot(self, png: Callable[[], bytes]) -> None:
         """In a notebook, show the picture in the place of the one before."""

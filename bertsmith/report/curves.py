@@ -82,10 +82,14 @@ def save_curves(run: Path, closing: Mapping[str, Any] | None = None) -> None:
             _write(figure, part, suffix)
 
 
-def curves_png(run: Path) -> bytes:
-    """The picture as PNG, for a notebook."""
+def curves_png(run: Path, closing: Mapping[str, Any] | None = None) -> bytes:
+    """The picture as PNG, for a notebook.
+
+    Args:
+        run, closing: as in `draw_curves`.
+    """
     stream = io.BytesIO()
-    _write(draw_curves(run), stream, "png")
+    _write(draw_curves(run, closing), stream, "png")
     return stream.getvalue()
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Self
@@ -135,19 +136,45 @@ def _decoded(line: bytes) -> dict[str, Any]:
     return found
 
 
-def _encoded(figures: dict[str, Any]) -> str:
+def _encoded(figures: Mapping[str, Any]) -> str:
     return json.dumps(figures, allow_nan=False) + "\n"
 
 
-class Metrics:
-    """Where a run's lines go; these are not kept, as those of a rank that does not write."""
+class MetricsFile:
+    """Writes the lines; each is handed to the system as a whole.
 
-    def write(self, step: int, figures: dict[str, Any]) -> None:
+    Args:
+        run: its folder.
+
+    Raises:
+        RunError: there is something else than a file in its place.
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._rollbacks: list[tuple[int, int, Mapping[str, Any]]] = []
+        """Lines of this process that say so, with the places in the file where they begin."""
+        if (path := run / METRICS_FILE).exists() and not path.is_file():
+            raise RunError(f"{path} must be a regular file; it is not. Remove it.")
+        self._stream = (run / METRICS_FILE).open("ab", buffering=0)
+
+    def write(self, step: int, figures: Mapping[str, Any]) -> None:
         """Add a line."""
+        if ROLLED_BACK in figures:
+            place = self._stream.seek(0, os.SEEK_END)
+            self._rollbacks.append((place, step, figures))
+        self._write_line({"step": step, **figures})
+
+    def _write_line(self, figures: Mapping[str, Any]) -> None:
+        line = _encoded(figures).encode("utf-8")
+        while line:  # a disk that is nearly full takes a part, and refuses the rest
+            line = line[self._stream.write(line) :]
 
     def flush(self) -> int:
-        """Wait until all lines are on the disk; how many bytes they are."""
-        return 0
+        """Wait until all lines are on the disk; the length of the file in bytes."""
+        os.fsync(self._stream.fileno())
+        return self._stream.seek(0, os.SEEK_END)
 
     def cut(self, length: int, step: int) -> bool:
         """Remove what was written after a checkpoint, but for what this object said of rollbacks.
@@ -161,55 +188,6 @@ class Metrics:
         Returns:
             Whether these bytes are there. If not, all whole lines up to the step stay.
         """
-        return True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
-
-
-class MetricsFile(Metrics):
-    """Writes the lines; each is handed to the system as a whole.
-
-    Args:
-        run: its folder.
-
-    Raises:
-        RunError: there is something else than a file in its place.
-        OSError: it cannot be written.
-    """
-
-    def __init__(self, run: Path) -> None:
-        self._run = run
-        self._rollbacks: list[tuple[int, int, dict[str, Any]]] = []
-        """Lines of this process that say so, with the places in the file where they begin."""
-        if (path := run / METRICS_FILE).exists() and not path.is_file():
-            raise RunError(f"{path} must be a regular file; it is not. Remove it.")
-        self._stream = (run / METRICS_FILE).open("ab", buffering=0)
-
-    def write(self, step: int, figures: dict[str, Any]) -> None:
-        if ROLLED_BACK in figures:
-            place = self._stream.seek(0, os.SEEK_END)
-            self._rollbacks.append((place, step, figures))
-        self._write_line({"step": step, **figures})
-
-    def _write_line(self, figures: dict[str, Any]) -> None:
-        line = _encoded(figures).encode("utf-8")
-        while line:  # a disk that is nearly full takes a part, and refuses the rest
-            line = line[self._stream.write(line) :]
-
-    def flush(self) -> int:
-        os.fsync(self._stream.fileno())
-        return self._stream.seek(0, os.SEEK_END)
-
-    def cut(self, length: int, step: int) -> bool:
         later = [found for found in self._rollbacks if found[0] >= length]
         self._rollbacks = [found for found in self._rollbacks if found[0] < length]
         is_there = self._cut(length, step)
@@ -232,6 +210,9 @@ class MetricsFile(Metrics):
         self._stream.close()
         self._stream = (self._run / METRICS_FILE).open("ab", buffering=0)
         return False
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,12 +24,19 @@ from bertsmith.evaluation.held_out import evaluate
 from bertsmith.model.device import autocast
 from bertsmith.model.shards import own_part
 from bertsmith.random_bits import Int64, Stream, random_bits
-from bertsmith.report.metrics_file import Metrics
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.budget import Budget, is_due
 from bertsmith.training.checkpoint import Checkpoints, restore
 from bertsmith.training.engine import Engine
 from bertsmith.training.initial import FirstWeights
+from bertsmith.training.observers import (
+    BeginEvent,
+    CheckpointEvent,
+    EvaluationEvent,
+    Observer,
+    RollbackEvent,
+    StepEvent,
+)
 from bertsmith.training.optimizer import rate_share
 from bertsmith.training.parallel import Parallel
 from bertsmith.training.phases import Phase, unmeasured
@@ -78,12 +85,12 @@ class Loop:
         validation: the fixed held-out pairs, or None.
         tokenizer: saved with every checkpoint.
         config: the training section.
-        metrics, checkpoints: of the run's folder; the first rank's are written.
+        observer: is told of steps, evaluations and so on.
+        checkpoints: of the run's folder; the first rank's are written.
         stop: asked after each step whether to end here.
         display: shows what goes on.
         device: where.
         engine: makes the steps; it has the optimizers.
-        draw_curves: called now and then; it decides whether to draw.
         word_counts: int64 [V]; of the training text, for what word frequencies alone would give.
         held: the settings that a resumed run must have, too.
         phase: measures the parts of a step.
@@ -98,13 +105,12 @@ class Loop:
     validation: Batches | None
     tokenizer: Tokenizer
     config: TrainingConfig
-    metrics: Metrics
+    observer: Observer
     checkpoints: Checkpoints
     stop: StopRequest
     display: Display
     device: torch.device
     engine: Engine
-    draw_curves: Callable[[], None]
     word_counts: Int64 | None = None
     held: dict[str, Any] = field(default_factory=dict)
     phase: Phase = unmeasured
@@ -160,10 +166,7 @@ class Loop:
         if progress.budget != str(self._budget):  # of what is not the run's last tenth any more
             progress.totals.closing, progress.budget = Sums(), str(self._budget)
         self._waiting = []
-        if not self.metrics.cut(progress.metrics_bytes, progress.spent.step):
-            self.display.warn(
-                "metrics.jsonl is not what it was at the checkpoint: lines of it are lost."
-            )
+        self.observer.on_begin(BeginEvent(progress=progress))
 
     def train(self) -> None:
         """Train until the budget is spent; the last checkpoint is on disk at the end.
@@ -179,7 +182,7 @@ class Loop:
         self._first_step = self.progress.spent.step + 1
         self.model.train()
         try:
-            with self.display.training() as show, self._source() as source:
+            with self._source() as source:
                 if self.ranks.size > 1:
                     sequence = self.batches.batch(self.progress.batch_number).split(1)[0]
                     with autocast(self.device, self.config.precision):
@@ -189,7 +192,7 @@ class Loop:
                         if self._must_catch_up:
                             self._catch_up()
                         else:
-                            self._go_on(source, show)
+                            self._go_on(source)
                     except _Diverged as event:
                         self._roll_back(event)
         except Exception:
@@ -198,11 +201,7 @@ class Loop:
             raise
         self.checkpoints.wait()
 
-    def _go_on(
-        self,
-        source: Callable[[int], Any],
-        show: Callable[[float, int, Mapping[str, Any]], None],
-    ) -> None:
+    def _go_on(self, source: Callable[[int], Any]) -> None:
         """One step, and what is due after it; the checkpoint last, so that it has all of that."""
         config, progress, spent = self.config, self.progress, self.progress.spent
         before = self.share_spent
@@ -223,20 +222,15 @@ class Loop:
         wanted = spent.step == self._first_step or log or check or save or stop is not None
         if wanted or not self._works_on_its_own or len(self._waiting) >= _MOST_WAITING:
             grad_norm = self._look()
-        if log:
-            window = progress.window
-            self._log(window, grad_norm, share * config.learning_rate)
-            show(after, spent.step, {**window.means(), **window.throughput()})
-            progress.window = Sums()
         housekeeping = time.perf_counter()
+        if log:
+            self._log(grad_norm, share * config.learning_rate, is_stopping=stop is not None)
         if check or save or stop is not None:
             self._watch_weights()
         if check:
             stop = self._validate()
         if after == 1 and self._clock_decides:  # the closing figures are all that there is time for
             progress.owes_validation = False
-        if stop is None:
-            self.draw_curves()
         if save or stop is not None:
             self._save_checkpoint()
         self.checkpoints.check()
@@ -407,8 +401,8 @@ class Loop:
         totals.cut_pairs += sizes.num_cut_pairs
         totals.cut_tokens += sizes.num_cut_tokens
 
-    def _log(self, window: Sums, grad_norm: float, rate: float) -> None:
-        spent = self.progress.spent
+    def _log(self, grad_norm: float, rate: float, *, is_stopping: bool) -> None:
+        spent, window = self.progress.spent, self.progress.window
         figures = {
             **window.means(),
             "learning_rate": rate,
@@ -418,7 +412,16 @@ class Loop:
             "seconds": spent.seconds,
             **window.throughput(),
         }
-        self.metrics.write(spent.step, figures)
+        self.progress.window = Sums()
+        self.observer.on_step(
+            StepEvent(
+                step=spent.step,
+                epoch=spent.pairs / self.batches.num_examples,
+                share_spent=self.share_spent,
+                figures=figures,
+                is_stopping=is_stopping,
+            )
+        )
 
     def _diverged(self, what: str) -> _Diverged:
         """With the last step."""
@@ -454,10 +457,12 @@ class Loop:
             return asked.by
         if not found.is_finite:
             raise self._diverged("the validation loss is not a finite number")
-        self.metrics.write(progress.spent.step, found.metrics())
         progress.owes_validation = False
         ended = time.perf_counter()
         self._validating.add(ended - began, ended - self._trains_since)
+        self.observer.on_evaluation(
+            EvaluationEvent(step=progress.spent.step, figures=found.metrics())
+        )
         return None
 
     def _heed(self, show: Callable[[int, int], None]) -> Callable[[int, int], None]:
@@ -472,7 +477,7 @@ class Loop:
 
     def _save_checkpoint(self) -> None:
         self._saved = self.progress.spent.step
-        self.progress.metrics_bytes = self.metrics.flush()
+        self.observer.on_checkpoint(CheckpointEvent(progress=self.progress))
         with self.display.doing("saving"):
             self.checkpoints.save(
                 self.model,
@@ -506,16 +511,18 @@ class Loop:
         self.begin(self.checkpoints.newest_whole(self.display.warn))
         progress = self.progress
         progress.skipped = [*skipped, event.batch_number]
+        self.observer.on_rollback(
+            RollbackEvent(
+                step=progress.spent.step,
+                rolled_back_from=step,
+                reason=str(event),
+                skipped_batch=event.batch_number,
+                rollbacks=len(progress.skipped),
+            )
+        )
         # The time that was lost is given back, as to a run that is killed and resumed.
         self._clock = time.perf_counter()
         self._began = self._clock - progress.spent.seconds
-        figures = {
-            "rolled_back_from": step,
-            "reason": str(event),
-            "skipped_batch": event.batch_number,
-            "rollbacks": len(progress.skipped),
-        }
-        self.metrics.write(progress.spent.step, figures)
         self.display.warn(
             f"At step {step} {event}: back to step {progress.spent.step}, and on without the batch "
             f"(rollback {len(progress.skipped)} of {self.config.max_rollbacks} at most)."

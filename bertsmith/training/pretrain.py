@@ -35,7 +35,7 @@ from bertsmith.model.hugging_face import Snapshot
 from bertsmith.model.locate import MODEL_FOLDER, list_checkpoints
 from bertsmith.preparation import report_json, with_absolute_paths, with_tokenizer_of
 from bertsmith.ranks import Ranks, is_restarted, joined, local_rank, may_be_restarted
-from bertsmith.report.metrics_file import Metrics, MetricsFile
+from bertsmith.report.metrics_file import MetricsFile
 from bertsmith.training.budget import Budget
 from bertsmith.training.checkpoint import STATE_FILE, Checkpoints
 from bertsmith.training.compiled import CompiledEngine
@@ -44,6 +44,14 @@ from bertsmith.training.engine import engine_for
 from bertsmith.training.fit import fitting_micro_batch
 from bertsmith.training.initial import FirstWeights, embedding_rows
 from bertsmith.training.loop import Loop
+from bertsmith.training.observers import (
+    CurvesDrawer,
+    EndEvent,
+    MetricsWriter,
+    Observer,
+    Observers,
+    ProgressBar,
+)
 from bertsmith.training.parallel import Parallel
 from bertsmith.training.phases import PhaseClock, describe, unmeasured
 from bertsmith.training.prepare import Prepared, prepare, refuse_other_text
@@ -340,22 +348,12 @@ class _Job:
     ) -> dict[str, Any]:
         """Train from a checkpoint on, or from the beginning; validate, save, draw."""
         run, display, ranks = self.path, self.display, self.ranks
-        draws = ranks.is_first and is_installed("curves")
-        if draws:
-            # Imported here: matplotlib takes most of a second to load, which no one should wait for
-            # twice.
-            from bertsmith.report.curves import curves_png, save_curves
-        elif ranks.is_first:
-            display.warn(f"No curves are drawn; matplotlib draws them: {command_for('curves')}.")
+        bar, curves = ProgressBar(display), self._curves()
         model = model.to(self.device)
         model.recomputes = self.config.training.recompute
         if self.device.type == "cpu":
             keep_freed_memory()
         num_parameters = sum(p.numel() for p in model.parameters())
-
-        def draw_curves() -> None:
-            if draws:
-                display.picture(lambda: save_curves(run), lambda: curves_png(run))
 
         parallel = Parallel(model, ranks, self.config.training.parallel, self.device)
         config = self._fitted(parallel)
@@ -380,7 +378,7 @@ class _Job:
         if self.folder is not None and not resumes:
             self.folder.begin(to_toml(config), report_json(prepared.report))
         counts = word_counts(prepared.batches.store, prepared.tokenizer)
-        with stop.heard(), MetricsFile(run) if ranks.is_first else Metrics() as metrics:
+        with stop.heard(), self._observers(bar, *curves) as observers:
             loop = Loop(
                 parallel=parallel,
                 first_weights=first,
@@ -388,7 +386,7 @@ class _Job:
                 validation=prepared.validation,
                 tokenizer=prepared.tokenizer,
                 config=config.training,
-                metrics=metrics,
+                observer=observers,
                 checkpoints=self.checkpoints,
                 stop=stop,
                 display=display,
@@ -397,7 +395,6 @@ class _Job:
                 word_counts=counts,
                 held=held(config),
                 phase=self.clock or unmeasured,
-                draw_curves=draw_curves,
             )
             loop.begin(newest)
             if resumes:
@@ -405,7 +402,8 @@ class _Job:
                 if self.folder is not None:
                     self.folder.go_on(to_toml(config))
                 display.say(f"Going on with {run} after step {loop.progress.spent.step:,}.")
-            loop.train()
+            with bar.shown():
+                loop.train()
             # What is left can be done again in a moment: a signal need not wait for it.
             stop.leave_at_once()
             closing = {
@@ -420,14 +418,27 @@ class _Job:
             if ranks.is_first:
                 with whole_folder(run / MODEL_FOLDER) as folder:
                     snapshot.write(folder)
-            if draws:
-                save_curves(run, {"step": loop.progress.spent.step, **closing})
-            # This line says that the run is finished; what is killed before it is finished again.
-            metrics.write(loop.progress.spent.step, {"finished": True, **closing})
-            metrics.flush()
-        if draws:
-            display.plot(lambda: curves_png(run))
+            # What is killed before all observers know of the end is finished again.
+            observers.on_end(EndEvent(step=loop.progress.spent.step, figures=closing))
         return {**closing, "output": str(run)}
+
+    def _curves(self) -> list[Observer]:
+        """What draws the curves, if the first rank can."""
+        if not self.ranks.is_first:
+            return []
+        if is_installed("curves"):
+            return [CurvesDrawer(self.path, self.display)]
+        self.display.warn(f"No curves are drawn; matplotlib draws them: {command_for('curves')}.")
+        return []
+
+    @contextmanager
+    def _observers(self, *others: Observer) -> Iterator[Observers]:
+        """What is told of the training: metrics.jsonl and `others`; nothing but the first rank."""
+        if not self.ranks.is_first:
+            yield Observers()
+            return
+        with MetricsFile(self.path) as file:
+            yield Observers([MetricsWriter(file, self.display.warn), *others])
 
 
 @contextmanager
