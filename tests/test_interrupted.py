@@ -84,7 +84,7 @@ def test_a_validation_is_left_and_made_by_who_goes_on(
                 patch.setattr(Bert, "score", on_call(2, ask_to_stop, judged))
             return evaluate(*args, **options)
 
-        patch.setattr("bertsmith.training.loop.evaluate", counted)
+        patch.setattr("bertsmith.training.evaluator.evaluate", counted)
         with pytest.raises(RunStopped):
             pretrain(run, text_file, steps=6, **OFTEN)
     assert list_checkpoints(run)[-1].name == f"step-{2 * number:08}"
@@ -168,7 +168,7 @@ def weights_validated(
     """Digests of the weights at the validations after steps 2, 4 and 6."""
     seen: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr("bertsmith.training.loop.evaluate", condemning(set(), seen))
+        patch.setattr("bertsmith.training.evaluator.evaluate", condemning(set(), seen))
         pretrain(tmp_path / "plain", text_file, steps=6, **COINCIDING)
     return seen
 
@@ -189,7 +189,7 @@ def test_weights_that_their_validation_condemns_are_not_gone_back_to(
 
     def evaluate(*, interrupted_at: int) -> None:
         found = condemning(condemned, [], interrupted_at=interrupted_at)
-        monkeypatch.setattr("bertsmith.training.loop.evaluate", found)
+        monkeypatch.setattr("bertsmith.training.evaluator.evaluate", found)
 
     evaluate(interrupted_at=0)
     undisturbed = pretrain(tmp_path / "undisturbed", text_file, **settings)
@@ -216,7 +216,7 @@ def test_the_last_good_checkpoint_is_none_that_was_condemned(
     settings = {**COINCIDING, "steps": 6, "keep_checkpoints": 1, "max_rollbacks": 0}
     run, condemned = tmp_path / "r", {weights_validated[1]}
     found = condemning(condemned, [], interrupted_at=2)
-    monkeypatch.setattr("bertsmith.training.loop.evaluate", found)
+    monkeypatch.setattr("bertsmith.training.evaluator.evaluate", found)
     with pytest.raises(RunStopped):
         pretrain(run, text_file, **settings)
     for _ in range(2):
@@ -247,7 +247,9 @@ def test_a_rollback_behind_a_validation_that_was_left_is_the_same(
     assert undisturbed.metrics["rollbacks"] == 1
     seen: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr("bertsmith.training.loop.evaluate", condemning(set(), seen, interrupted_at=2))
+        patch.setattr(
+            "bertsmith.training.evaluator.evaluate", condemning(set(), seen, interrupted_at=2)
+        )
         with pytest.raises(RunStopped):
             pretrain(tmp_path / "r", text_file, **settings)
         bertsmith.pretrain(output=tmp_path / "r", resume=True, quiet=True)
@@ -297,7 +299,7 @@ def test_slow_validations_are_few_where_the_clock_decides(
         time.sleep(0.5 if "minutes" in settings else 0.0)
         return evaluate(*args, **options)
 
-    monkeypatch.setattr("bertsmith.training.loop.evaluate", slow)
+    monkeypatch.setattr("bertsmith.training.evaluator.evaluate", slow)
     run = pretrain(tmp_path / "r", text_file, **settings)
     assert calls == expected
     assert run.metrics["validation_mlm_loss"] > 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import bertsmith
-from bertsmith.data.batches import Batch
+from bertsmith.batch import Batch
 from bertsmith.display import Display
 from bertsmith.model.bert import Bert, Losses
 from bertsmith.report import curves
@@ -170,7 +170,7 @@ def test_the_time_of_an_observer_is_no_training_time(
 
     monkeypatch.setattr(Bert, "losses", timed)
     monkeypatch.setattr("bertsmith.training.pretrain.ProgressBar", Slow)
-    monkeypatch.setattr("bertsmith.training.loop.time.perf_counter", lambda: now)
+    monkeypatch.setattr("bertsmith.training.trainer.time.perf_counter", lambda: now)
     run = pretrain(tmp_path / "r", text_file, steps=6, checkpoint_every=3, micro_batch=1000)
     batch_size = TINY_RUN["batch_size"]
     assert run.metrics["first_step_seconds"] == 2.0

@@ -27,9 +27,9 @@ from bertsmith.model.bert import Bert, Losses
 from bertsmith.model.hugging_face import Snapshot
 from bertsmith.model.locate import list_checkpoints
 from bertsmith.report.metrics_file import MetricsFile, read_metrics
-from bertsmith.training.loop import Loop
 from bertsmith.training.pretrain import Run
 from bertsmith.training.progress import Progress
+from bertsmith.training.trainer import Trainer
 from tests.support.runs import TINY_RUN, pretrain, result_of, unfinish
 
 Poison = Callable[[set[int], float], list[int]]
@@ -271,9 +271,9 @@ def test_a_run_that_dies_as_it_begins_a_larger_budget_goes_on(
     pretrain(other, resume=True, steps=12)
     for where in ("begin", "train"):
         with monkeypatch.context() as patch:
-            plain = getattr(Loop, where)
+            plain = getattr(Trainer, where)
             # Dead before the log is cut, and after config.toml has the new budget.
-            patch.setattr(Loop, where, lambda *args: (_ for _ in ()).throw(MemoryError()))
+            patch.setattr(Trainer, where, lambda *args: (_ for _ in ()).throw(MemoryError()))
             with pytest.raises(MemoryError):
                 pretrain(run, resume=True, steps=12)
             assert plain
@@ -428,7 +428,7 @@ def test_time_that_a_rollback_lost_is_given_back(
 ) -> None:
     poison({2}, float("nan"))
     clock = itertools.count(step=0.5)
-    monkeypatch.setattr("bertsmith.training.loop.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("bertsmith.training.trainer.time.perf_counter", lambda: next(clock))
     found = pretrain(tmp_path / "r", text_file, steps=None, minutes=0.2, checkpoint_every=100)
     assert found.metrics["rollbacks"] == 1
     assert found.metrics["steps"] > 3

@@ -19,7 +19,7 @@ from bertsmith.errors import BertsmithError, DataError, DivergenceError, RunErro
 from bertsmith.model.bert import Bert, Losses
 from bertsmith.model.device import choose_device
 from bertsmith.report.metrics_file import read_metrics
-from bertsmith.training import loop
+from bertsmith.training import trainer
 from bertsmith.training.pretrain import Run
 from bertsmith.training.run_folder import RunFolder
 from tests.support.runs import TINY_RUN
@@ -336,10 +336,10 @@ def test_budgets_in_tokens_and_minutes_end(text_file: Path, tmp_path: Path) -> N
     assert minutes.metrics["seconds"] >= 0.6
 
 
-def test_the_loop_keeps_the_promised_number_of_checkpoints(text_file: Path, tmp_path: Path) -> None:
+def test_the_promised_number_of_checkpoints_is_kept(text_file: Path, tmp_path: Path) -> None:
     run = pretrain(tmp_path / "r", text_file, steps=6, checkpoint_every=1, keep_checkpoints=3)
     assert len(list((run.output / "checkpoints").iterdir())) == 3
-    assert loop.CHECKPOINTS_A_RUN == 4
+    assert trainer.CHECKPOINTS_A_RUN == 4
 
 
 @pytest.mark.slow

@@ -20,10 +20,10 @@ from bertsmith.model.bert import Bert
 from bertsmith.model.device import keep_freed_memory
 from bertsmith.model.flops import matrix_product_rate, skipped_flops, training_flops
 from bertsmith.tokenizer import Tokenizer
-from bertsmith.training.loop import Loop
 from bertsmith.training.phases import PhaseClock, describe
 from bertsmith.training.pretrain import run_pretraining
 from bertsmith.training.sums import Sums
+from bertsmith.training.trainer import Trainer
 from tests.support.runs import TINY_RUN
 from tests.support.stores import make_batches
 
@@ -43,7 +43,7 @@ def test_looking_at_the_losses_late_changes_no_number(
         overrides={**TINY_RUN, "corpus": (str(text_file),), "steps": 12, "log_every": 5}
     )
     run_pretraining(config, output=tmp_path / "at once", quiet=True)
-    monkeypatch.setattr(Loop, "_works_on_its_own", True)
+    monkeypatch.setattr(Trainer, "_is_asynchronous", True)
     monkeypatch.setattr(ahead, "usual_num_workers", lambda: 2)
     run_pretraining(config, output=tmp_path / "late", quiet=True)
     assert without_times(tmp_path / "late") == without_times(tmp_path / "at once")
@@ -92,7 +92,7 @@ def test_a_share_over_all_is_measured_again_or_withheld(
         asked.append(how.get("seconds", 0.5))
         return next(rates)
 
-    monkeypatch.setattr("bertsmith.training.pretrain.matrix_product_rate", rate)
+    monkeypatch.setattr("bertsmith.training.closing.matrix_product_rate", rate)
     run = bertsmith.pretrain(text_file, output=tmp_path / "r", quiet=True, steps=1, **TINY_RUN)
     assert asked == [0.5, 3.0]
     assert run.metrics["peak_flops_per_second"] == again

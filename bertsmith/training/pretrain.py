@@ -12,25 +12,20 @@ import torch
 
 from bertsmith.config import BUDGETS, PretrainConfig, drift, held, to_toml
 from bertsmith.corpus.standard_input import refuse_standard_input
-from bertsmith.data.batches import Batches
 from bertsmith.data.store import word_counts
 from bertsmith.display import Display, shell_word
 from bertsmith.durable import whole_folder
-from bertsmith.errors import BertsmithError, DataError, DivergenceError, RunError, RunStopped
-from bertsmith.evaluation.held_out import evaluate
+from bertsmith.errors import BertsmithError, DataError, RunError, RunStopped
 from bertsmith.extras import command_for, is_installed
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import (
     autocast,
     choose_device,
     compute_dtype,
-    describe_device,
     deterministic,
     device_of_rank,
     keep_freed_memory,
-    peak_bytes,
 )
-from bertsmith.model.flops import matrix_product_rate, training_flops
 from bertsmith.model.hugging_face import Snapshot
 from bertsmith.model.locate import MODEL_FOLDER, list_checkpoints
 from bertsmith.preparation import report_json, with_absolute_paths, with_tokenizer_of
@@ -38,12 +33,12 @@ from bertsmith.ranks import Ranks, is_restarted, joined, local_rank, may_be_rest
 from bertsmith.report.metrics_file import MetricsFile
 from bertsmith.training.budget import Budget
 from bertsmith.training.checkpoint import STATE_FILE, Checkpoints
+from bertsmith.training.closing import closing_figures, describe_devices
 from bertsmith.training.compiled import CompiledEngine
 from bertsmith.training.earlier import EarlierRun
-from bertsmith.training.engine import engine_for
+from bertsmith.training.engine import Engine, engine_for
 from bertsmith.training.fit import fitting_micro_batch
 from bertsmith.training.initial import FirstWeights, embedding_rows
-from bertsmith.training.loop import Loop
 from bertsmith.training.observers import (
     CurvesDrawer,
     EndEvent,
@@ -58,8 +53,7 @@ from bertsmith.training.prepare import Prepared, prepare, refuse_other_text
 from bertsmith.training.progress import Progress
 from bertsmith.training.run_folder import RunFolder, default_output
 from bertsmith.training.stop import StopRequest
-
-_SECONDS_AGAIN = 3.0  # for a measurement that the steps have proved wrong
+from bertsmith.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +104,10 @@ class Run:
         return lines
 
 
+def _number(loss: float | None) -> str:
+    return "–" if loss is None else f"{loss:.3f}"
+
+
 def _share(metrics: dict[str, Any]) -> str:
     """How the steps did beside the machine's matrix products."""
     peak = f"{metrics['peak_flops_per_second'] / 1e9:,.0f} GFLOP/s"
@@ -157,19 +155,12 @@ def run_pretraining(
         display = Display(quiet=quiet, is_silent=not ranks.is_first)
         path = output or default_output(config.preparation.corpus, config.preset)
         path = Path(ranks.from_first(str(path)))
-        folder = None
-        with ranks.together():
-            _refuse_own_beginning(config, path)
-            if ranks.is_first:
-                folder = RunFolder(path, overwrite=overwrite, resume=resume)
+        folder = _claimed(path, config, ranks, overwrite=overwrite, resume=resume)
+        training = config.training
         checkpoints = Checkpoints(
-            path,
-            keep=config.training.keep_checkpoints,
-            keep_every=config.training.keep_every,
-            ranks=ranks,
+            path, keep=training.keep_checkpoints, keep_every=training.keep_every, ranks=ranks
         )
         try:
-            has_run = ranks.from_first(folder is not None and folder.has_run)
             job = _Job(
                 config=config,
                 path=path,
@@ -180,9 +171,7 @@ def run_pretraining(
                 display=display,
                 clock=PhaseClock(device) if profile else None,
             )
-            if resume and not has_run:
-                display.say(f"There is no run in {path} yet: beginning one.")
-            metrics = job.resume(as_before=restarted) if resume and has_run else job.begin()
+            metrics = job.resume_or_begin(as_before=restarted) if resume else job.begin()
         finally:
             if folder is not None:
                 checkpoints.then(folder.release)
@@ -205,6 +194,13 @@ class _Job:
     device: torch.device
     display: Display
     clock: PhaseClock | None
+
+    def resume_or_begin(self, *, as_before: bool) -> dict[str, Any]:
+        """The rest of a run, or all of it if none was begun; see `resume`."""
+        if self.ranks.from_first(self.folder is not None and self.folder.has_run):
+            return self.resume(as_before=as_before)
+        self.display.say(f"There is no run in {self.path} yet: beginning one.")
+        return self.begin()
 
     def begin(self) -> dict[str, Any]:
         """A run from its beginning; the closing figures."""
@@ -346,40 +342,19 @@ class _Job:
         *,
         resumes: bool = False,
     ) -> dict[str, Any]:
-        """Train from a checkpoint on, or from the beginning; validate, save, draw."""
-        run, display, ranks = self.path, self.display, self.ranks
-        bar, curves = ProgressBar(display), self._curves()
-        model = model.to(self.device)
-        model.recomputes = self.config.training.recompute
-        if self.device.type == "cpu":
-            keep_freed_memory()
+        """Train from a checkpoint on, or from the beginning; evaluate, save the model."""
+        # Before memory is measured: the curves need matplotlib.
+        bar, curves = ProgressBar(self.display), self._curves()
         num_parameters = sum(p.numel() for p in model.parameters())
-
-        parallel = Parallel(model, ranks, self.config.training.parallel, self.device)
-        config = self._fitted(parallel)
-        micro_batch = config.training.micro_batch
-        assert isinstance(micro_batch, int)
+        parallel, config = self._on_device(model)
         stop = StopRequest()
-        engine = engine_for(
-            parallel,
-            config,
-            prepared.batches,
-            self.device,
-            micro_batch=micro_batch,
-            phase=self.clock or unmeasured,
-            heed=stop.interrupt_if_asked,
-        )
-        display.say(
-            f"Model: {config.preset}, {num_parameters:,} parameters, "
-            f"on {_describe(self.device, ranks)}; {micro_batch:,} tokens at once"
-            f"{', compiled' if isinstance(engine, CompiledEngine) else ''}."
-        )
+        engine = self._engine(parallel, config, prepared, stop, num_parameters)
         self.checkpoints.only_while(prepared.store.refuse_changed)
         if self.folder is not None and not resumes:
             self.folder.begin(to_toml(config), report_json(prepared.report))
         counts = word_counts(prepared.batches.store, prepared.tokenizer)
         with stop.heard(), self._observers(bar, *curves) as observers:
-            loop = Loop(
+            trainer = Trainer(
                 parallel=parallel,
                 first_weights=first,
                 batches=prepared.batches,
@@ -389,38 +364,81 @@ class _Job:
                 observer=observers,
                 checkpoints=self.checkpoints,
                 stop=stop,
-                display=display,
+                display=self.display,
                 device=self.device,
                 engine=engine,
                 word_counts=counts,
-                held=held(config),
+                reproducibility_settings=held(config),
                 phase=self.clock or unmeasured,
             )
-            loop.begin(newest)
+            trainer.begin(newest)
             if resumes:
-                # Not before the log is cut: its last line may say that the run is finished.
-                if self.folder is not None:
-                    self.folder.go_on(to_toml(config))
-                display.say(f"Going on with {run} after step {loop.progress.spent.step:,}.")
+                self._say_resumed(trainer, config)
             with bar.shown():
-                loop.train()
+                trainer.train()
             # What is left can be done again in a moment: a signal need not wait for it.
             stop.leave_at_once()
-            closing = {
-                **_closing(loop, num_parameters),
-                **_utilisation(loop, config),
-                "max_length": config.data.max_length,
-                **_validate(loop, config, prepared.validation, display),
-            }
-            if self.clock:
-                closing["phase_seconds"] = self.clock.parts(loop.seconds)
-            snapshot = Snapshot.of(model, prepared.tokenizer, keeps=ranks.is_first)
-            if ranks.is_first:
-                with whole_folder(run / MODEL_FOLDER) as folder:
-                    snapshot.write(folder)
+            closing = closing_figures(
+                trainer, config, num_parameters=num_parameters, clock=self.clock
+            )
+            self._save_model(trainer)
             # What is killed before all observers know of the end is finished again.
-            observers.on_end(EndEvent(step=loop.progress.spent.step, figures=closing))
-        return {**closing, "output": str(run)}
+            observers.on_end(EndEvent(step=trainer.progress.spent.step, figures=closing))
+        return {**closing, "output": str(self.path)}
+
+    def _on_device(self, model: Bert) -> tuple[Parallel, PretrainConfig]:
+        """The model on its device and ranks, and the settings with the micro-batch that fits."""
+        model = model.to(self.device)
+        model.recomputes = self.config.training.recompute
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        parallel = Parallel(model, self.ranks, self.config.training.parallel, self.device)
+        return parallel, self._fitted(parallel)
+
+    def _engine(
+        self,
+        parallel: Parallel,
+        config: PretrainConfig,
+        prepared: Prepared,
+        stop: StopRequest,
+        num_parameters: int,
+    ) -> Engine:
+        """What makes the steps; it is said what the model is and where it is trained."""
+        micro_batch = config.training.micro_batch
+        assert isinstance(micro_batch, int)
+        engine = engine_for(
+            parallel,
+            config,
+            prepared.batches,
+            self.device,
+            micro_batch=micro_batch,
+            phase=self.clock or unmeasured,
+            heed=stop.interrupt_if_asked,
+        )
+        self.display.say(
+            f"Model: {config.preset}, {num_parameters:,} parameters, "
+            f"on {describe_devices(self.device, self.ranks)}; {micro_batch:,} tokens at once"
+            f"{', compiled' if isinstance(engine, CompiledEngine) else ''}."
+        )
+        return engine
+
+    def _say_resumed(self, trainer: Trainer, config: PretrainConfig) -> None:
+        """Write down the settings that the run goes on with, and say from where.
+
+        Not before `Trainer.begin`: the last line of metrics.jsonl, which it removes, may say that
+        the run is finished.
+        """
+        if self.folder is not None:
+            self.folder.go_on(to_toml(config))
+        step = trainer.progress.spent.step
+        self.display.say(f"Going on with {self.path} after step {step:,}.")
+
+    def _save_model(self, trainer: Trainer) -> None:
+        """Write the last weights as a Hugging Face model; every rank has a part in gathering."""
+        snapshot = Snapshot.of(trainer.model, trainer.tokenizer, keeps=self.ranks.is_first)
+        if self.ranks.is_first:
+            with whole_folder(self.path / MODEL_FOLDER) as folder:
+                snapshot.write(folder)
 
     def _curves(self) -> list[Observer]:
         """What draws the curves, if the first rank can."""
@@ -482,6 +500,19 @@ def _refuse_different(config: PretrainConfig, kind: torch.device, ranks: Ranks) 
             )
 
 
+def _claimed(
+    path: Path, config: PretrainConfig, ranks: Ranks, *, overwrite: bool, resume: bool
+) -> RunFolder | None:
+    """The claim on the folder of a run, which the first rank has.
+
+    Raises:
+        RunError: it may not be used.
+    """
+    with ranks.together():
+        _refuse_own_beginning(config, path)
+        return RunFolder(path, overwrite=overwrite, resume=resume) if ranks.is_first else None
+
+
 def _refuse_own_beginning(config: PretrainConfig, output: Path) -> None:
     """Raise `RunError` if the model to begin from lies where the run is written."""
     begins_from = config.training.init_from
@@ -508,86 +539,3 @@ def _settled(config: PretrainConfig, device: torch.device) -> PretrainConfig:
         training = replace(training, init_from=str(Path(training.init_from).resolve()))
     preparation = with_absolute_paths(config.preparation)
     return replace(config, preparation=preparation, training=training)
-
-
-def _number(loss: float | None) -> str:
-    return "–" if loss is None else f"{loss:.3f}"
-
-
-def _describe(device: torch.device, ranks: Ranks) -> str:
-    """As the closing line says it: `[cpu]`, `2 × [cuda: NVIDIA H200]`."""
-    name = describe_device(device)
-    return name if ranks.size == 1 else f"{ranks.size} × {name}"
-
-
-def _closing(loop: Loop, num_parameters: int) -> dict[str, Any]:
-    # A run of one step has no other steps to time.
-    spent, totals = loop.progress.spent, loop.progress.totals
-    timed = totals.timed if totals.timed.num_tokens else totals.closing
-    return {
-        **totals.closing.means(),
-        **timed.throughput(),
-        "first_step_seconds": totals.first_step_seconds,
-        "steps": spent.step,
-        "pairs": spent.pairs,
-        "tokens": spent.tokens,
-        "seconds": spent.seconds,
-        "cut_pairs": totals.cut_pairs,
-        "cut_tokens": totals.cut_tokens,
-        "rollbacks": len(loop.progress.skipped),
-        "parameters": num_parameters,
-        "vocabulary_entries": loop.tokenizer.vocab_size,
-        "peak_memory_bytes": int(loop.ranks.gather([peak_bytes(loop.device)]).max()),
-        "device": _describe(loop.device, loop.ranks),
-    }
-
-
-def _utilisation(loop: Loop, config: PretrainConfig) -> dict[str, float | None]:
-    """What share of the machine's matrix-product rate the steps used; None: that was not found out.
-
-    Where the steps did more than that rate, other work had slowed it: it is measured again, longer.
-    """
-    totals = loop.progress.totals
-    timed = totals.timed if totals.timed.num_tokens else totals.closing
-    flops = training_flops(config.model, loop.tokenizer.vocab_size, timed)
-    rate = float(loop.ranks.gather([flops / max(timed.seconds, 1e-9)])[0, 0])
-    dtype = compute_dtype(loop.device, config.training.precision)
-    peak = float(loop.ranks.gather([matrix_product_rate(loop.device, dtype)]).sum())
-    if rate > peak:
-        again = matrix_product_rate(loop.device, dtype, seconds=_SECONDS_AGAIN)
-        peak = max(peak, float(loop.ranks.gather([again]).sum()))
-    return {
-        "flops_per_second": rate,
-        "peak_flops_per_second": peak,
-        "share_of_peak": rate / peak if rate <= peak else None,
-    }
-
-
-def _validate(
-    loop: Loop, config: PretrainConfig, validation: Batches | None, display: Display
-) -> dict[str, float | int | None]:
-    """Figures over all of the validation split; empty if there is none."""
-    if validation is None:
-        display.say("No validation: no pair is held out.")
-        return {}
-    with (
-        display.stage("Validating") as progress,
-        autocast(loop.device, config.training.precision),
-    ):
-        found = evaluate(
-            loop.model,
-            validation,
-            device=loop.device,
-            micro_batch=loop.engine.micro_batch,
-            ranks=loop.ranks,
-            counts=loop.word_counts,
-            progress=progress,
-        )
-    if not found.is_finite:
-        raise loop.ranks.of_all(
-            DivergenceError(
-                "The validation loss at the end is not a finite number. "
-                "Begin another run with a lower --learning-rate."
-            )
-        )
-    return found.metrics()

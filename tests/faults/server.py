@@ -27,11 +27,11 @@ import torch._dynamo  # what PyTorch's optimizers import on their first use
 
 import bertsmith.report.curves
 from bertsmith.cli.main import main
-from bertsmith.training import pretrain
+from bertsmith.training import closing
 from tests.support.runs import blank
 
 # What takes most of the time of so small a run, and is no matter here.
-vars(pretrain)["matrix_product_rate"] = lambda device, dtype: 1e15
+vars(closing)["matrix_product_rate"] = lambda device, dtype: 1e15
 vars(bertsmith.report.curves)["draw_curves"] = blank
 
 

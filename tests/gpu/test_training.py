@@ -56,11 +56,11 @@ TWO_RUNS = """
 import json, sys
 import torch
 import bertsmith
-from bertsmith.training import pretrain as module
+from bertsmith.training import closing
 
 torch.use_deterministic_algorithms(True)
 torch.utils.deterministic.fill_uninitialized_memory = False
-module.matrix_product_rate = lambda *_, **__: 1e15
+closing.matrix_product_rate = lambda *_, **__: 1e15
 corpus, *outputs, settings = sys.argv[1:]
 for output in outputs:
     bertsmith.pretrain(corpus, output=output, quiet=True, **json.loads(settings))

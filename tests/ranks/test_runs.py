@@ -234,7 +234,7 @@ def stopped_in_a_validation(arguments: list[str]) -> None:
         return held_out.evaluate(*given, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bertsmith.training.loop.evaluate", evaluate)
+        patch.setattr("bertsmith.training.evaluator.evaluate", evaluate)
         bertsmith(arguments)
 
 
