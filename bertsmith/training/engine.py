@@ -85,7 +85,7 @@ class EagerEngine:
             device=self._device,
             autocast=lambda: autocast(self._device, self._config.precision),
             phase=self._phase,
-            heed=self._heed,
+            before_micro_batch=self._heed,
         )
 
     def forget(self) -> None:

@@ -52,7 +52,7 @@ def train_step(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
     phase: Phase = unmeasured,
-    heed: Callable[[], None] = lambda: None,
+    before_micro_batch: Callable[[], None] = lambda: None,
 ) -> StepResult:
     """Train on one global batch; nothing in it waits for the device.
 
@@ -69,32 +69,76 @@ def train_step(
         dropout_key: random bits of the step, 0 to 2**64 - 1.
         autocast: makes the context of a forward pass.
         phase: entered by name around the parts of the step.
-        heed: called before each micro-batch; what it raises leaves the weights as they were.
+        before_micro_batch: called before each of them; what it raises leaves the weights as they
+            were.
 
     Raises:
         DeviceError: one sequence alone does not fit, or other ranks wait for what is half done.
     """
+    agreed = _agree(parallel, batch, micro_batch)
+
+    def forward_and_backward(parts: Sequence[Batch]) -> Tensor:
+        return _forward_and_backward(
+            parallel,
+            parts,
+            num_rounds=agreed.num_rounds or len(parts),
+            sizes=agreed.sizes,
+            dropout_key=dropout_key,
+            device=device,
+            autocast=autocast,
+            phase=phase,
+            before_micro_batch=before_micro_batch,
+        )
+
+    sums, micro_batch = _with_what_fits(forward_and_backward, parallel, batch, agreed, device)
+    with phase("optimizer"):
+        return _update(parallel, optimizers, sums, max_grad_norm, agreed.sizes, micro_batch)
+
+
+class _Agreed(NamedTuple):
+    """What all ranks know of a step."""
+
+    sizes: Sizes
+    """Of the global batch."""
+    num_rounds: int | None
+    """How often each rank goes through the network; None: as often as it has parts."""
+    micro_batch: int
+    """Tokens at once that fitted on all ranks so far."""
+    parts: Sequence[Batch]
+    """The micro-batches of this rank."""
+
+
+def _agree(parallel: Parallel, batch: Batch, micro_batch: int) -> _Agreed:
+    """Gather what the ranks must know of each other."""
     parts = batch.split(micro_batch)
     found = parallel.ranks.gather([*batch.sizes, len(parts), micro_batch])
     sizes = Sizes(*(int(number) for number in found[:, : len(Sizes._fields)].sum(0)))
-    rounds = int(found[:, -2].max()) if parallel.works_in_step else None
+    num_rounds = int(found[:, -2].max()) if parallel.works_in_step else None
     if found[:, -1].min() < micro_batch:  # what did not fit on one rank is not tried on another
         micro_batch = int(found[:, -1].min())
         parts = batch.split(micro_batch)
+    return _Agreed(sizes, num_rounds, micro_batch, parts)
+
+
+def _with_what_fits(
+    forward_and_backward: Callable[[Sequence[Batch]], Tensor],
+    parallel: Parallel,
+    batch: Batch,
+    agreed: _Agreed,
+    device: torch.device,
+) -> tuple[Tensor, int]:
+    """Call `forward_and_backward` with the micro-batches of `batch`; halve them if they do not fit.
+
+    Returns:
+        What it gives, and the tokens at once that fitted.
+
+    Raises:
+        DeviceError: as `train_step`.
+    """
+    parts, micro_batch = agreed.parts, agreed.micro_batch
     while True:
         try:
-            sums = _forward_and_back(
-                parallel,
-                parts,
-                rounds or len(parts),
-                sizes,
-                dropout_key,
-                device,
-                autocast,
-                phase,
-                heed,
-            )
-            break
+            return forward_and_backward(parts), micro_batch
         except torch.OutOfMemoryError as error:
             if parallel.is_waited_for or len(parts) == batch.num_sequences:
                 parallel.zero_grad()
@@ -110,39 +154,50 @@ def train_step(
             torch.cuda.empty_cache()
         micro_batch = max(1, micro_batch // 2)
         parts = batch.split(micro_batch)
-    with phase("optimizer"):
-        parallel.sum(sums)
-        parameters = [p for p in parallel.model.parameters() if p.grad is not None]
-        grad_norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
-        if max_grad_norm:
-            torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, grad_norm)
-        grad_norm = whole(grad_norm)
-        is_finite = torch.isfinite(sums.sum() + grad_norm)
-        optimizers.step((~is_finite).float())
-        parallel.zero_grad()
+
+
+def _update(
+    parallel: Parallel,
+    optimizers: Optimizers,
+    sums: Tensor,
+    max_grad_norm: float,
+    sizes: Sizes,
+    micro_batch: int,
+) -> StepResult:
+    """Clip the gradients and update the weights, unless a loss or a gradient is not finite."""
+    parallel.sum(sums)
+    parameters = [p for p in parallel.model.parameters() if p.grad is not None]
+    grad_norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
+    if max_grad_norm:
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, grad_norm)
+    grad_norm = whole(grad_norm)
+    is_finite = torch.isfinite(sums.sum() + grad_norm)
+    optimizers.step((~is_finite).float())
+    parallel.zero_grad()
     return StepResult(sums, grad_norm, is_finite, sizes, micro_batch)
 
 
-def _forward_and_back(
+def _forward_and_backward(
     parallel: Parallel,
     parts: Sequence[Batch],
-    rounds: int,
+    *,
+    num_rounds: int,
     sizes: Sizes,
     dropout_key: int,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
     phase: Phase,
-    heed: Callable[[], None],
+    before_micro_batch: Callable[[], None],
 ) -> Tensor:
     """Gradients of this rank's `parts`; float32 [2]: the sums of their losses.
 
-    A rank that has fewer parts than `rounds` goes on with its last one for nothing.
+    A rank that has fewer parts than `num_rounds` repeats its last one, whose losses count nothing.
     """
     sums = torch.zeros(2, device=device)
-    for number in range(rounds):
-        heed()
+    for number in range(num_rounds):
+        before_micro_batch()
         part, share = parts[min(number, len(parts) - 1)], float(number < len(parts))
-        is_last = number == rounds - 1
+        is_last = number == num_rounds - 1
         with parallel.adding_up(is_last=is_last):
             with phase("forward"), autocast():
                 losses = parallel.losses(part.to(device), dropout_key)
