@@ -30,7 +30,7 @@ from bertsmith.training.observers import (
 )
 from bertsmith.training.pretrain import Run
 from bertsmith.training.progress import Progress
-from tests.conftest import TINY_RUN
+from tests.support.runs import TINY_RUN
 
 
 class Recorder(ProgressBar):
