@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,16 @@ from bertsmith.config import (
     PRESETS,
     RECIPES,
     DataConfig,
+    FinetuneConfig,
+    LabelledConfig,
     ModelConfig,
+    ProbeConfig,
     TrainingConfig,
     resolve,
     to_toml,
 )
+from bertsmith.config.fields import rules_of
+from bertsmith.config.schema import SECTIONS, section_of
 from bertsmith.errors import ConfigError
 
 
@@ -67,8 +72,9 @@ def test_a_budget_takes_the_place_of_the_one_below() -> None:
         ({"corpus": 5}, "names or paths"),
         ({"corpus": ("",)}, "none empty"),
         ({"type_vocab_size": 1}, "at least 2"),
-        ({"seed": -1}, "not be negative"),
-        ({"near_duplicate_similarity": 0.3}, "at least 0.5; got 0.3"),
+        ({"seed": -1}, r"at least 0 and under 2\*\*63; got -1"),
+        ({"weight_decay": -1.0}, "not be negative; got -1.0"),
+        ({"near_duplicate_similarity": 0.3}, "at least 0.5 and at most 1; got 0.3"),
         ({"tokenizer_sample_bytes": -1}, "not be negative; got -1"),
         ({"tokenizer": ""}, "or a folder"),
         ({"language": "German"}, "an ISO 639 code such as en or de; got 'German'"),
@@ -80,6 +86,31 @@ def test_a_budget_takes_the_place_of_the_one_below() -> None:
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve(overrides=settings)
+
+
+OUTSIDE = [
+    (cls, name, bound + step)
+    for cls in (*SECTIONS.values(), LabelledConfig, FinetuneConfig, ProbeConfig)
+    for name, rules in rules_of(cls).items()
+    for bound, step in ((rules.gt, 0), (rules.ge, -1), (rules.lt, 0), (rules.le, 1))
+    if bound is not None
+]
+
+
+@pytest.mark.parametrize(("cls", "name", "value"), OUTSIDE)
+def test_what_is_outside_of_the_bounds_is_refused(cls: type, name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"^`{name}` must .*; got {value}"):
+        cls(**{name: value})
+
+
+def test_what_a_setting_needs_is_a_setting() -> None:
+    rules = chain(*(rules_of(cls).values() for cls in SECTIONS.values()))
+    needs = [need for one in rules for need in one.needs.items()]
+    assert needs
+    for other, values in needs:
+        for value in values:
+            section = SECTIONS[section_of(other)](**{other: value})
+            assert getattr(section, other) == value
 
 
 @pytest.mark.parametrize(

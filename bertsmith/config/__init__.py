@@ -1,5 +1,6 @@
 """Settings: `schema` says what there is, `presets` names sets, `resolve` joins them."""
 
+from bertsmith.config.fields import near
 from bertsmith.config.finetune import FinetuneConfig, LabelledConfig, ProbeConfig
 from bertsmith.config.idle import refuse_idle
 from bertsmith.config.presets import PRESETS, RECIPES
@@ -26,7 +27,6 @@ from bertsmith.config.schema import (
     PreparationConfig,
     PretrainConfig,
     TrainingConfig,
-    near,
 )
 
 __all__ = [

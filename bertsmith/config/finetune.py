@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from bertsmith.config.schema import check_types, encoding_name, fraction, positive
+from bertsmith.config.fields import check, encoding_name, setting
 from bertsmith.errors import ConfigError
 
 
@@ -28,12 +28,11 @@ class LabelledConfig:
     """Whether labels are classes or scores; auto: numbers with a decimal point are scores."""
     label_names: tuple[str, ...] = ()
     """Names of the classes 0, 1, … if the labels are these numbers."""
-    max_bad_rows: float = 0.01
+    max_bad_rows: float = setting(0.01, ge=0, le=1)
     """Largest share of rows that may lack a column; they are left out."""
 
     def __post_init__(self) -> None:
-        check_types(self)
-        fraction(self, "max_bad_rows")
+        check(self)
         object.__setattr__(self, "encoding", encoding_name(self.encoding))
         if self.delimiter == "\\t":  # as shells hand it on
             object.__setattr__(self, "delimiter", "\t")
@@ -53,44 +52,35 @@ class FinetuneConfig:
 
     seeds: tuple[int, ...] = (0,)
     """One training each; the classifier's first weights, the order and dropout follow from it."""
-    epochs: int = 5
+    epochs: int = setting(5, gt=0)
     """Most passes over the training rows."""
-    batch_size: int = 32
+    batch_size: int = setting(32, gt=0)
     """Rows an optimizer step."""
-    learning_rate: float | None = None
+    learning_rate: float | None = setting(None, gt=0)
     """Peak learning rate; None: by the width of the network, less for a wider one."""
-    warmup_ratio: float = 0.1
+    warmup_ratio: float = setting(0.1, ge=0, le=1)
     """Share of the steps over which the learning rate rises from 0; then it falls to 0."""
-    weight_decay: float = 0.01
+    weight_decay: float = setting(0.01, ge=0)
     """Weight decay of matrices; biases and norms have none."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = setting(1.0, ge=0)
     """The gradient's norm is clipped to this; 0 switches clipping off."""
-    dropout_prob: float = 0.1
+    dropout_prob: float = setting(0.1, ge=0, lt=1)
     """Dropout in the encoder and before the classifier."""
     class_weights: Literal["none", "balanced"] = "none"
     """Whether rare classes weigh more in the loss, by the inverse of their share."""
     metric: Literal["auto", "accuracy", "f1", "matthews", "spearman", "pearson"] = "auto"
     """What says which moment is the best; auto: accuracy of classes, Spearman of scores."""
-    evaluations_per_epoch: int = 2
+    evaluations_per_epoch: int = setting(2, gt=0)
     """Times in an epoch that the validation rows are judged."""
-    patience: int = 4
+    patience: int = setting(4, ge=0)
     """Evaluations without a better one after which training stops; 0: it never does."""
-    max_length: int | None = None
+    max_length: int | None = setting(None, gt=0)
     """Longest sequence in tokens; None: as in pretraining. Longer texts are cut, and counted."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train; auto takes CUDA, then MPS, then the CPU."""
 
     def __post_init__(self) -> None:
-        check_types(self)
-        positive(self, "epochs", "batch_size", "evaluations_per_epoch")
-        for name in ("learning_rate", "max_length"):
-            if getattr(self, name) is not None:
-                positive(self, name)
-        fraction(self, "warmup_ratio")
-        fraction(self, "dropout_prob", below_one=True)
-        for name in ("weight_decay", "max_grad_norm", "patience"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"`{name}` must not be negative; got {getattr(self, name)}.")
+        check(self)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError("`seeds` must be one number or several, all different.")
         if not all(0 <= seed < 2**63 for seed in self.seeds):
@@ -103,16 +93,12 @@ class ProbeConfig:
 
     pooling: Literal["mean", "cls"] = "mean"
     """What stands for a text: the mean over its tokens, or the vector of [CLS]."""
-    folds: int = 5
+    folds: int = setting(5, ge=2)
     """Parts of the cross-validation."""
-    seed: int = 0
+    seed: int = setting(0, ge=0, lt=2**32)  # scikit-learn's bound
     """The folds, and the random encoder beside, follow from it."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to encode; auto takes CUDA, then MPS, then the CPU."""
 
     def __post_init__(self) -> None:
-        check_types(self)
-        if self.folds < 2:
-            raise ConfigError(f"`folds` must be at least 2; got {self.folds}.")
-        if not 0 <= self.seed < 2**32:  # scikit-learn's bound
-            raise ConfigError(f"`seed` must be from 0 to 2**32 - 1; got {self.seed}.")
+        check(self)

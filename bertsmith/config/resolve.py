@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from bertsmith.config.fields import near
 from bertsmith.config.idle import refuse_idle
 from bertsmith.config.presets import PRESETS, RECIPES
 from bertsmith.config.schema import (
@@ -20,7 +21,6 @@ from bertsmith.config.schema import (
     PreparationConfig,
     PretrainConfig,
     TrainingConfig,
-    near,
     section_of,
 )
 from bertsmith.durable import read_small
