@@ -6,18 +6,134 @@ model = bertsmith.load("runs/first")
 model.encode("a crane is flying").tokens        # float32 [6, 128]
 """
 
-from bertsmith.api import evaluate, finetune, load, prepare, pretrain, probe
-from bertsmith.errors import BertsmithError
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from bertsmith.api import (
+    corpora,
+    estimate,
+    evaluate,
+    finetune,
+    load,
+    prepare,
+    pretrain,
+    probe,
+    similar,
+)
+from bertsmith.config import (
+    DataConfig,
+    FinetuneConfig,
+    FinetuneSettings,
+    LabelledConfig,
+    LabelledSettings,
+    ModelConfig,
+    PreparationConfig,
+    PreparationSettings,
+    PretrainSettings,
+    ProbeConfig,
+    ProbeSettings,
+    TrainingConfig,
+)
+from bertsmith.errors import (
+    BertsmithError,
+    ConfigError,
+    CorpusError,
+    DataError,
+    DeviceError,
+    DivergenceError,
+    DownloadError,
+    InputError,
+    MissingExtraError,
+    ModelError,
+    RunError,
+    RunStopped,
+    TokenizerError,
+)
+
+if TYPE_CHECKING:
+    from bertsmith.evaluation.held_out import Evaluation
+    from bertsmith.evaluation.pseudo import PseudoPerplexity
+    from bertsmith.evaluation.tally import Bin
+    from bertsmith.finetuning.finetune import Finetuned
+    from bertsmith.inference.model import Candidate, Encoding, PretrainedModel
+    from bertsmith.inference.similar import Place, Ranked
+    from bertsmith.training.estimate import Estimate, Memory
+    from bertsmith.training.pretrain import Run
 
 __version__ = "0.1.0"
 
+_RESULTS = {
+    "Bin": "evaluation.tally",
+    "Candidate": "inference.model",
+    "Encoding": "inference.model",
+    "Estimate": "training.estimate",
+    "Evaluation": "evaluation.held_out",
+    "Finetuned": "finetuning.finetune",
+    "Memory": "training.estimate",
+    "Place": "inference.similar",
+    "PretrainedModel": "inference.model",
+    "PseudoPerplexity": "evaluation.pseudo",
+    "Ranked": "inference.similar",
+    "Run": "training.pretrain",
+}
+"""What functions return; imported when it is asked for, since its modules load torch."""
+
 __all__ = [
     "BertsmithError",
+    "Bin",
+    "Candidate",
+    "ConfigError",
+    "CorpusError",
+    "DataConfig",
+    "DataError",
+    "DeviceError",
+    "DivergenceError",
+    "DownloadError",
+    "Encoding",
+    "Estimate",
+    "Evaluation",
+    "FinetuneConfig",
+    "FinetuneSettings",
+    "Finetuned",
+    "InputError",
+    "LabelledConfig",
+    "LabelledSettings",
+    "Memory",
+    "MissingExtraError",
+    "ModelConfig",
+    "ModelError",
+    "Place",
+    "PreparationConfig",
+    "PreparationSettings",
+    "PretrainSettings",
+    "PretrainedModel",
+    "ProbeConfig",
+    "ProbeSettings",
+    "PseudoPerplexity",
+    "Ranked",
+    "Run",
+    "RunError",
+    "RunStopped",
+    "TokenizerError",
+    "TrainingConfig",
     "__version__",
+    "corpora",
+    "estimate",
     "evaluate",
     "finetune",
     "load",
     "prepare",
     "pretrain",
     "probe",
+    "similar",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _RESULTS:
+        raise AttributeError(f"module 'bertsmith' has no attribute {name!r}")
+    return getattr(import_module(f"bertsmith.{_RESULTS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

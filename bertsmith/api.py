@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 from bertsmith.config import (
     FinetuneConfig,
+    FinetuneSettings,
     LabelledConfig,
+    PreparationSettings,
+    PretrainSettings,
     ProbeConfig,
-    begins_from,
-    given_by_store,
+    ProbeSettings,
     near,
-    resolve,
-    settings_of_run,
 )
-from bertsmith.errors import ConfigError, RunError
+from bertsmith.display import Display, show
+from bertsmith.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from bertsmith.evaluation.held_out import Evaluation
     from bertsmith.finetuning.finetune import Finetuned
     from bertsmith.inference.model import PretrainedModel
+    from bertsmith.inference.similar import Ranked
+    from bertsmith.training.estimate import Estimate
     from bertsmith.training.pretrain import Run
 
 # What does the work is imported inside the functions: torch takes seconds to load, and
@@ -39,9 +43,12 @@ def pretrain(
     overwrite: bool = False,
     resume: bool = False,
     quiet: bool = False,
-    **settings: Any,
+    profile: bool = False,
+    **settings: Unpack[PretrainSettings],
 ) -> Run:
     """Pretrain a BERT on a text.
+
+    In a notebook or at a Python prompt the closing figures are printed, as by the command line.
 
     Args:
         corpus: a corpus by name, a path, or several of either; default: the config's, else
@@ -53,8 +60,10 @@ def pretrain(
         overwrite: replace a run that is in `output`.
         resume: go on with the run that is in `output`, with its settings but for the budget and
             how it runs; where there is none, begin one with `corpus`.
-        quiet: show no progress.
-        settings: any field of `ModelConfig`, `DataConfig` and `TrainingConfig`, by name.
+        quiet: show no progress, and no closing figures.
+        profile: measure where the time of a step goes; on a GPU this slows it.
+        settings: any field of `PreparationConfig`, `DataConfig`, `ModelConfig` and
+            `TrainingConfig`, by name.
 
     Returns:
         The finished run: `output`, `metrics`, `sentence_pairs_per_second`.
@@ -63,41 +72,90 @@ def pretrain(
         BertsmithError: what must hold, what was found, what to do.
         RunStopped: a signal (an interrupt, SIGTERM, SIGUSR1) came; a checkpoint is written.
     """
-    from bertsmith.training.initial import given_by_model
     from bertsmith.training.pretrain import run_pretraining
+    from bertsmith.training.settings import Layers
 
-    if corpus is not None:
-        parts = (corpus,) if isinstance(corpus, str | Path) else tuple(corpus)
-        settings["corpus"] = tuple(str(part) for part in parts)
-    resumes = False
-    if config is None and resume and output is not None:
-        config = settings_of_run(Path(output))
-        resumes = config is not None  # all is settled in it, whatever became of what it began from
-        if config is None and corpus is None:
-            raise RunError(
-                f"There is no run in {output} to go on with, and no corpus to begin one."
-            )
-    given = given_by_store(settings.get("corpus", ()))
-    if settings.get("init_from") is not None:
-        settings["init_from"] = str(settings["init_from"])
-    init_from = settings.get("init_from")
-    if init_from is None and config is not None:
-        init_from = begins_from(Path(config))
-    if not resumes:
-        given += given_by_model(init_from)
-    return run_pretraining(
-        resolve(
-            preset=preset,
-            recipe=recipe,
-            file=config,
-            given=given,
-            overrides=settings,
-        ),
+    asked = _by_name(corpus, settings)
+    layers = Layers.of(
+        preset=preset,
+        recipe=recipe,
+        config=config,
+        corpus=asked.get("corpus", ()),
+        init_from=asked.get("init_from"),
+        output=None if output is None else Path(output),
+        resume=resume,
+    )
+    run = run_pretraining(
+        layers.resolve(asked),
         output=None if output is None else Path(output),
         overwrite=overwrite,
         resume=resume,
         quiet=quiet,
+        profile=profile,
     )
+    if (
+        hasattr(sys, "ps1") and not quiet
+    ):  # a prompt or a notebook: Python has a prompt's text there
+        show(closing_text(run))
+    return run
+
+
+def closing_text(run: Run) -> str:
+    """What is printed of a finished run: its figures, and where its files are."""
+    # Not in the figures of a run that an older version finished.
+    longest = run.metrics.get("max_length")
+    reads = "" if longest is None else f" (reads {longest} tokens of a text; --max-length)"
+    output = printable(str(run.output))
+    lines = [*run.closing_lines(), f"model:   {output}/model{reads}"]
+    if (run.output / "curves.png").exists():
+        lines.append(f"curves:  {output}/curves.png")
+    return "\n".join([*lines, f"metrics: {output}/metrics.jsonl"])
+
+
+def estimate(
+    corpus: str | Path | Sequence[str | Path] | None = None,
+    *,
+    preset: str | None = None,
+    recipe: str | None = None,
+    config: str | Path | None = None,
+    devices: int = 1,
+    device_memory: int | str | None = None,
+    flops_per_second: float | None = None,
+    **settings: Unpack[PretrainSettings],
+) -> Estimate:
+    """Say what a training would take: parameters, arithmetic, memory by part, messages, time.
+
+    Args:
+        corpus, preset, recipe, config: as in `pretrain`; the text is not read.
+        devices: GPUs (or processes) that share the work.
+        device_memory: of each, in bytes or as "80GB"; default: what this machine has.
+        flops_per_second: FLOP/s that each sustains in training; default: measured on this machine,
+            for some seconds, if `device_memory` is not given.
+        settings: as in `pretrain`; `vocab_size` is taken for the size of the vocabulary.
+
+    Raises:
+        BertsmithError: what must hold, what was found, what to do.
+    """
+    from bertsmith.training.estimate import Machine, config_of
+    from bertsmith.training.estimate import estimate as counted
+    from bertsmith.training.settings import Layers
+
+    asked = _by_name(corpus, settings)
+    layers = Layers.of(
+        preset=preset,
+        recipe=recipe,
+        config=config,
+        corpus=asked.get("corpus", ()),
+        init_from=asked.get("init_from"),
+    )
+    settled = config_of(layers, asked)
+    machine = Machine.of(
+        settled.training.device,
+        devices=devices,
+        memory=device_memory,
+        flops_per_second=flops_per_second,
+    )
+    return counted(settled, machine)
 
 
 def prepare(
@@ -105,11 +163,12 @@ def prepare(
     output: str | Path,
     *,
     preset: str | None = None,
+    config: str | Path | None = None,
     processes: int | None = None,
     engine: Literal["local", "ray"] = "local",
     overwrite: bool = False,
     quiet: bool = False,
-    **settings: Any,
+    **settings: Unpack[PreparationSettings],
 ) -> Path:
     """Turn a text into a token store that any number of runs train on.
 
@@ -117,6 +176,7 @@ def prepare(
         corpus: as in `pretrain`.
         output: the store's folder, which `pretrain` takes for a corpus.
         preset: whose kind of vocabulary; default: textbook, of words.
+        config: a TOML file of settings.
         processes: of this machine; default: one a processor.
         engine: processes of this machine, or a Ray cluster.
         overwrite: replace a store that is in `output`.
@@ -129,13 +189,13 @@ def prepare(
     Raises:
         BertsmithError: what must hold, what was found, what to do.
     """
-    from bertsmith.display import Display
     from bertsmith.preparation import prepare_store
+    from bertsmith.training.settings import Layers
 
-    parts = (corpus,) if isinstance(corpus, str | Path) else tuple(corpus)
-    settings["corpus"] = tuple(str(part) for part in parts)
+    asked = _by_name(corpus, settings)
+    layers = Layers.of(preset=preset, config=config, corpus=asked["corpus"])
     return prepare_store(
-        resolve(preset=preset, overrides=settings).preparation,
+        layers.resolve(asked).preparation,
         Path(output),
         overwrite=overwrite,
         engine=engine,
@@ -196,6 +256,68 @@ def evaluate(
     )
 
 
+def similar(
+    path: str | Path,
+    word: str,
+    text: str | Path | Iterable[str],
+    *,
+    to: str | None = None,
+    place: int = 1,
+    device: str = "auto",
+    quiet: bool = False,
+) -> Ranked:
+    """Rank the places where a word stands in a text by the nearness of its vectors.
+
+    Args:
+        path: as in `load`.
+        word: as it is written; upper case counts if it does for the model.
+        text: a file, or its lines.
+        to: a text with the word, to whose place there the others are compared.
+        place: without `to`, which of the places the others are compared to, from 1.
+        device: auto, cpu, cuda or mps.
+        quiet: show no progress.
+
+    Returns:
+        `reference`, the place compared to, and `others`: each place with the cosine of both
+        vectors, the nearest first.
+
+    Raises:
+        BertsmithError: there is no such model or file; the word does not stand there, or is
+            unknown to the model.
+    """
+    from bertsmith.corpus.lines import read_lines
+    from bertsmith.inference.model import load as load_model
+    from bertsmith.inference.similar import similar_places
+    from bertsmith.inference.texts import refuse_no_text
+
+    for given in filter(None, (word, to)):
+        refuse_no_text(given)
+    model = load_model(path, device=device)
+    lines = read_lines(Path(text)) if isinstance(text, str | Path) else text
+    with Display(quiet=quiet).stage(f"Looking for {word!r}") as progress:
+        return similar_places(model, word, lines, to=to, place=place, progress=progress)
+
+
+def corpora() -> dict[str, dict[str, Any]]:
+    """The corpora known by name, and what of them is on disk.
+
+    Returns:
+        By name `about` and `on_disk`, a path or ""; under "prepared" the texts that runs were
+        trained on: `on_disk`, their number `stores`, and their size `bytes`.
+    """
+    from bertsmith.corpus import NAMES
+    from bertsmith.corpus.cache import cache_folder, cached_wikitext, prepared_stores
+
+    where = {"wikitext-2": cached_wikitext(), "python-docs": "in this Python"}
+    num_stores, size = prepared_stores()
+    found: dict[str, dict[str, Any]] = {
+        name: {"about": NAMES[name], "on_disk": str(where[name] or "")} for name in NAMES
+    }
+    folder = str(cache_folder() / "stores")
+    found["prepared"] = {"on_disk": folder, "stores": num_stores, "bytes": size}
+    return found
+
+
 def finetune(
     path: str | Path,
     *,
@@ -206,7 +328,7 @@ def finetune(
     baseline: bool = True,
     overwrite: bool = False,
     quiet: bool = False,
-    **settings: Any,
+    **settings: Unpack[FinetuneSettings],
 ) -> Finetuned:
     """Train a classifier or regressor on a pretrained encoder.
 
@@ -226,7 +348,6 @@ def finetune(
     Raises:
         BertsmithError: what must hold, what was found, what to do.
     """
-    from bertsmith.display import Display
     from bertsmith.finetuning.finetune import finetune_folder
 
     labelled, config = _parted(settings, LabelledConfig, FinetuneConfig)
@@ -251,7 +372,7 @@ def probe(
     validation: str | Path | None = None,
     baseline: bool = True,
     quiet: bool = False,
-    **settings: Any,
+    **settings: Unpack[ProbeSettings],
 ) -> dict[str, Any]:
     """Fit a linear model to the frozen vectors of a pretrained encoder, cross-validated.
 
@@ -270,7 +391,6 @@ def probe(
     Raises:
         BertsmithError: what must hold, what was found, what to do.
     """
-    from bertsmith.display import Display
     from bertsmith.finetuning.probe import probe_folder
 
     labelled, config = _parted(settings, LabelledConfig, ProbeConfig)
@@ -283,6 +403,19 @@ def probe(
         baseline=baseline,
         display=Display(quiet=quiet),
     )
+
+
+def _by_name(
+    corpus: str | Path | Sequence[str | Path] | None, settings: PreparationSettings
+) -> dict[str, Any]:
+    """All that is asked for: the settings, with the corpus among them; paths as text."""
+    asked: dict[str, Any] = {**settings}
+    if corpus is not None:
+        parts = (corpus,) if isinstance(corpus, str | Path) else corpus
+        asked["corpus"] = tuple(str(part) for part in parts)
+    if asked.get("init_from") is not None:
+        asked["init_from"] = str(asked["init_from"])
+    return asked
 
 
 _First = TypeVar("_First")

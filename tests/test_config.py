@@ -1,25 +1,33 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from itertools import chain, combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
+import bertsmith
 from bertsmith.config import (
     PRESETS,
     RECIPES,
     DataConfig,
     FinetuneConfig,
+    FinetuneSettings,
     LabelledConfig,
+    LabelledSettings,
     ModelConfig,
+    PreparationConfig,
+    PreparationSettings,
+    PretrainSettings,
     ProbeConfig,
+    ProbeSettings,
     TrainingConfig,
     resolve,
     to_toml,
 )
-from bertsmith.config.fields import rules_of
+from bertsmith.config.fields import rules_of, types_of
 from bertsmith.config.schema import SECTIONS, section_of
 from bertsmith.errors import ConfigError
 
@@ -86,6 +94,41 @@ def test_a_budget_takes_the_place_of_the_one_below() -> None:
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve(overrides=settings)
+
+
+SECTION_CLASSES = (PreparationConfig, DataConfig, ModelConfig, TrainingConfig)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "classes"),
+    [
+        (PreparationSettings, (PreparationConfig,)),
+        (PretrainSettings, SECTION_CLASSES),
+        (LabelledSettings, (LabelledConfig,)),
+        (FinetuneSettings, (LabelledConfig, FinetuneConfig)),
+        (ProbeSettings, (LabelledConfig, ProbeConfig)),
+    ],
+)
+def test_keywords_are_the_settings(keywords: type, classes: tuple[type, ...]) -> None:
+    taken = {
+        tuple[str, ...]: str | Sequence[str],
+        tuple[int, ...]: int | Sequence[int],
+    }
+    expected = {
+        name: taken.get(kind, kind) for cls in classes for name, kind in types_of(cls).items()
+    }
+    expected.pop("corpus", None)
+    if "init_from" in expected:
+        expected["init_from"] = str | Path | None
+    assert get_type_hints(keywords) == expected
+
+
+def test_a_keyword_that_is_no_setting_is_refused() -> None:
+    # mypy tells as well: it would report an `ignore` that nothing needs.
+    with pytest.raises(ConfigError, match="did you mean hidden_size"):
+        bertsmith.pretrain(hiden_size=3)  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match="of type int"):
+        bertsmith.pretrain(hidden_size="3")  # type: ignore[arg-type]
 
 
 OUTSIDE = [

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from bertsmith.cli.estimate import bytes_of
+import bertsmith
 from bertsmith.cli.main import main
 from bertsmith.config import PretrainConfig, resolve
 from bertsmith.errors import ConfigError
 from bertsmith.model.bert import Bert
 from bertsmith.model.flops import training_flops
-from bertsmith.training.estimate import Machine, estimate, sent_bytes
+from bertsmith.training.estimate import Machine, bytes_of, estimate, sent_bytes
 from bertsmith.training.fit import made_up_batch
 from tests.support.texts import make_documents, write_text
 
@@ -52,6 +52,27 @@ def test_of_large_on_eight_gpus(capsys: pytest.CaptureFixture[str]) -> None:
     assert spread["seconds_a_step"] == pytest.approx(spread["flops_a_step"] / 8 / 2e14)
     assert spread["seconds"] == pytest.approx(10 * spread["seconds_a_step"])
     assert spread["tokens"] == 10 * 256 * 512
+
+
+def test_python_and_the_command_line_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    given = "--preset large --max-length 512 --devices 8 --device-memory 80GB --vocab-size 28996"
+    found = bertsmith.estimate(
+        preset="large", max_length=512, devices=8, device_memory="80GB", vocab_size=28996
+    )
+    assert isinstance(found, bertsmith.Estimate)
+    assert found.to_json() == asked(given, capsys)
+    assert found.vocab_size == 28996
+    assert found.steps is None  # the budget of the recipe is counted in a text
+
+
+def test_the_vocabulary_may_be_one_of_words() -> None:
+    machine: dict[str, Any] = {"device_memory": 10**9, "device": "cpu"}
+    found = bertsmith.estimate(preset="textbook", vocab_size=20_000, recipe="chapter", **machine)
+    assert (found.vocab_size, found.steps) == (20_000, 50)
+    with pytest.raises(ConfigError, match="`muon_momentum` changes nothing"):
+        bertsmith.estimate(optimizer="adamw", muon_momentum=0.9, **machine)
+    with pytest.raises(ConfigError, match="`devices` must be at least 1; got 0"):
+        bertsmith.estimate(devices=0, **machine)
 
 
 def test_a_table_for_a_person(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import bertsmith
+from bertsmith.cli.main import _COMMANDS
 
 PACKAGE = Path(bertsmith.__file__).parent
 TESTS = Path(__file__).parent
@@ -86,14 +91,29 @@ def test_importing_and_help_load_no_heavy_library() -> None:
     assert "pretrain" in done.stdout
 
 
-def test_public_names() -> None:
-    assert sorted(bertsmith.__all__) == [
-        "BertsmithError",
-        "__version__",
-        "evaluate",
-        "finetune",
-        "load",
-        "prepare",
-        "pretrain",
-        "probe",
-    ]
+def test_every_public_name_is_there() -> None:
+    assert {name for name in bertsmith.__all__ if not hasattr(bertsmith, name)} == set()
+    assert set(bertsmith.__all__) <= set(dir(bertsmith))
+    with pytest.raises(AttributeError, match="no attribute 'pretrian'"):
+        bertsmith.pretrian  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_what_public_functions_take_and_return_is_public() -> None:
+    named = set()
+    for name in bertsmith.__all__:
+        function = getattr(bertsmith, name)
+        if inspect.isfunction(function):
+            assert inspect.getdoc(function)
+            named |= set(re.findall(r"\b[A-Z]\w+", " ".join(function.__annotations__.values())))
+    assert {"Run", "Estimate", "Ranked", "PretrainSettings"} <= named
+    others = {"Any", "Iterable", "Literal", "None", "Path", "Sequence", "Unpack"}
+    assert named - others <= set(bertsmith.__all__)
+
+
+def test_the_command_line_and_python_have_the_same_verbs() -> None:
+    of_a_model = {"encode": "encode", "fill": "fill", "next": "next_sentence"}
+    for verb in _COMMANDS:
+        if verb in of_a_model:
+            assert callable(getattr(bertsmith.PretrainedModel, of_a_model[verb]))
+        else:
+            assert inspect.isfunction(getattr(bertsmith, verb))

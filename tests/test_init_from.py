@@ -14,8 +14,8 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 
 import bertsmith
 from bertsmith.cli.main import main
-from bertsmith.cli.pretrain import defaults, parse_base, settings
-from bertsmith.config import PretrainConfig, resolve
+from bertsmith.cli.settings import layers_named
+from bertsmith.config import resolve
 from bertsmith.errors import BertsmithError
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.initial import given_by_model
@@ -167,13 +167,12 @@ def test_what_is_no_model_is_refused(text_file: Path, tmp_path: Path) -> None:
 
 def test_flags_show_what_the_model_has_decided(finished_run: Run, tmp_path: Path) -> None:
     arguments = ["--corpus", "x.txt", "--init-from", str(finished_run.output)]
-    base = parse_base(arguments)
+    base = layers_named(arguments).resolve()
     assert base.model.hidden_size == 16
     assert base.preparation.tokenizer == str((finished_run.output / "model").resolve())
     file = tmp_path / "c.toml"
     file.write_text(f'[training]\ninit_from = "{finished_run.output}"\n')
-    assert parse_base(["--config", str(file)]).model.hidden_size == 16
-    assert isinstance(settings(defaults(base), base), PretrainConfig)
+    assert layers_named(["--config", str(file)]).resolve().model.hidden_size == 16
 
 
 def test_the_nearest_preset_gives_the_recipe(masked_lm: Path) -> None:

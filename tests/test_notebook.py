@@ -1,4 +1,4 @@
-"""In a notebook the curves are drawn in place: one output, updated."""
+"""In a notebook the curves are drawn in place: one output, updated; the closing lines follow."""
 
 from __future__ import annotations
 
@@ -38,5 +38,10 @@ def test_the_plot_updates_in_place(text_file: Path, tmp_path: Path) -> None:
         output for output in notebook.cells[0].outputs if "image/png" in output.get("data", {})
     ]
     assert len(pictures) == 1
+    said = "".join(
+        output.text for output in notebook.cells[0].outputs if output.get("name") == "stdout"
+    )
+    assert said.startswith("MLM loss ")
+    assert f"metrics: {tmp_path / 'r'}/metrics.jsonl" in said
     assert kinds.count("display_data") == 1
     assert kinds.count("update_display_data") >= 2

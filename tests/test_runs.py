@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,26 @@ def test_the_closing_lines_read_as_the_textbooks(finished_run: Run) -> None:
     )
     assert f"MLM loss {metrics['validation_mlm_loss']:.3f}" in validation
     assert finished_run.sentence_pairs_per_second == metrics["sentence_pairs_per_second"] > 0
+
+
+def test_a_prompt_shows_the_closing_lines(
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = bertsmith.pretrain(
+        text_file, output=tmp_path / "r", profile=True, **{**TINY_RUN, "steps": 2}
+    )
+    assert capsys.readouterr().out == ""  # a script prints what it likes
+    assert run.metrics["phase_seconds"]["forward"] > 0
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    for quiet in (False, True):
+        bertsmith.pretrain(output=run.output, resume=True, quiet=quiet)
+        lines = capsys.readouterr().out.splitlines()
+        expected = [f"{run.output}/model", f"{run.output}/metrics.jsonl"]
+        assert lines[: len(run.closing_lines())] == ([] if quiet else run.closing_lines())
+        assert all(any(path in line for line in lines) for path in expected) != quiet
 
 
 def test_the_model_of_a_run_loads_in_transformers(finished_run: Run) -> None:

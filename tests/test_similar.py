@@ -144,6 +144,18 @@ def test_a_line_without_end_is_read_in_pieces(model: PretrainedModel) -> None:
     assert [place.line for place, _ in found.others] == [1, 1]
 
 
+def test_from_python(folder: Path, model: PretrainedModel, tmp_path: Path) -> None:
+    text = tmp_path / "t.txt"
+    text.write_text("\n".join(line.strip() for line in LINES))
+    expected = similar_places(model, "crane", LINES, place=2)
+    for given in (text, str(text), LINES):
+        found = bertsmith.similar(folder, "crane", given, place=2, device="cpu", quiet=True)
+        assert isinstance(found, bertsmith.Ranked)
+        lines = [place.line for place, _ in found.others]
+        assert lines == [place.line for place, _ in expected.others]
+        assert found.reference.line == 3
+
+
 def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "t.txt"
     text.write_text("\n".join(LINES))

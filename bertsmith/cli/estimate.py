@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 from bertsmith.cli.arguments import Flag
-from bertsmith.cli.settings import Settings, defaults_from
+from bertsmith.cli.settings import Settings
 from bertsmith.config import PretrainConfig
 from bertsmith.display import result_console, show, show_json
-from bertsmith.errors import ConfigError
+from bertsmith.training.settings import Layers
 
 if TYPE_CHECKING:
     from bertsmith.training.estimate import Estimate, Machine
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,38 +30,18 @@ class EstimateCommand(Settings):
     """Print one JSON object."""
 
 
-def defaults(base: PretrainConfig) -> EstimateCommand:
-    """Defaults of the flags; no budget, since that of most recipes is counted in a text."""
-    return EstimateCommand(**defaults_from(base))
-
-
-def bytes_of(text: str) -> int:
-    """A size such as 80GB, 24 GiB or 16000000000, in bytes. Raises: `ConfigError`."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    if not found:
-        raise ConfigError(f"`device_memory` must be a size such as 80GB; got {text!r}.")
-    number, unit, is_binary = found.groups()
-    factor = _UNITS[unit.upper()]
-    if is_binary:
-        factor = 1024 ** list(_UNITS).index(unit.upper())
-    return int(float(number) * factor)
-
-
-def estimate(command: EstimateCommand) -> None:
+def estimate(command: EstimateCommand, layers: Layers, asked: Mapping[str, Any]) -> None:
     """Print the table, or the JSON."""
     # What counts memory loads torch, which takes seconds.
     from bertsmith.training import estimate as counted
 
-    memory = None if command.device_memory is None else bytes_of(command.device_memory)
-    if command.devices < 1:
-        raise ConfigError(f"`devices` must be at least 1; got {command.devices}.")
-    machine = counted.Machine(
-        kind=_kind(command.training.device, memory),
+    config = counted.config_of(layers, asked)
+    machine = counted.Machine.of(
+        config.training.device,
         devices=command.devices,
-        memory=memory,
+        memory=command.device_memory,
         flops_per_second=command.flops_per_second,
     )
-    config = command.to_config()
     found = counted.estimate(config, machine)
     if command.json:
         show_json(found.to_json())
@@ -72,17 +50,6 @@ def estimate(command: EstimateCommand) -> None:
     if not found.fits:
         ways = counted.advice(config, machine)
         show(f"It does not fit; {' or '.join(ways) if ways else 'more devices or less length'}.")
-
-
-def _kind(device: str, memory: int | None) -> Literal["cpu", "cuda", "mps"]:
-    """A memory that is stated is a GPU's, which need not be here."""
-    if device == "auto" and memory is None:
-        from bertsmith.model.device import choose_device
-
-        device = choose_device("auto").type
-    if device == "auto":
-        return "cuda"
-    return {"cpu": "cpu", "cuda": "cuda", "mps": "mps"}[device]  # type: ignore[return-value]
 
 
 def _print_table(found: Estimate, config: PretrainConfig, machine: Machine) -> None:

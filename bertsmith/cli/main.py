@@ -16,6 +16,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, NoReturn
 
 import tyro
@@ -23,6 +24,7 @@ import tyro
 from bertsmith import __version__
 from bertsmith.cli import estimate, finetune, prepare, pretrain, use
 from bertsmith.cli.arguments import registry
+from bertsmith.cli.settings import asks_for_help, changes, defaults, layers_named
 from bertsmith.config import BUDGETS
 from bertsmith.display import show
 from bertsmith.errors import BertsmithError, RunStopped, SaidElsewhere, printable
@@ -132,14 +134,13 @@ def _run(arguments: list[str]) -> None:
         return
     if name == "pretrain":
         _refuse_two_budgets(arguments[1:])
-    base = pretrain.parse_base(arguments[1:])
-    if name == "prepare":
-        run(tyro.cli(cls, default=prepare.defaults(base), **parse), base)
-    elif name == "estimate":
-        run(tyro.cli(cls, default=estimate.defaults(base), **parse))
-    else:
-        asks = not {"-h", "--help"}.isdisjoint(arguments)
-        run(tyro.cli(cls, default=pretrain.defaults(base, for_help=asks), **parse), base)
+    layers = layers_named(arguments[1:])
+    usual = defaults(layers, for_help=name == "pretrain" and asks_for_help(arguments))
+    known = {entry.name for entry in fields(cls)}
+    own = {"output": tyro.MISSING} if name == "prepare" else {}
+    default = cls(**own, **{key: value for key, value in usual.items() if key in known})
+    command = tyro.cli(cls, default=default, **parse)
+    run(command, layers, changes(command, usual))
 
 
 def _refuse_two_budgets(arguments: list[str]) -> None:

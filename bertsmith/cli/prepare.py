@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from bertsmith.cli.arguments import Flag
-from bertsmith.cli.settings import refuse_idle_flags
-from bertsmith.config import PreparationConfig, PretrainConfig
+from bertsmith.config import PreparationConfig
 from bertsmith.display import Display, show, show_json
 from bertsmith.errors import ConfigError, printable
+from bertsmith.training.settings import Layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,20 +41,14 @@ class Prepare:
     )
 
 
-def defaults(base: PretrainConfig) -> Prepare:
-    """Defaults of the flags."""
-    return Prepare(output=tyro.MISSING, preset=base.preset, preparation=base.preparation)
-
-
-def run(command: Prepare, base: PretrainConfig) -> None:
+def run(command: Prepare, layers: Layers, asked: Mapping[str, Any]) -> None:
     """Prepare, and print what is in the store and what was left out."""
     from bertsmith.preparation import describe_text, describe_vocabulary, prepare_store
 
-    refuse_idle_flags(asdict(base.preparation), asdict(command.preparation))
     if command.processes is not None and command.processes < 1:
         raise ConfigError(f"`processes` must be over 0; got {command.processes}.")
     store = prepare_store(
-        command.preparation,
+        layers.resolve(asked).preparation,
         command.output,
         overwrite=command.overwrite,
         engine=command.engine,

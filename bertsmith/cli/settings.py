@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from bertsmith.config import (
     BUDGETS,
+    SECTIONS,
     DataConfig,
     ModelConfig,
     PreparationConfig,
-    PretrainConfig,
     TrainingConfig,
-    refuse_idle,
 )
+from bertsmith.training.settings import Layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,35 +36,72 @@ class Settings:
     training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
     model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
 
-    def to_config(self) -> PretrainConfig:
-        """The settings alone."""
-        names = [one.name for one in fields(PretrainConfig)]
-        return PretrainConfig(**{name: getattr(self, name) for name in names})
+
+def layers_named(arguments: Sequence[str]) -> Layers:
+    """What the flags are laid over: the preset, the recipe, the file and the rest that they name.
+
+    Found before the other flags are read, so that `--help` shows the defaults as they will be.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("preset", "recipe", "config", "output", "init-from"):
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--corpus", nargs="+", default=[])
+    try:
+        named, _ = parser.parse_known_args([_with_hyphens(argument) for argument in arguments])
+    except argparse.ArgumentError:  # a flag without its value: the full parser says so better
+        return Layers.of()
+    return Layers.of(
+        preset=named.preset,
+        recipe=named.recipe,
+        config=named.config,
+        corpus=named.corpus,
+        init_from=named.init_from,
+        output=None if named.output is None else Path(named.output),
+        resume=named.resume,
+        may_lack_corpus=asks_for_help(arguments),
+    )
 
 
-def defaults_from(base: PretrainConfig, *, for_help: bool = False) -> dict[str, Any]:
-    """Fields of `Settings`, without a budget: any one that is given replaces the base's.
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether the flags are to be listed, and nothing else is to be done."""
+    return not {"-h", "--help"}.isdisjoint(arguments)
+
+
+def _with_hyphens(argument: str) -> str:
+    """A flag as it is listed: `--init_from=a_b` is `--init-from=a_b`."""
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else argument
+
+
+def defaults(layers: Layers, *, for_help: bool = False) -> dict[str, Any]:
+    """The defaults of `Settings`.
 
     Args:
-        base: what the flags are laid over.
-        for_help: keep its budget, as what is so without flags.
+        layers: what the flags are laid over.
+        for_help: have a budget among them, as what is so without flags. Otherwise there is none,
+            so that any one that is given is seen.
     """
-    budgets = vars(base.training) if for_help else {}
-    return {**vars(base), "training": with_budget(base.training, budgets)}
+    found = vars(layers.resolve())
+    if for_help:
+        return found
+    training = replace(found["training"], **dict.fromkeys(BUDGETS))
+    return {**found, "training": training}
 
 
-def refuse_idle_flags(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` if a flag changes nothing.
+def changes(command: Any, usual: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that flags change, by name.
+
+    A flag that says what is so already is not told from one that is not there.
 
     Args:
-        before: settings by name, without the flags. A flag that says the same is not told from one
-            that is not there.
-        now: with them.
+        command: with sections of settings among its fields.
+        usual: the defaults of those.
     """
-    refuse_idle({name: value for name, value in now.items() if value != before[name]}, now)
-
-
-def with_budget(training: TrainingConfig, budgets: Mapping[str, Any]) -> TrainingConfig:
-    """`training` with the budget that `budgets` holds, and no other."""
-    budget: dict[str, Any] = {name: budgets.get(name) for name in BUDGETS}
-    return replace(training, **budget)
+    return {
+        name: value
+        for section in SECTIONS
+        if hasattr(command, section)
+        for name, value in asdict(getattr(command, section)).items()
+        if value != getattr(usual[section], name)
+    }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from bertsmith import api
 from bertsmith.cli.arguments import Flag, RunPath
 from bertsmith.display import Display, result_console, show, show_json
 from bertsmith.errors import InputError, printable
@@ -201,25 +202,19 @@ def similar(command: Similar) -> None:
     """Print the places of a word, the nearest first."""
     from rich.cells import cell_len
 
-    from bertsmith.corpus.lines import read_lines
-    from bertsmith.inference.model import load
-    from bertsmith.inference.similar import SHOWN, Place, similar_places
-    from bertsmith.inference.texts import refuse_no_text
+    from bertsmith.inference.similar import SHOWN, Place
 
-    for text in filter(None, (command.word, command.to)):
-        refuse_no_text(text)
     if command.top_k < 1:
         raise InputError(f"`top_k` must be at least 1; got {command.top_k}.")
-    model = load(command.run, device=command.device)
-    with Display(quiet=command.json).stage(f"Looking for {command.word!r}") as progress:
-        reference, others = similar_places(
-            model,
-            command.word,
-            read_lines(command.file),
-            to=command.to,
-            place=command.place,
-            progress=progress,
-        )
+    reference, others = api.similar(
+        command.run,
+        command.word,
+        command.file,
+        to=command.to,
+        place=command.place,
+        device=command.device,
+        quiet=command.json,
+    )
 
     def row(place: Place) -> dict[str, object]:
         return {"line": place.line, "left": place.left, "word": place.word, "right": place.right}
@@ -267,24 +262,20 @@ def evaluate(command: Evaluate) -> None:
 
 def corpora(command: Corpora) -> None:
     """Print the known corpora."""
-    from bertsmith.corpus import NAMES
-    from bertsmith.corpus.cache import cache_folder, cached_wikitext, prepared_stores
+    from bertsmith.corpus.cache import cache_folder
 
-    where = {"wikitext-2": cached_wikitext(), "python-docs": "in this Python"}
-    stores = cache_folder() / "stores"
-    num_stores, size = prepared_stores()
+    found = api.corpora()
     if command.json:
-        rows: dict[str, dict[str, object]] = {
-            name: {"about": NAMES[name], "on_disk": str(where[name] or "")} for name in NAMES
-        }
-        rows["prepared"] = {"on_disk": str(stores), "stores": num_stores, "bytes": size}
-        show_json(rows)
+        show_json(found)
         return
-    for name, about in NAMES.items():
-        show(f"{name:12} {about}\n{'':12} {where[name] or f'not yet in {cache_folder()}'}")
+    stores = found.pop("prepared")
+    for name, row in found.items():
+        where = row["on_disk"] or f"not yet in {cache_folder()}"
+        show(f"{name:12} {row['about']}\n{'':12} {where}")
+    megabytes = stores["bytes"] / 1e6
     show(
-        f"{'prepared':12} {num_stores} texts that runs were trained on, {size / 1e6:,.0f} MB; "
-        f"may be removed\n{'':12} {stores}"
+        f"{'prepared':12} {stores['stores']} texts that runs were trained on, {megabytes:,.0f} MB; "
+        f"may be removed\n{'':12} {stores['on_disk']}"
     )
 
 

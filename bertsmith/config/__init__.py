@@ -2,18 +2,23 @@
 
 from bertsmith.config.fields import near
 from bertsmith.config.finetune import FinetuneConfig, LabelledConfig, ProbeConfig
-from bertsmith.config.idle import refuse_idle
+from bertsmith.config.keywords import (
+    FinetuneSettings,
+    LabelledSettings,
+    PreparationSettings,
+    PretrainSettings,
+    ProbeSettings,
+)
 from bertsmith.config.presets import PRESETS, RECIPES
 from bertsmith.config.resolve import (
     MOST_MANIFEST_BYTES,
     RUN_CONFIG_FILE,
     STORE_MANIFEST_FILE,
     Given,
-    begins_from,
     drift,
     given_by_store,
     held,
-    refuse_contradiction,
+    named_in,
     resolve,
     settings_by_name,
     settings_of_run,
@@ -21,6 +26,7 @@ from bertsmith.config.resolve import (
 )
 from bertsmith.config.schema import (
     BUDGETS,
+    SECTIONS,
     TOKENIZERS,
     DataConfig,
     ModelConfig,
@@ -35,24 +41,28 @@ __all__ = [
     "PRESETS",
     "RECIPES",
     "RUN_CONFIG_FILE",
+    "SECTIONS",
     "STORE_MANIFEST_FILE",
     "TOKENIZERS",
     "DataConfig",
     "FinetuneConfig",
+    "FinetuneSettings",
     "Given",
     "LabelledConfig",
+    "LabelledSettings",
     "ModelConfig",
     "PreparationConfig",
+    "PreparationSettings",
     "PretrainConfig",
+    "PretrainSettings",
     "ProbeConfig",
+    "ProbeSettings",
     "TrainingConfig",
-    "begins_from",
     "drift",
     "given_by_store",
     "held",
+    "named_in",
     "near",
-    "refuse_contradiction",
-    "refuse_idle",
     "resolve",
     "settings_by_name",
     "settings_of_run",

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bertsmith.config.fields import near
 from bertsmith.config.idle import refuse_idle
@@ -176,12 +176,22 @@ _GONE = "id_column"
 """A setting that there was: stores and runs that were made with it are as those without."""
 
 
-def begins_from(file: Path) -> str | None:
-    """The setting `init_from` of a TOML file; None if it is not there. Raises: `ConfigError`."""
-    found = _read(file).get("init_from")
-    if found is not None and not isinstance(found, str):
-        raise ConfigError(f"{file}: `init_from` must be a path; got {found!r}.")
-    return found
+class Named(NamedTuple):
+    """What a file of settings names, that has decided settings itself."""
+
+    corpus: tuple[str, ...] = ()
+    init_from: str | None = None
+
+
+def named_in(file: Path | None) -> Named:
+    """The text and the model that a TOML file names, if it does. Raises: `ConfigError`."""
+    found = {} if file is None else _read(file)
+    corpus, init_from = found.get("corpus", ()), found.get("init_from")
+    if init_from is not None and not isinstance(init_from, str):
+        raise ConfigError(f"{file}: `init_from` must be a path; got {init_from!r}.")
+    names = [corpus] if isinstance(corpus, str) else corpus
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return Named(tuple(names) if is_list else (), init_from)  # its section refuses other types
 
 
 def given_by_store(corpus: Sequence[str]) -> list[Given]:

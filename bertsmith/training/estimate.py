@@ -7,6 +7,7 @@ All is of sequences of the full length; shorter ones take less. Counted by hand 
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import time
 from bisect import bisect_left
@@ -18,13 +19,14 @@ from typing import Any
 import torch
 
 from bertsmith.config import PretrainConfig, resolve
-from bertsmith.errors import DeviceError
+from bertsmith.errors import ConfigError, DeviceError
 from bertsmith.extras import is_installed
 from bertsmith.model.bert import Bert
 from bertsmith.model.device import (
     TOKENS_AT_ONCE,
     autocast,
     available_devices,
+    choose_device,
     compute_dtype,
     keep_freed_memory,
     resident_bytes,
@@ -45,6 +47,7 @@ from bertsmith.training.fit import SHARE_OF_FREE, free_memory, made_up_batch
 from bertsmith.training.optimizer import make_optimizers
 from bertsmith.training.parallel import Parallel
 from bertsmith.training.phases import PhaseClock
+from bertsmith.training.settings import Layers
 from bertsmith.training.step import train_step
 
 _MEASURED_STEPS, _MEASURED_SECONDS = 3, 8.0
@@ -53,6 +56,9 @@ _MEASURED_STEPS, _MEASURED_SECONDS = 3, 8.0
 _BETWEEN = {"cpu": 0.15, "cuda": 0.05, "mps": 0.05}
 """Share of the activations that is lost between blocks, as these change their sizes from batch to
 batch: on a CPU as measured with mini and small (docs/scaling.md); elsewhere a guess."""
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +72,45 @@ class Machine:
     """Bytes of each; None: what this machine has."""
     flops_per_second: float | None = None
     """That each sustains in training; None: measured, if `memory` is this machine's, too."""
+
+    @staticmethod
+    def of(
+        device: str,
+        *,
+        devices: int = 1,
+        memory: int | str | None = None,
+        flops_per_second: float | None = None,
+    ) -> Machine:
+        """The machine that is asked for.
+
+        Args:
+            device: auto, cpu, cuda or mps; auto is a GPU if `memory` is stated, which need not be
+                here, and otherwise what this machine has.
+            devices: how many.
+            memory: of each, in bytes or as "80GB".
+            flops_per_second: see `Machine`.
+
+        Raises:
+            ConfigError: there is no device, or the memory is not a size.
+        """
+        if devices < 1:
+            raise ConfigError(f"`devices` must be at least 1; got {devices}.")
+        if device == "auto":
+            device = choose_device("auto").type if memory is None else "cuda"
+        size = bytes_of(memory) if isinstance(memory, str) else memory
+        return Machine(kind=device, devices=devices, memory=size, flops_per_second=flops_per_second)
+
+
+def bytes_of(text: str) -> int:
+    """A size such as 80GB, 24 GiB or 16000000000, in bytes. Raises: `ConfigError`."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    if not found:
+        raise ConfigError(f"`device_memory` must be a size such as 80GB; got {text!r}.")
+    number, unit, is_binary = found.groups()
+    factor = _UNITS[unit.upper()]
+    if is_binary:
+        factor = 1024 ** list(_UNITS).index(unit.upper())
+    return int(float(number) * factor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +167,22 @@ class Estimate:
     def to_json(self) -> dict[str, Any]:
         """All of it, with the sum of the memory."""
         return {**asdict(self), "memory": {**asdict(self.memory), "total": self.memory.total}}
+
+
+def config_of(layers: Layers, settings: Mapping[str, Any]) -> PretrainConfig:
+    """The settings of the training to estimate.
+
+    Args:
+        layers: what is below.
+        settings: what is asked for; `vocab_size` may be that of a vocabulary which is bounded
+            otherwise, or is there already.
+    """
+    others = {name: value for name, value in settings.items() if name != "vocab_size"}
+    config = layers.resolve(others)
+    if "vocab_size" not in settings:
+        return config
+    preparation = replace(config.preparation, vocab_size=settings["vocab_size"])
+    return replace(config, preparation=preparation)
 
 
 def estimate(config: PretrainConfig, machine: Machine) -> Estimate:

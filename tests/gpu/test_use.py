@@ -57,12 +57,13 @@ def test_vectors_words_and_judgements_are_those_of_a_cpu(run: Run, device: torch
 def test_fine_tuning_and_probing_work(
     run: Run, device: torch.device, tmp_path: Path, finding: Finding
 ) -> None:
-    tables = {
+    tables: dict[str, Any] = {
         "train": write(tmp_path / "train.tsv", rows_of(160)),
         "validation": write(tmp_path / "dev.tsv", rows_of(40, seed=1)),
     }
+    kinds: tuple[Any, ...] = (device.type, "cpu")
     shares = []
-    for kind in (device.type, "cpu"):
+    for kind in kinds:
         found = bertsmith.finetune(
             run.output,
             **tables,
@@ -83,7 +84,7 @@ def test_fine_tuning_and_probing_work(
     assert worst <= 0.02
     probed = [
         bertsmith.probe(run.output, train=tables["train"], device=kind, baseline=False, quiet=True)
-        for kind in (device.type, "cpu")
+        for kind in kinds
     ]
     accuracies = [found["pretrained"]["accuracy"]["mean"] for found in probed]
     assert accuracies[0] == pytest.approx(accuracies[1], abs=0.05)

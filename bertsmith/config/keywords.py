@@ -1,0 +1,133 @@
+"""The settings that public functions take as keywords: editors complete them, mypy checks them.
+
+What each means, its default and its bounds stand in `schema.py` and `finetune.py`; a test holds
+names and types here equal to those there. `corpus` is an argument of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypedDict
+
+
+class PreparationSettings(TypedDict, total=False):
+    """Fields of `PreparationConfig`."""
+
+    validation: str | Sequence[str]
+    validation_fraction: float
+    encoding: str
+    text_column: str
+    max_bad_rows: float
+    documents: Literal["auto", "empty-line", "line", "file"]
+    paragraphs: Literal["line", "empty-line"]
+    sentences: Literal["language", "full-stop", "line", "none"]
+    language: str | None
+    deduplicate: Literal["none", "exact", "near"]
+    near_duplicate_similarity: float
+    tokenizer: str
+    vocab_size: int
+    min_frequency: int
+    lowercase: bool
+    strip_accents: bool | None
+    unicode_normalization: Literal["none", "nfc", "nfkc"]
+    pre_tokenization: Literal["words", "scripts", "characters"]
+    tokenizer_sample_bytes: int
+
+
+class PretrainSettings(PreparationSettings, total=False):
+    """Fields of `PreparationConfig`, `DataConfig`, `ModelConfig` and `TrainingConfig`."""
+
+    objective: Literal["mlm+nsp", "mlm"]
+    max_length: int
+    pairing: Literal["adjacent", "filled"]
+    short_pair_probability: float
+    mlm_probability: float
+    masking: Literal["token", "whole-word", "span"]
+    num_hidden_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    hidden_act: Literal["relu", "gelu"]
+    hidden_dropout_prob: float
+    attention_probs_dropout_prob: float
+    max_position_embeddings: int
+    type_vocab_size: int
+    initializer_range: float
+    layer_norm_eps: float
+    steps: int | None
+    epochs: float | None
+    pairs: int | None
+    tokens: int | None
+    minutes: float | None
+    init_from: str | Path | None
+    batch_size: int
+    micro_batch: int | Literal["auto"]
+    recompute: bool
+    parallel: Literal["ddp", "fsdp"]
+    optimizer: Literal["muon", "adamw", "adam"]
+    learning_rate: float
+    muon_learning_rate: float
+    muon_momentum: float
+    adam_beta1: float
+    adam_beta2: float
+    adam_epsilon: float
+    weight_decay: float
+    lr_scheduler_type: Literal["linear", "cosine", "constant"]
+    warmup_ratio: float
+    mlm_bias_init: Literal["frequency", "zero"]
+    attention_init: Literal["near", "normal"]
+    max_grad_norm: float
+    seed: int
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    precision: Literal["auto", "float32", "bfloat16"]
+    compile: Literal["auto", "off"]
+    log_every: int
+    validate_every: int | None
+    validation_pairs: int
+    checkpoint_every: int | None
+    keep_checkpoints: int
+    keep_every: int | None
+    max_rollbacks: int
+    spike_factor: float
+
+
+class LabelledSettings(TypedDict, total=False):
+    """Fields of `LabelledConfig`."""
+
+    encoding: str
+    delimiter: str | None
+    text_column: str | None
+    text_pair_column: str | None
+    label_column: str | None
+    task: Literal["auto", "classes", "scores"]
+    label_names: str | Sequence[str]
+    max_bad_rows: float
+
+
+class FinetuneSettings(LabelledSettings, total=False):
+    """Fields of `LabelledConfig` and `FinetuneConfig`."""
+
+    seeds: int | Sequence[int]
+    epochs: int
+    batch_size: int
+    learning_rate: float | None
+    warmup_ratio: float
+    weight_decay: float
+    max_grad_norm: float
+    dropout_prob: float
+    class_weights: Literal["none", "balanced"]
+    metric: Literal["auto", "accuracy", "f1", "matthews", "spearman", "pearson"]
+    evaluations_per_epoch: int
+    patience: int
+    max_length: int | None
+    device: Literal["auto", "cpu", "cuda", "mps"]
+
+
+class ProbeSettings(LabelledSettings, total=False):
+    """Fields of `LabelledConfig` and `ProbeConfig`."""
+
+    pooling: Literal["mean", "cls"]
+    folds: int
+    seed: int
+    device: Literal["auto", "cpu", "cuda", "mps"]
