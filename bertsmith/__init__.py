@@ -129,10 +129,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _RESULTS:
-        raise AttributeError(f"module 'bertsmith' has no attribute {name!r}")
-    return getattr(import_module(f"bertsmith.{_RESULTS[name]}"), name)
+if not TYPE_CHECKING:  # to a type checker it would mean that any name is there
+
+    def __getattr__(name: str) -> Any:
+        if name not in _RESULTS:
+            raise AttributeError(f"module 'bertsmith' has no attribute {name!r}")
+        return getattr(import_module(f"bertsmith.{_RESULTS[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 import pytest
 
 import bertsmith
+from bertsmith.cli.main import main
 from bertsmith.config import (
     PRESETS,
     RECIPES,
@@ -20,6 +21,7 @@ from bertsmith.config import (
     ModelConfig,
     PreparationConfig,
     PreparationSettings,
+    PretrainConfig,
     PretrainSettings,
     ProbeConfig,
     ProbeSettings,
@@ -29,7 +31,9 @@ from bertsmith.config import (
 )
 from bertsmith.config.fields import rules_of, types_of
 from bertsmith.config.schema import SECTIONS, section_of
-from bertsmith.errors import ConfigError
+from bertsmith.errors import ConfigError, RunError
+from bertsmith.training.pretrain import Run
+from bertsmith.training.settings import Layers
 
 
 def test_no_setting_stands_in_two_sections() -> None:
@@ -185,6 +189,50 @@ def test_what_a_file_or_a_preset_has_may_change_nothing(tmp_path: Path) -> None:
     file.write_text(to_toml(resolve(preset="tiny")))
     config = resolve(file=file, overrides={"objective": "mlm", "optimizer": "adamw"})
     assert config.data.pairing == "filled"
+
+
+def test_a_store_that_a_file_names_decides_as_one_that_is_asked_for(
+    text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = bertsmith.prepare(
+        text_file, tmp_path / "store", tokenizer="wordpiece", vocab_size=60, quiet=True
+    )
+    file = tmp_path / "c.toml"
+    file.write_text(f"[preparation]\ncorpus = ['{store}']\n")
+    layers = Layers.of(config=file)
+    assert layers.resolve() == Layers.of(corpus=[str(store)]).resolve({"corpus": [str(store)]})
+    assert layers.resolve().preparation.vocab_size == 60
+    with pytest.raises(ConfigError, match="prepared with `vocab_size` = 60, and 99 was"):
+        bertsmith.pretrain(config=file, vocab_size=99, output=tmp_path / "r")
+    with pytest.raises(SystemExit) as leaving:
+        main(["pretrain", "--config", str(file), "--vocab-size", "99"])
+    assert leaving.value.code == 1
+    assert "prepared with `vocab_size` = 60, and 99 was" in capsys.readouterr().err
+
+
+def test_flags_give_what_keywords_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("preset = 'mini'\n[training]\nbatch_size = 7\nepochs = 9\n")
+    found: list[PretrainConfig] = []
+
+    def record(config: PretrainConfig, **options: Any) -> Run:
+        found.append(config)
+        raise RunError("that is all")
+
+    monkeypatch.setattr("bertsmith.training.pretrain.run_pretraining", record)
+    keywords: dict[str, Any] = {"minutes": 2, "seed": 4, "min_frequency": 3, "masking": "span"}
+    for usual in ({}, keywords):
+        with pytest.raises(RunError):
+            bertsmith.pretrain(["a.txt", "b.txt"], config=file, **usual)
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in usual.items()]
+        with pytest.raises(SystemExit):
+            main(["pretrain", "--config", str(file), "--corpus", "a.txt", "b.txt", *flags])
+    assert found[0] == found[1]
+    assert found[2] == found[3]
+    assert (found[0].training.epochs, found[2].training.minutes) == (9.0, 2.0)
+    assert found[2].training.batch_size == 7
 
 
 @pytest.mark.parametrize(
