@@ -1,12 +1,14 @@
 """The optimizer step on one CUDA device: compiled, and replayed as CUDA graphs.
 
-The work is that of `step.train_step`. Micro-batches come in one fixed shape (`fixed.py`), so that
-`torch.compile` makes one graph for all of them, and each is one copy and one replay. Nothing in a
-step waits for the device.
+The work is that of `step.train_step`. Micro-batches come in a fixed shape of which one size varies
+(`fixed.py`), so that `torch.compile` makes one graph for all of them; a CUDA graph is captured for
+each size when it first comes. A micro-batch is then one copy and one replay. Nothing in a step
+waits for the device.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Literal
@@ -138,7 +140,9 @@ class CompiledEngine:
     def _capture_or_explain(self, units: int) -> None:
         """Raises: `DeviceError` if what is captured does not fit, or cannot be compiled."""
         try:
-            self._capture(units)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch's own, of how it compiles
+                self._capture(units)
         except torch.OutOfMemoryError as error:
             raise DeviceError(
                 f"{units * self.shape.unit:,} tokens at once do not fit in the memory of "
@@ -183,7 +187,7 @@ def compiled_losses(
 
     if backend == "eager":
         return losses
-    # That fusion leaves gradients out in PyTorch 2.10 to 2.13 (pytorch/pytorch#193061).
+    # This fusion leaves gradients out in PyTorch 2.10 to 2.13 (pytorch/pytorch#193061).
     off: dict[str, Any] = {"options": {"triton.mix_order_reduction": False}}
     extra = off if backend == "inductor" else {}
     compiled: Callable[[Views], Tensor] = torch.compile(

@@ -415,11 +415,16 @@ class _Job:
             phase=self.clock or unmeasured,
             heed=stop.interrupt_if_asked,
         )
+        is_compiled = isinstance(engine, CompiledEngine)
+        how = f"{micro_batch:,} tokens at once"
+        how += ", deterministic" if self.device.type == "cuda" else ""
+        how += ", compiled" if is_compiled else ""
         self.display.say(
             f"Model: {config.preset}, {num_parameters:,} parameters, "
-            f"on {describe_devices(self.device, self.ranks)}; {micro_batch:,} tokens at once"
-            f"{', compiled' if isinstance(engine, CompiledEngine) else ''}."
+            f"on {describe_devices(self.device, self.ranks)}; {how}."
         )
+        if is_compiled:
+            self.display.say("The first step compiles, which takes up to a minute.")
         return engine
 
     def _say_resumed(self, trainer: Trainer, config: PretrainConfig) -> None:
