@@ -193,7 +193,7 @@ class _Trial:
             length=config.data.max_length,
             num_masked=_num_masked(config),
         )
-        parts = parallel.ranks.size if parallel.works_in_step else 1
+        parts = parallel.ranks.size if parallel.requires_lockstep else 1
         reserve = bytes_of_optimizer(model, training) // parts
         if device.type == "cpu" or parts > 1:
             # Gradients; FSDP has them whole where a step has several micro-batches.
@@ -235,10 +235,10 @@ class _Trial:
         before = torch.cuda.memory_allocated(self._device)
         torch.cuda.reset_peak_memory_stats(self._device)
         try:
-            with self._parallel.adding_up(is_last=self._parallel.works_in_step):
+            with self._parallel.accumulate(is_last=self._parallel.requires_lockstep):
                 self._forward(batch).backward()
         except torch.OutOfMemoryError as error:
-            if not self._parallel.works_in_step:
+            if not self._parallel.requires_lockstep:
                 raise
             raise DeviceError(
                 f"{batch.num_tokens:,} tokens at once do not fit in the memory of rank "

@@ -44,7 +44,7 @@ class Parallel:
             )
 
     @property
-    def works_in_step(self) -> bool:
+    def requires_lockstep(self) -> bool:
         """Whether every rank must go through the network equally often."""
         return self._is_sharded
 
@@ -55,13 +55,13 @@ class Parallel:
         return Losses(*self._ddp(batch, dropout_key))
 
     @property
-    def is_waited_for(self) -> bool:
-        """Whether other ranks may wait for what this one has half done."""
+    def has_collective_in_flight(self) -> bool:
+        """Whether other ranks may wait in a collective that this one has begun."""
         return self._is_sharded or self._is_sending
 
     @contextmanager
-    def adding_up(self, *, is_last: bool) -> Iterator[None]:
-        """Around a micro-batch: gradients go between the ranks after the last one of a step."""
+    def accumulate(self, *, is_last: bool) -> Iterator[None]:
+        """Around a micro-batch: gradients are reduced over the ranks after the last one alone."""
         self._is_sending = False
         if self._ddp is not None and not is_last:
             with self._ddp.no_sync():  # type: ignore[operator]
@@ -73,7 +73,7 @@ class Parallel:
         yield
 
     def backward(self, loss: Tensor, *, is_last: bool) -> None:
-        """Of a rank's share of the loss, inside `adding_up`."""
+        """Of a rank's share of the loss, inside `accumulate`."""
         self._is_sending = is_last and self._ddp is not None
         (loss * self.ranks.size).backward()
 

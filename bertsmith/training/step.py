@@ -113,7 +113,7 @@ def _agree(parallel: Parallel, batch: Batch, micro_batch: int) -> _Agreed:
     parts = batch.split(micro_batch)
     found = parallel.ranks.gather([*batch.sizes, len(parts), micro_batch])
     sizes = Sizes(*(int(number) for number in found[:, : len(Sizes._fields)].sum(0)))
-    num_rounds = int(found[:, -2].max()) if parallel.works_in_step else None
+    num_rounds = int(found[:, -2].max()) if parallel.requires_lockstep else None
     if found[:, -1].min() < micro_batch:  # what did not fit on one rank is not tried on another
         micro_batch = int(found[:, -1].min())
         parts = batch.split(micro_batch)
@@ -140,7 +140,7 @@ def _with_what_fits(
         try:
             return forward_and_backward(parts), micro_batch
         except torch.OutOfMemoryError as error:
-            if parallel.is_waited_for or len(parts) == batch.num_sequences:
+            if parallel.has_collective_in_flight or len(parts) == batch.num_sequences:
                 parallel.zero_grad()
                 ranks = parallel.ranks
                 whose = device.type if ranks.size == 1 else f"rank {ranks.rank} ({device.type})"
@@ -198,7 +198,7 @@ def _forward_and_backward(
         before_micro_batch()
         part, share = parts[min(number, len(parts) - 1)], float(number < len(parts))
         is_last = number == num_rounds - 1
-        with parallel.adding_up(is_last=is_last):
+        with parallel.accumulate(is_last=is_last):
             with phase("forward"), autocast():
                 losses = parallel.losses(part.to(device), dropout_key)
                 loss = losses.mlm / max(sizes.num_masked, 1)
