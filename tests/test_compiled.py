@@ -15,14 +15,18 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bertsmith.batch import Batch
-from bertsmith.config import ModelConfig
+from bertsmith.config import ModelConfig, TrainingConfig, resolve
 from bertsmith.data.store import TokenStore
 from bertsmith.model.bert import Bert
 from bertsmith.model.dropout import DropoutKey, site_keys
 from bertsmith.model.embedding import sum_by_row
+from bertsmith.ranks import ALONE
 from bertsmith.tokenizer import Tokenizer
+from bertsmith.training.budget import Budget
 from bertsmith.training.compiled import fixed_losses
+from bertsmith.training.engine import EagerEngine, _is_long, compiles, engine_for
 from bertsmith.training.fixed import IGNORED, FixedBatch, FixedShape, constants_of, in_fixed_shape
+from bertsmith.training.parallel import Parallel
 from tests.support.stores import make_batches
 
 KEY = 2**63 + 12345
@@ -306,3 +310,33 @@ def test_no_step_asks_for_a_value(
     with _NoWaiting():
         for buffer in found[0].buffers:
             fixed_losses(model, found[0].shape, found[0].shape.views(buffer, found[0].units)).sum()
+
+
+@pytest.mark.parametrize(
+    ("budget", "is_long"),
+    [
+        ({"steps": 1000}, True),
+        ({"steps": 999}, False),
+        ({"minutes": 5}, True),
+        ({"minutes": 4.9}, False),
+        ({"epochs": 10_000}, True),
+        ({"tokens": 10**9}, True),
+        ({"tokens": 10_000}, False),
+    ],
+)
+def test_long_runs_repay_what_compiling_takes(
+    budget: dict[str, Any], is_long: bool, store: TokenStore, tokenizer: Tokenizer
+) -> None:
+    training = TrainingConfig(batch_size=16, **budget)
+    batches = make_batches(store, tokenizer)
+    assert _is_long(Budget.of(training, batches.num_examples), training, batches) is is_long
+
+
+def test_a_cpu_does_not_compile(store: TokenStore, tokenizer: Tokenizer) -> None:
+    config = resolve(overrides={"steps": 10**6})
+    device = torch.device("cpu")
+    parallel = Parallel(make_model(0.0, pairs=True), ALONE, "ddp", device)
+    batches = make_batches(store, tokenizer)
+    assert not compiles(parallel, config, batches, device)
+    engine = engine_for(parallel, config, batches, device, micro_batch=256)
+    assert isinstance(engine, EagerEngine)
