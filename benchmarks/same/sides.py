@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
+import zipfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -54,6 +54,8 @@ class Side:
             "PYTHONPATH": str(self.root),
             "BERTSMITH_CACHE": str(self.work / case / "cache"),
             "OMP_NUM_THREADS": "1",
+            # A file that is changed within a second, and as long as before, has a stale .pyc.
+            "PYTHONDONTWRITEBYTECODE": "1",
         }
 
 
@@ -73,10 +75,10 @@ def check_out(repository: Path, revision: str, folder: Path) -> str:
         raise SystemExit(f"{revision!r} must be a revision of {repository}: {parsed.stderr}")
     commit = parsed.stdout.strip()
     archive = subprocess.run(
-        [*git, "archive", "--format=tar", commit], stdout=subprocess.PIPE, check=True
+        [*git, "archive", "--format=zip", commit], stdout=subprocess.PIPE, check=True
     )
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(folder, filter="data")
+    with zipfile.ZipFile(io.BytesIO(archive.stdout)) as files:
+        files.extractall(folder)
     return commit
 
 
