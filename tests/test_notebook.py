@@ -16,8 +16,9 @@ def test_the_plot_updates_in_place(text_file: Path, tmp_path: Path) -> None:
     code = (
         "import warnings; warnings.simplefilter('ignore')\n"
         "import bertsmith\n"
-        "from bertsmith import display\n"
-        "display._SECONDS_BETWEEN_PICTURES = display._PICTURE_SHARE = 0.5\n"
+        "from bertsmith.training import observers\n"
+        "assert observers._SECONDS_BETWEEN_PICTURES and observers._PICTURE_SHARE\n"
+        "observers._SECONDS_BETWEEN_PICTURES = observers._PICTURE_SHARE = 0.5\n"
         f"run = bertsmith.pretrain({str(text_file)!r}, output={str(tmp_path / 'r')!r}, "
         "hidden_size=16, intermediate_size=32, max_length=24, batch_size=16, min_frequency=2, "
         "minutes=0.1, device='cpu')\n"
