@@ -25,7 +25,7 @@ from bertsmith.model.attention import attend
 from bertsmith.model.dropout import DropoutKey, dropout
 from bertsmith.model.embedding import embed
 from bertsmith.model.layout import Layout, PackedInput, TokenSubset
-from bertsmith.model.loss import masked_lm_loss, score_labels
+from bertsmith.model.loss import masked_lm_loss, score_labels, whole_masked_lm_loss
 from bertsmith.model.near import queries_and_keys, waves
 from bertsmith.model.shards import put
 
@@ -272,7 +272,23 @@ class Bert(nn.Module):
 
     def pool(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
         """Tanh of a dense layer on each sequence's [CLS] vector: [T, H] → [B, H]."""
-        return torch.tanh(self.pooler(hidden.index_select(0, cu_seqlens[:-1].long())))
+        return self.pool_cls(hidden.index_select(0, cu_seqlens[:-1].long()))
+
+    def pool_cls(self, cls_hidden: Tensor) -> Tensor:
+        """The same of [CLS] vectors: [B, H] → [B, H]."""
+        return torch.tanh(self.pooler(cls_hidden))
+
+    def whole_mlm_loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """MLM loss of the rows given, from all logits at once; see `whole_masked_lm_loss`.
+
+        Args:
+            hidden: float [M, H]; of the encoder.
+            labels: int [M]; -100: the row is not scored.
+        """
+        transformed = self.mlm_head(hidden)
+        return whole_masked_lm_loss(
+            transformed, self.embeddings.word.weight, self.mlm_head.bias, labels
+        )
 
     def mlm_logits(self, hidden: Tensor) -> Tensor:
         """Scores of every vocabulary entry at the rows given: [M, H] → [M, V]."""

@@ -21,7 +21,6 @@ from bertsmith.errors import DeviceError
 from bertsmith.model.bert import Bert
 from bertsmith.model.dropout import DropoutKey
 from bertsmith.model.layout import Gather, Layout, PackedInput, TokenSubset
-from bertsmith.model.loss import whole_masked_lm_loss
 from bertsmith.training.fixed import (
     IGNORED,
     FixedBatch,
@@ -32,7 +31,7 @@ from bertsmith.training.fixed import (
 )
 from bertsmith.training.optimizer import Optimizers
 from bertsmith.training.phases import Phase, unmeasured
-from bertsmith.training.step import StepResult
+from bertsmith.training.step import StepResult, clip_and_update
 
 Backend = Literal["inductor", "aot_eager", "eager"]
 
@@ -126,16 +125,13 @@ class CompiledEngine:
 
     def _update(self) -> None:
         """Clip, update, and set the gradients to zero."""
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        grad_norm = torch.nn.utils.get_total_norm(gradients)
-        if self._max_grad_norm:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self._max_grad_norm, grad_norm)
-        is_finite = torch.isfinite(self._sums.sum() + grad_norm)
+        grad_norm, is_finite = clip_and_update(
+            self.model, self.optimizers, self._sums, self._max_grad_norm
+        )
         self._grad_norm.copy_(grad_norm)
         self._is_finite.copy_(is_finite)
-        self.optimizers.step((~is_finite).float())
-        torch._foreach_zero_(gradients)
+        # In place: a graph holds their addresses.
+        torch._foreach_zero_([p.grad for p in self.model.parameters() if p.grad is not None])
 
     def _capture_or_explain(self, units: int) -> None:
         """Raises: `DeviceError` if what is captured does not fit, or cannot be compiled."""
@@ -220,13 +216,12 @@ def fixed_losses(model: Bert, shape: FixedShape, views: Views) -> Tensor:
     )
     inputs = PackedInput(ids, types, positions, layout)
     hidden = model.forward(inputs, TokenSubset(rows, row_layout, token_rows))
-    masked = model.mlm_head(Gather.apply(hidden, masked_rows, row_masks))
-    mlm = whole_masked_lm_loss(masked, model.embeddings.word.weight, model.mlm_head.bias, labels)
+    mlm = model.whole_mlm_loss(Gather.apply(hidden, masked_rows, row_masks), labels)
     if not shape.is_pairs:
         return torch.stack([mlm, mlm.new_zeros(())])
     # Sequences that are empty begin behind the last row.
     firsts = row_ends[:-1].clamp(max=len(rows) - 1).long()
-    logits = model.nsp_logits(torch.tanh(model.pooler(Gather.apply(hidden, firsts, row_firsts))))
+    logits = model.nsp_logits(model.pool_cls(Gather.apply(hidden, firsts, row_firsts)))
     nsp = F.cross_entropy(
         logits.to(torch.promote_types(logits.dtype, torch.float32)),
         constants["next_sentence_labels"].long(),

@@ -53,7 +53,8 @@ class EagerEngine:
         device: where.
         micro_batch: tokens at once.
         phase: measures the parts of a step.
-        heed: called before each micro-batch; what it raises leaves the weights as they were.
+        before_micro_batch: called before each of them; what it raises leaves the weights as they
+            were.
     """
 
     def __init__(
@@ -65,13 +66,13 @@ class EagerEngine:
         *,
         micro_batch: int,
         phase: Phase = unmeasured,
-        heed: Callable[[], None] = lambda: None,
+        before_micro_batch: Callable[[], None] = lambda: None,
     ) -> None:
         self.optimizers = make_optimizers(parallel.model, config)
         self.micro_batch = micro_batch
         self.make: Callable[[int], Batch] = batches.batch
         self._parallel, self._config, self._device = parallel, config, device
-        self._phase, self._heed = phase, heed
+        self._phase, self._before_micro_batch = phase, before_micro_batch
 
     def step(self, batch: Batch, *, dropout_key: int) -> StepResult:
         """Train on one batch; see `train_step`."""
@@ -85,7 +86,7 @@ class EagerEngine:
             device=self._device,
             autocast=lambda: autocast(self._device, self._config.precision),
             phase=self._phase,
-            before_micro_batch=self._heed,
+            before_micro_batch=self._before_micro_batch,
         )
 
     def forget(self) -> None:
@@ -100,12 +101,12 @@ def engine_for(
     *,
     micro_batch: int,
     phase: Phase = unmeasured,
-    heed: Callable[[], None] = lambda: None,
+    before_micro_batch: Callable[[], None] = lambda: None,
 ) -> Engine:
     """The engine that suits a run; see `EagerEngine` for what it takes."""
     if not compiles(parallel, config, batches, device):
         # Several ranks would have to agree before each micro-batch.
-        heed = heed if parallel.ranks.size == 1 else lambda: None
+        before_micro_batch = before_micro_batch if parallel.ranks.size == 1 else lambda: None
         return EagerEngine(
             parallel,
             config.training,
@@ -113,7 +114,7 @@ def engine_for(
             device,
             micro_batch=micro_batch,
             phase=phase,
-            heed=heed,
+            before_micro_batch=before_micro_batch,
         )
     shape = FixedShape.for_batches(
         [batches.batch(number) for number in range(_LOOKED_AT)],

@@ -413,7 +413,7 @@ class _Job:
             self.device,
             micro_batch=micro_batch,
             phase=self.clock or unmeasured,
-            heed=stop.interrupt_if_asked,
+            before_micro_batch=stop.interrupt_if_asked,
         )
         is_compiled = isinstance(engine, CompiledEngine)
         how = f"{micro_batch:,} tokens at once"

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bertsmith.batch import Batch, Sizes
 from bertsmith.errors import DeviceError
@@ -166,15 +166,33 @@ def _update(
 ) -> StepResult:
     """Clip the gradients and update the weights, unless a loss or a gradient is not finite."""
     parallel.sum(sums)
-    parameters = [p for p in parallel.model.parameters() if p.grad is not None]
+    grad_norm, is_finite = clip_and_update(parallel.model, optimizers, sums, max_grad_norm)
+    parallel.zero_grad()
+    return StepResult(sums, grad_norm, is_finite, sizes, micro_batch)
+
+
+def clip_and_update(
+    model: nn.Module, optimizers: Optimizers, sums: Tensor, max_grad_norm: float
+) -> tuple[Tensor, Tensor]:
+    """Clip the gradients and update the weights, unless a loss or a gradient is not finite.
+
+    Args:
+        model: with gradients of the whole step.
+        optimizers: of its parameters.
+        sums: float32 [2]; the losses of the step.
+        max_grad_norm: 0 = no clipping.
+
+    Returns:
+        The norm of the gradients before clipping, float32 [], and whether all was finite, bool [].
+    """
+    parameters = [p for p in model.parameters() if p.grad is not None]
     grad_norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
     if max_grad_norm:
         torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, grad_norm)
     grad_norm = whole(grad_norm)
     is_finite = torch.isfinite(sums.sum() + grad_norm)
     optimizers.step((~is_finite).float())
-    parallel.zero_grad()
-    return StepResult(sums, grad_norm, is_finite, sizes, micro_batch)
+    return grad_norm, is_finite
 
 
 def _forward_and_backward(
