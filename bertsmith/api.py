@@ -93,9 +93,8 @@ def pretrain(
         quiet=quiet,
         profile=profile,
     )
-    if (
-        hasattr(sys, "ps1") and not quiet
-    ):  # a prompt or a notebook: Python has a prompt's text there
+    is_interactive = hasattr(sys, "ps1")  # the text of Python's prompt; a notebook has it, too
+    if is_interactive and not quiet:
         show(closing_text(run))
     return run
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import warnings
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,15 @@ from bertsmith.training import compiled, engine
 from bertsmith.training.compiled import Backend, CompiledEngine
 from bertsmith.training.fixed import FixedBatches, FixedShape
 from bertsmith.training.optimizer import make_optimizers
-from tests.support.gpu import LONG, SHORT, Finding, digest, pretrain, told_of_waiting
+from tests.support.gpu import (
+    LONG,
+    SHORT,
+    Finding,
+    digest,
+    pretrain,
+    told_of_waiting,
+    waits_in,
+)
 from tests.support.runs import result_of
 from tests.support.stores import make_batches
 
@@ -155,11 +162,7 @@ def test_no_compiled_step_waits_for_the_device(
     with warnings.catch_warnings(record=True) as told, told_of_waiting(device):
         warnings.simplefilter("always")
         results = [own.step(batch, dropout_key=0) for batch in batches]
-    waits = Counter(
-        f"{Path(warning.filename).name}:{warning.lineno}"
-        for warning in told
-        if "synchronizing CUDA operation" in str(warning.message)
-    )
+    waits = waits_in(told)
     finding(f"waits in eight steps: {dict(waits) or 'none'}")
     assert all(bool(result.is_finite) for result in results)
     assert not waits

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +41,7 @@ from tests.support.gpu import (
     pretrain,
     settings_of,
     told_of_waiting,
+    waits_in,
 )
 from tests.support.runs import result_of
 from tests.support.stores import make_batches
@@ -222,11 +222,7 @@ def test_no_step_waits_for_the_device(
     with warnings.catch_warnings(record=True) as told, told_of_waiting(device):
         warnings.simplefilter("always")
         results = [step(number) for number in range(3, 8)]
-    waits = Counter(
-        f"{Path(warning.filename).name}:{warning.lineno}"
-        for warning in told
-        if "synchronizing CUDA operation" in str(warning.message)
-    )
+    waits = waits_in(told)
     finding(f"waits in five steps: {dict(waits) or 'none'}")
     assert all(bool(result.is_finite) for result in results)
     assert not waits

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,3 +52,12 @@ def told_of_waiting(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def waits_in(told: Iterable[warnings.WarningMessage]) -> Counter[str]:
+    """How often which line waited for the GPU, by the warnings inside `told_of_waiting`."""
+    return Counter(
+        f"{Path(warning.filename).name}:{warning.lineno}"
+        for warning in told
+        if "synchronizing CUDA operation" in str(warning.message)
+    )
