@@ -151,10 +151,10 @@ def test_dropped_probabilities_are_dropped_in_both_directions(
         keeps = noise.keeps(7 + n, noise.tokens, max(lengths), 0.4).double() * scale_of_kept(0.4)
         factors.append(keys.pad(keeps))  # [B, L, L]
     assert any(bool((factor == 0).any()) for factor in factors)
-    rows = Layout(choice.layout.lengths, choice.layout.cu_seqlens, noise.of(choice.positions))
+    rows, key = choice.layout, noise.of(choice.positions)
     mine, plain = (make_qkv(lengths).requires_grad_() for _ in range(2))
     query, key_value = mine.split((HEADS * SIZE, 2 * HEADS * SIZE), 1)
-    found = attend(choice.select(query), *halves(key_value), rows, keys, HEADS, 0.4, site=7)
+    found = attend(choice.select(query), *halves(key_value), rows, keys, HEADS, 0.4, key, site=7)
     expected = by_the_formula(plain, lengths, factors)[choice.positions]
     assert_same_with_gradient(found, expected, mine, plain)
 
@@ -164,7 +164,6 @@ def test_heads_at_once_drop_what_each_alone_drops(monkeypatch: pytest.MonkeyPatc
     lengths = [SIZE, 3, 1]
     noise = DropoutKey(9, torch.arange(sum(lengths)))
     layout = Layout.of(lengths, CPU)
-    layout = Layout(layout.lengths, layout.cu_seqlens, noise)
     query, key_value = make_qkv(lengths).split((HEADS * SIZE, 2 * HEADS * SIZE), 1)
     places = torch.cat([torch.arange(length) for length in lengths])
     key_value = key_value.clone()
@@ -172,7 +171,7 @@ def test_heads_at_once_drop_what_each_alone_drops(monkeypatch: pytest.MonkeyPatc
     found = []
     for at_once in (1, HEADS):
         monkeypatch.setattr(attention_module, "_heads_at_once", lambda *_, n=at_once: n)
-        found.append(attend(query, *halves(key_value), layout, layout, HEADS, 0.4, site=3))
+        found.append(attend(query, *halves(key_value), layout, layout, HEADS, 0.4, noise, site=3))
     assert torch.equal(found[0] == 0, found[1] == 0)
     first, other, _ = found[0][:SIZE].split(SIZE, 1)
     assert not torch.equal(first == 0, other == 0), "heads must drop other places"

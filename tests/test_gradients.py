@@ -159,8 +159,9 @@ def test_dropout_is_the_same_where_the_last_layer_makes_all(tiny_model: Bert, ba
     model.load_state_dict(tiny_model.state_dict())
     some = model.losses(batch, key)
     noise = DropoutKey(key, torch.arange(batch.num_tokens))
-    layout = Layout(batch.lengths, batch.cu_seqlens, noise)
-    hidden = model(PackedInput(batch.input_ids, batch.token_type_ids, batch.position_ids, layout))
+    layout = Layout(batch.lengths, batch.cu_seqlens)
+    ids, types, positions = batch.input_ids, batch.token_type_ids, batch.position_ids
+    hidden = model(PackedInput(ids, types, positions, layout, noise))
     logits = model.mlm_logits(hidden[batch.masked_positions])
     mlm = F.cross_entropy(logits, batch.masked_labels, reduction="sum")
     scores = model.nsp_logits(model.pool(hidden, batch.cu_seqlens))

@@ -167,7 +167,7 @@ def gradients(case: Case, way: str) -> list[torch.Tensor]:
         batch.set_step(key, plain.num_masked, plain.num_pairs)
         losses = compiled_losses(model, made.shape)
         for buffer in batch.buffers:
-            views = made.shape.views(buffer.to(case.device), batch.units).marked()
+            views = made.shape.views(buffer.to(case.device), batch.units)
             with case.autocast():
                 found = losses(views)
             (found / constants_of(made.shape, views.constants)["denominators"]).sum().backward()

@@ -57,12 +57,10 @@ class SequenceClassifier(nn.Module):
         key = None
         if dropout_key is not None:
             key = DropoutKey(dropout_key, torch.arange(len(rows.input_ids), device=device))
-        layout = replace(rows.layout, dropout_key=key)
-        first = layout.cu_seqlens[:-1].long()
+        first = rows.layout.cu_seqlens[:-1].long()
         of_first = None if key is None else key.of(first)
-        alone = Layout.of((1,) * len(first), device)
-        subset = TokenSubset(first, replace(alone, dropout_key=of_first))
-        hidden = self.bert(rows._replace(layout=layout), subset)  # [B, H]
+        subset = TokenSubset(first, Layout.of((1,) * len(first), device))
+        hidden = self.bert(rows._replace(dropout_key=key), subset)  # [B, H]
         pooled = self.bert.pool(hidden, subset.layout.cu_seqlens)
         outputs = self.classifier(dropout(pooled, self._dropout_prob, of_first, self._site))
         return outputs.to(torch.promote_types(outputs.dtype, torch.float32))

@@ -30,6 +30,7 @@ def attend(
     keys: Layout,
     num_heads: int,
     dropout_prob: float = 0.0,
+    dropout_key: DropoutKey | None = None,
     *,
     site: int = 0,
 ) -> Tensor:
@@ -38,22 +39,22 @@ def attend(
     Args:
         query: float [R, H], heads side by side.
         key, value: float [T, H] each, heads side by side.
-        queries: where each sequence's queries lie; its `dropout_key` decides which probabilities
-            are dropped.
+        queries: where each sequence's queries lie.
         keys: where each sequence's keys and values lie; the same sequences in the same order.
         num_heads: N.
         dropout_prob: of the attention probabilities, if there is a dropout key.
+        dropout_key: of the queries' tokens.
         site: the dropout site of the first head; the others follow it.
 
     Returns:
         [R, H].
     """
-    drops = bool(dropout_prob) and queries.dropout_key is not None
+    drops = bool(dropout_prob) and dropout_key is not None
     if not drops and _has_varlen_kernel(query, query.shape[1] // num_heads):
         return _attend_unpadded(query, key, value, queries, keys, num_heads)
     if keeps_scores(query.device.type, query.dtype, keys.max_length, drops=drops):
         out: Tensor = _AttendKeepingScores.apply(
-            query, key, value, queries, keys, num_heads, dropout_prob, site
+            query, key, value, queries, keys, num_heads, dropout_prob, dropout_key, site
         )
         return out
     return _attend_padded(query, key, value, queries, keys, num_heads)
@@ -136,6 +137,7 @@ class _AttendKeepingScores(torch.autograd.Function):
         keys: Layout,
         num_heads: int,
         dropout_prob: float,
+        dropout_key: DropoutKey | None,
         site: int,
     ) -> Tensor:
         # [B, Q, H], and [B, L, H] twice
@@ -151,11 +153,9 @@ class _AttendKeepingScores(torch.autograd.Function):
             )
             probs = torch.softmax(scores, 2, out=scores)
             keeps = None
-            if dropout_prob and queries.dropout_key is not None:
-                tokens = queries.pad(queries.dropout_key.tokens[:, None]).squeeze(2)
-                keeps = _keeps(
-                    queries.dropout_key, site + first, at_once, tokens, keys, dropout_prob
-                )
+            if dropout_prob and dropout_key is not None:
+                tokens = queries.pad(dropout_key.tokens[:, None]).squeeze(2)
+                keeps = _keeps(dropout_key, site + first, at_once, tokens, keys, dropout_prob)
             found = torch.bmm(
                 _drop(probs, keeps, dropout_prob), _apart(value[..., columns], at_once)
             )
@@ -197,7 +197,7 @@ class _AttendKeepingScores(torch.autograd.Function):
                 torch.bmm(grad_scores.transpose(1, 2), query_heads), at_once
             )
         inputs = (queries.unpad(grad_query), keys.unpad(grad_key), keys.unpad(grad_value))
-        return *inputs, None, None, None, None, None
+        return *inputs, *(None,) * 6
 
 
 def _keeps(

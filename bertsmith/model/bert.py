@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig
 from bertsmith.model.attention import attend
+from bertsmith.model.device import to_device
 from bertsmith.model.dropout import DropoutKey, dropout
 from bertsmith.model.embedding import embed
 from bertsmith.model.layout import Layout, PackedInput, TokenSubset
@@ -35,6 +36,9 @@ _MATRICES_OF_A_LAYER = {
     "intermediate": 1,
     "output": 1,
 }
+
+_SITES_OF_HIDDEN = 2
+"""Dropout sites of a layer beside those of its heads."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
@@ -59,6 +63,12 @@ class PredictionScores(NamedTuple):
     """float32 [B]; cross entropy, in nats; [0] of segments."""
     nsp_correct: Tensor
     """bool [B]; whether the pair is judged rightly; [0] of segments."""
+
+
+def call_module(module: nn.Module, *arguments: Any) -> Tensor:
+    """`module(*arguments)`."""
+    output: Tensor = module(*arguments)
+    return output
 
 
 class Embeddings(nn.Module):
@@ -100,16 +110,20 @@ class Embeddings(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention within each sequence; query, key and value in one product."""
 
-    def __init__(self, config: ModelConfig, site: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.site = site
         self.num_heads = config.num_attention_heads
         self.dropout_prob = config.attention_probs_dropout_prob
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, query_hidden: Tensor, queries: Layout, hidden: Tensor, keys: Layout
+        self,
+        query_hidden: Tensor,
+        queries: Layout,
+        hidden: Tensor,
+        keys: Layout,
+        dropout_key: DropoutKey | None,
     ) -> Tensor:
         """Attention of `query_hidden` [R, H] to the tokens of `hidden` [T, H]: [R, H]."""
         size = query_hidden.shape[1]
@@ -120,25 +134,26 @@ class Attention(nn.Module):
             query = F.linear(query_hidden, weight[:size], bias[:size])
             key, value = F.linear(hidden, weight[size:], bias[size:]).split(size, dim=1)
         context = attend(
-            query, key, value, queries, keys, self.num_heads, self.dropout_prob, site=self.site
+            query,
+            key,
+            value,
+            queries,
+            keys,
+            self.num_heads,
+            self.dropout_prob,
+            dropout_key,
+            site=_SITES_OF_HIDDEN,
         )
         mixed: Tensor = self.output(context)
         return mixed
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward network, each with a residual and a norm after it.
+    """Attention and feed-forward network, each with a residual and a norm after it."""
 
-    Args:
-        config: the network's shape.
-        number: of the layer, from 0.
-    """
-
-    def __init__(self, config: ModelConfig, number: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        # Dropout sites: 0 is the embeddings'; a layer has two, and one for each head.
-        self.site = 1 + number * (2 + config.num_attention_heads)
-        self.attention = Attention(config, self.site + 2)
+        self.attention = Attention(config)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.intermediate = nn.Linear(config.hidden_size, config.intermediate_size)
         self.output = nn.Linear(config.intermediate_size, config.hidden_size)
@@ -146,16 +161,27 @@ class Layer(nn.Module):
         self.dropout_prob = config.hidden_dropout_prob
         self.activation = ACTIVATIONS[config.hidden_act]
 
-    def forward(self, hidden: Tensor, layout: Layout, subset: TokenSubset | None = None) -> Tensor:
-        """[T, H] → [R, H]; the vectors of the tokens of `subset`, or of all."""
-        query_hidden, rows = (
-            (hidden, layout) if subset is None else (subset.select(hidden), subset.layout)
-        )
-        mixed = self.attention(query_hidden, rows, hidden, layout)
-        mixed = dropout(mixed, self.dropout_prob, rows.dropout_key, self.site)
+    def forward(
+        self,
+        hidden: Tensor,
+        layout: Layout,
+        dropout_key: DropoutKey | None = None,
+        subset: TokenSubset | None = None,
+    ) -> Tensor:
+        """[T, H] → [R, H]; the vectors of the tokens of `subset`, or of all.
+
+        Dropout site 0 is after the attention, 1 after the feed-forward network, and the others are
+        the heads'.
+        """
+        query_hidden, rows = hidden, layout
+        if subset is not None:
+            query_hidden, rows = subset.select(hidden), subset.layout
+            dropout_key = dropout_key.of(subset.positions) if dropout_key else None
+        mixed = self.attention(query_hidden, rows, hidden, layout, dropout_key)
+        mixed = dropout(mixed, self.dropout_prob, dropout_key, 0)
         hidden = self.attention_norm(query_hidden + mixed)
         change = self.output(self.activation(self.intermediate(hidden)))
-        change = dropout(change, self.dropout_prob, rows.dropout_key, self.site + 1)
+        change = dropout(change, self.dropout_prob, dropout_key, 1)
         normed: Tensor = self.output_norm(hidden + change)
         return normed
 
@@ -197,7 +223,7 @@ class Bert(nn.Module):
         self.config = config
         self.vocab_size = vocab_size
         self.embeddings = Embeddings(config, vocab_size)
-        self.layers = nn.ModuleList(Layer(config, n) for n in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         if judges_pairs:
             self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
         self.mlm_head = MaskedLanguageModelHead(config, vocab_size)
@@ -218,8 +244,12 @@ class Bert(nn.Module):
 
     @property
     def dropout_sites(self) -> int:
-        """How many dropouts there are: the embeddings', and those of each layer and its heads."""
-        return 1 + len(self.layers) * (2 + self.config.num_attention_heads)
+        """How many dropouts there are: the embeddings', and those of each layer."""
+        return 1 + len(self.layers) * self._sites_of_a_layer
+
+    @property
+    def _sites_of_a_layer(self) -> int:
+        return _SITES_OF_HIDDEN + self.config.num_attention_heads
 
     def initialize(self, seed: int, *, looks_near: bool = False) -> None:
         """Draw the weights: normal of `initializer_range`; biases 0, norms 1 (as the original).
@@ -247,27 +277,37 @@ class Bert(nn.Module):
                 module.reset_parameters()
         nn.init.zeros_(self.mlm_head.bias)
 
-    def forward(self, inputs: PackedInput, subset: TokenSubset | None = None) -> Tensor:
+    def forward(
+        self,
+        inputs: PackedInput,
+        subset: TokenSubset | None = None,
+        call: Callable[..., Tensor] = call_module,
+    ) -> Tensor:
         """The encoder.
 
         Args:
             inputs: T tokens.
             subset: the tokens whose vectors are wanted; None: all.
+            call: how the embeddings and each layer are called: `call(module, *arguments)`. Compiled
+                once, it serves all layers, since they differ in nothing but their tensors.
 
         Returns:
             [R, H]; the vector of each of these tokens in its context.
         """
-        layout = inputs.layout
-        hidden: Tensor = self.embeddings(*inputs[:3], layout.dropout_key)
-        for number, layer in enumerate(self.layers, start=1):
-            chosen = subset if number == len(self.layers) else None
+        key, count = inputs.dropout_key, self._sites_of_a_layer
+        hidden = call(self.embeddings, *inputs[:3], key.at_sites(0, 1) if key else None)
+        for number, layer in enumerate(self.layers):
+            own_key = key.at_sites(1 + number * count, count) if key else None
+            chosen = subset if number == len(self.layers) - 1 else None
             if self.recomputes and torch.is_grad_enabled():
                 # Dropout follows from counters: there is no generator's state to put back.
                 hidden = checkpoint(
-                    layer, hidden, layout, chosen, use_reentrant=False, preserve_rng_state=False
+                    *(layer, hidden, inputs.layout, own_key, chosen),
+                    use_reentrant=False,
+                    preserve_rng_state=False,
                 )
             else:
-                hidden = layer(hidden, layout, chosen)
+                hidden = call(layer, hidden, inputs.layout, own_key, chosen)
         return hidden
 
     def pool(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
@@ -335,11 +375,13 @@ class Bert(nn.Module):
 
     def _heads(self, batch: Batch, dropout_key: DropoutKey | None) -> tuple[Tensor, Tensor | None]:
         """MLM head's output [M, H]; NSP logits of pairs, [B, 2], in at least float32."""
-        layout = Layout(batch.lengths, batch.cu_seqlens, dropout_key)
-        subset, masked_rows = _select_prediction_rows(batch, layout)
+        layout = Layout(batch.lengths, batch.cu_seqlens)
+        subset, masked_rows = _select_prediction_rows(batch)
         # Not by a call of the module: one that is spread over ranks would give its weights back
         # after it, before the heads have had them.
-        inputs = PackedInput(batch.input_ids, batch.token_type_ids, batch.position_ids, layout)
+        inputs = PackedInput(
+            batch.input_ids, batch.token_type_ids, batch.position_ids, layout, dropout_key
+        )
         hidden = self.forward(inputs, subset)
         masked = self.mlm_head(hidden.index_select(0, masked_rows))
         if not batch.num_pairs:
@@ -351,10 +393,10 @@ class Bert(nn.Module):
 def _token_positions(batch: Batch) -> Tensor:
     """Of each token in the global batch: int64 [T]."""
     starts = torch.tensor(batch.starts).repeat_interleave(torch.tensor(batch.lengths))
-    return starts.to(batch.position_ids.device) + batch.position_ids
+    return to_device(starts, batch.position_ids.device) + batch.position_ids
 
 
-def _select_prediction_rows(batch: Batch, layout: Layout) -> tuple[TokenSubset, Tensor]:
+def _select_prediction_rows(batch: Batch) -> tuple[TokenSubset, Tensor]:
     """Each sequence's [CLS] and masked tokens; and which of them are the masked ones: int64 [M]."""
     first = batch.cu_seqlens[:-1].long()
     positions, order = torch.cat([first, batch.masked_positions]).sort()
@@ -362,6 +404,5 @@ def _select_prediction_rows(batch: Batch, layout: Layout) -> tuple[TokenSubset, 
     rows[order] = torch.arange(len(order), device=order.device)
     cls, masked = rows.split((len(first), batch.num_masked))
     cu_seqlens = F.pad(cls, (0, 1), value=len(rows)).int()
-    dropout_key = layout.dropout_key.of(positions) if layout.dropout_key else None
     counts = tuple(1 + number for number in batch.num_masked_each)
-    return TokenSubset(positions, Layout(counts, cu_seqlens, dropout_key)), masked
+    return TokenSubset(positions, Layout(counts, cu_seqlens)), masked

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bertsmith.config import ModelConfig
 from bertsmith.errors import DeviceError
@@ -83,6 +84,13 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     """A context for the forward pass, with products in `compute_dtype`."""
     dtype = compute_dtype(device, precision)
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def to_device(made: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on `device`; nothing waits for the copy."""
+    if device.type == "cuda" and made.device.type == "cpu":
+        return made.pin_memory().to(device, non_blocking=True)
+    return made.to(device)
 
 
 def wait_for(device: torch.device) -> None:

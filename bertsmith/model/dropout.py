@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bertsmith.model.device import to_device
 from bertsmith.random_bits import Int64, extend
 
 _LANES = 4  # random numbers of 16 bits in one of 64
@@ -35,10 +36,20 @@ class DropoutKey:
     dropout site as `site_keys` makes them, so that a compiled step reads it as data."""
     tokens: Tensor
     """int64 [R]; the position of each row's token in the global batch."""
+    first_site: int = 0
+    """The dropout site of the network that is 0 here."""
+
+    def at_sites(self, first: int, count: int) -> DropoutKey:
+        """The same for `count` sites from `first`, which are then counted from 0: for a layer, in
+        which nothing then tells its number.
+        """
+        if isinstance(self.key, Tensor):
+            return DropoutKey(self.key[first : first + count], self.tokens)
+        return DropoutKey(self.key, self.tokens, self.first_site + first)
 
     def of(self, rows: Tensor) -> DropoutKey:
         """The same for some of the rows: int64 [S]."""
-        return DropoutKey(self.key, self.tokens.index_select(0, rows))
+        return DropoutKey(self.key, self.tokens.index_select(0, rows), self.first_site)
 
     def keeps(self, site: int, tokens: Tensor, width: int, probability: float) -> Tensor:
         """Which of the `width` numbers that belong to each token stay: bool [..., width].
@@ -53,8 +64,10 @@ class DropoutKey:
         """
         columns = torch.arange(-(-width // _LANES), device=tokens.device)
         counters = tokens[..., None] * (_WIDEST // _LANES) + columns
-        key = self.key
-        key = key[site] if isinstance(key, Tensor) else int(site_keys(key, [site])[0])
+        if isinstance(self.key, Tensor):
+            key: int | Tensor = self.key[site]
+        else:
+            key = int(site_keys(self.key, [self.first_site + site])[0])
         bits = _mix_(counters, key)
         return (bits.view(torch.int16) >= _threshold(probability))[..., :width]
 
@@ -72,8 +85,8 @@ class DropoutKey:
         if isinstance(key, Tensor):
             keys = key[sites.start : sites.stop]
         else:
-            made = torch.from_numpy(site_keys(key, np.arange(sites.start, sites.stop)))
-            keys = made.to(tokens.device, non_blocking=True)  # small: nothing waits for it
+            made = site_keys(key, self.first_site + np.arange(sites.start, sites.stop))
+            keys = to_device(torch.from_numpy(made), tokens.device)
         columns = torch.arange(-(-width // _LANES), device=tokens.device)
         counters = tokens[:, None, :, None] * (_WIDEST // _LANES) + columns
         counters = counters.expand(-1, len(sites), -1, -1).contiguous()

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bertsmith.model.device import to_device
 from bertsmith.model.dropout import DropoutKey
 
 
@@ -30,8 +31,6 @@ class Layout:
     data of a compiled step, which meets no padded grid."""
     cu_seqlens: Tensor
     """int32 [B + 1]; where each sequence begins, and T; on the device."""
-    dropout_key: DropoutKey | None = None
-    """Of its tokens; None outside training."""
     longest: int = 0
     """L, or more, where the lengths are not known on the host."""
 
@@ -39,7 +38,7 @@ class Layout:
     def of(lengths: Sequence[int], device: torch.device) -> Layout:
         """The layout of sequences of these lengths, in this order."""
         cu_seqlens = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-        return Layout(tuple(lengths), cu_seqlens.to(device))
+        return Layout(tuple(lengths), to_device(cu_seqlens, device))
 
     @property
     def num_sequences(self) -> int:
@@ -68,12 +67,12 @@ class Layout:
     @cached_property
     def rows(self) -> Tensor:
         """int64 [T]; the grid's row of each token."""
-        return self._is_token.flatten().nonzero().squeeze(1).to(self.cu_seqlens.device)
+        return self._there(self._is_token.flatten().nonzero().squeeze(1))
 
     @cached_property
     def attention_mask(self) -> Tensor | None:
         """What may be attended to: bool [B, 1, 1, L], True = a token; None if all are."""
-        return None if self.is_full else self._is_token[:, None, None, :].to(self.cu_seqlens.device)
+        return None if self.is_full else self._there(self._is_token[:, None, None, :])
 
     @cached_property
     def score_bias(self) -> Tensor | None:
@@ -81,7 +80,10 @@ class Layout:
         if self.is_full:
             return None
         bias = torch.zeros(self._is_token.shape).masked_fill_(~self._is_token, -torch.inf)
-        return bias[:, None, :].to(self.cu_seqlens.device)
+        return self._there(bias[:, None, :])
+
+    def _there(self, made: Tensor) -> Tensor:
+        return to_device(made, self.cu_seqlens.device)
 
     def pad(self, packed: Tensor) -> Tensor:
         """[T, C] → [B, L, C], zeros between the sequences."""
@@ -105,7 +107,8 @@ class PackedInput(NamedTuple):
     position_ids: Tensor
     """int64 [T]; from 0 in each sequence."""
     layout: Layout
-    """With a dropout key in training."""
+    dropout_key: DropoutKey | None = None
+    """Of the tokens; None outside training."""
 
 
 @dataclass(frozen=True)

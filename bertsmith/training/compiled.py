@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bertsmith.errors import DeviceError
-from bertsmith.model.bert import Bert
+from bertsmith.model.bert import Bert, call_module
 from bertsmith.model.dropout import DropoutKey
 from bertsmith.model.layout import Gather, Layout, PackedInput, TokenSubset
 from bertsmith.training.fixed import (
@@ -35,6 +35,7 @@ from bertsmith.training.step import StepResult, clip_and_update
 
 Backend = Literal["inductor", "aot_eager", "eager"]
 
+_MOST_GRAPHS = 256  # of a function; PyTorch's own bound for all of them
 _WARM_UPS = 2  # before a capture: libraries make their handles and workspaces in the first passes
 
 
@@ -116,7 +117,7 @@ class CompiledEngine:
 
     def _micro_batch(self, units: int) -> None:
         """Add a micro-batch's gradients and losses to those of the step."""
-        views = self.shape.views(self._buffer, units).marked()
+        views = self.shape.views(self._buffer, units)
         with self._autocast():
             losses = self._losses(views)
         denominators = constants_of(self.shape, views.constants)["denominators"]
@@ -174,31 +175,62 @@ class CompiledEngine:
 
 
 def compiled_losses(
-    model: Bert, shape: FixedShape, backend: Backend = "inductor"
+    model: Bert, shape: FixedShape, backend: Backend = "inductor", *, by_layer: bool = True
 ) -> Callable[[Views], Tensor]:
-    """`fixed_losses` of a model and a shape, by `torch.compile`."""
+    """`fixed_losses` of a model and a shape, by `torch.compile`.
 
-    def losses(views: Views) -> Tensor:
-        return fixed_losses(model, shape, views)
-
-    if backend == "eager":
-        return losses
+    Embeddings, a layer, the last layer (which makes fewer vectors) and the heads are compiled once
+    each, however many layers there are.
+    """
     # This fusion leaves gradients out in PyTorch 2.10 to 2.13 (pytorch/pytorch#193061).
     off: dict[str, Any] = {"options": {"triton.mix_order_reduction": False}}
     extra = off if backend == "inductor" else {}
-    compiled: Callable[[Views], Tensor] = torch.compile(
-        losses, fullgraph=True, dynamic=False, backend=backend, **extra
-    )
-    return compiled
+
+    def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        if backend == "eager":
+            return function
+        made = torch.compile(function, fullgraph=True, dynamic=False, backend=backend, **extra)
+
+        def with_mark(module: nn.Module, packed: Tensor, *others: Any) -> Tensor:
+            _mark(packed)
+            return made(module, packed, *others)
+
+        return with_mark
+
+    if not by_layer:
+        whole = torch.compile(
+            lambda views: fixed_losses(model, shape, views),
+            fullgraph=True,
+            dynamic=False,
+            backend=backend,
+            **extra,
+        )
+        return lambda views: whole(views.marked())
+    parts = compiled(call_module), compiled(head_losses)
+
+    def losses(views: Views) -> Tensor:
+        # By default there may be 8 graphs of a function in a process: two runs of other shapes.
+        with torch._dynamo.config.patch(recompile_limit=_MOST_GRAPHS):
+            return fixed_losses(model, shape, views, *parts)
+
+    return losses
 
 
-def fixed_losses(model: Bert, shape: FixedShape, views: Views) -> Tensor:
+def fixed_losses(
+    model: Bert,
+    shape: FixedShape,
+    views: Views,
+    call: Callable[..., Tensor] = call_module,
+    heads: Callable[..., Tensor] | None = None,
+) -> Tensor:
     """Both losses of a micro-batch of fixed shape, as sums: float32 [2].
 
     Args:
         model: in training.
         shape: the micro-batch's.
         views: of its buffer, on the model's device.
+        call: as of `Bert.forward`.
+        heads: `head_losses`.
     """
     constants = constants_of(shape, views.constants)
     ids, types, positions, token_positions, token_rows = (
@@ -206,26 +238,57 @@ def fixed_losses(model: Bert, shape: FixedShape, views: Views) -> Tensor:
     )
     masked_rows, labels = (part.flatten().long() for part in views.masked.unbind())
     rows, row_masks, row_firsts = (part.long() for part in views.rows.unbind())
+    if not torch.compiler.is_compiling():
+        _mark(ids, types, positions, token_positions, token_rows)
+        _mark(masked_rows, labels, rows, row_masks, row_firsts)
     config, dropout_key = model.config, None
     if config.hidden_dropout_prob or config.attention_probs_dropout_prob:
         dropout_key = DropoutKey(constants["dropout_keys"], token_positions)
-    layout = Layout((), constants["cu_seqlens"], dropout_key, shape.max_length)
-    row_ends = constants["row_cu_seqlens"]
-    row_layout = Layout(
-        (), row_ends, dropout_key.of(rows) if dropout_key else None, shape.max_length
+    layout = Layout((), constants["cu_seqlens"], shape.max_length)
+    row_layout = Layout((), constants["row_cu_seqlens"], shape.max_length)
+    inputs = PackedInput(ids, types, positions, layout, dropout_key)
+    hidden = model.forward(inputs, TokenSubset(rows, row_layout, token_rows), call)
+    return (heads or head_losses)(
+        model,
+        hidden,
+        masked_rows,
+        labels,
+        row_masks,
+        row_firsts,
+        constants["row_cu_seqlens"],
+        constants["next_sentence_labels"] if shape.is_pairs else None,
     )
-    inputs = PackedInput(ids, types, positions, layout)
-    hidden = model.forward(inputs, TokenSubset(rows, row_layout, token_rows))
+
+
+def head_losses(
+    model: Bert,
+    hidden: Tensor,
+    masked_rows: Tensor,
+    labels: Tensor,
+    row_masks: Tensor,
+    row_firsts: Tensor,
+    row_cu_seqlens: Tensor,
+    next_sentence_labels: Tensor | None,
+) -> Tensor:
+    """Both losses of the last vectors that are read, [R, H], as sums: float32 [2]; `Views` has the
+    other tensors.
+    """
     mlm = model.whole_mlm_loss(Gather.apply(hidden, masked_rows, row_masks), labels)
-    if not shape.is_pairs:
+    if next_sentence_labels is None:
         return torch.stack([mlm, mlm.new_zeros(())])
     # Sequences that are empty begin behind the last row.
-    firsts = row_ends[:-1].clamp(max=len(rows) - 1).long()
+    firsts = row_cu_seqlens[:-1].clamp(max=len(hidden) - 1).long()
     logits = model.nsp_logits(model.pool_cls(Gather.apply(hidden, firsts, row_firsts)))
     nsp = F.cross_entropy(
         logits.to(torch.promote_types(logits.dtype, torch.float32)),
-        constants["next_sentence_labels"].long(),
+        next_sentence_labels.long(),
         ignore_index=IGNORED,
         reduction="sum",
     )
     return torch.stack([mlm, nsp])
+
+
+def _mark(*packed: Tensor) -> None:
+    """Let one graph serve whatever number of rows."""
+    for tensor in packed:
+        torch._dynamo.mark_dynamic(tensor, 0)

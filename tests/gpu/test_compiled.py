@@ -43,14 +43,15 @@ pytestmark = [
     pytest.mark.filterwarnings(
         "ignore::DeprecationWarning",
         "ignore:.*non-leaf Tensor:UserWarning",
-        "ignore:.*Online softmax:UserWarning",
+        r"ignore:\s*Online softmax:UserWarning",
     ),
 ]
 
 KEY = 2**63 + 12345
-_BOUND = 0.03
-"""Relative error of a gradient by norm. Rounding to bfloat16 makes 2⁻⁹ at most at each operation;
-some thirty of them, independent, make 2⁻⁹ · √30 ≈ 1.1 %; the eager step is held to the same."""
+_BOUND = 1.5
+"""Relative error of a gradient by norm beside that of the eager step, both in bfloat16: operations
+that are fused round less often. A gradient that is left out has an error of 1, some fifty times as
+much."""
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +111,16 @@ def gradients_of(own: CompiledEngine, number: int) -> dict[str, torch.Tensor]:
     return {name: p.grad.double() for name, p in own.model.named_parameters() if p.grad is not None}
 
 
+def eager_gradients_of(own: CompiledEngine, number: int, precision: str) -> dict[str, torch.Tensor]:
+    """The same by the eager step."""
+    batch = own.make.__self__.batches.batch(number).to(own._buffer.device)  # type: ignore[attr-defined]
+    own.model.zero_grad()
+    with autocast(own._buffer.device, precision):
+        losses = own.model.losses(batch, KEY)
+    (losses.mlm / batch.num_masked + losses.nsp / max(batch.num_pairs, 1)).backward()
+    return {name: p.grad.double() for name, p in own.model.named_parameters() if p.grad is not None}
+
+
 @pytest.mark.parametrize("max_length", [64, 256])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("objective", ["mlm+nsp", "mlm"])
@@ -136,19 +147,15 @@ def test_compiled_gradients_are_those_of_float32(
     )
     own = make_engine(config, long_store, long_tokenizer, device)
     found = gradients_of(own, 0)
-    batch = own.make.__self__.batches.batch(0).to(device)  # type: ignore[attr-defined]
-    own.model.zero_grad()
-    losses = own.model.losses(batch, KEY)
-    (losses.mlm / batch.num_masked + losses.nsp / max(batch.num_pairs, 1)).backward()
+    expected, eager = (eager_gradients_of(own, 0, kind) for kind in ("float32", "auto"))
+    assert set(found) == set(eager) == set(expected)
     errors = {
-        name: float((found[name] - p.grad.double()).norm() / p.grad.double().norm())
-        for name, p in own.model.named_parameters()
-        if p.grad is not None
+        name: [float((own[name] - exact).norm() / exact.norm()) for own in (found, eager)]
+        for name, exact in expected.items()
     }
-    worst = max(errors, key=lambda name: errors[name])
-    finding(f"worst gradient {errors[worst]:.2e} of {_BOUND:.0e} ({worst})")
-    assert set(found) == set(errors)
-    assert errors[worst] < _BOUND
+    worst = max(errors, key=lambda name: errors[name][0] / errors[name][1])
+    finding(f"worst gradient {errors[worst][0]:.2e}, eager {errors[worst][1]:.2e} ({worst})")
+    assert errors[worst][0] < _BOUND * errors[worst][1]
 
 
 def test_no_compiled_step_waits_for_the_device(

@@ -148,10 +148,9 @@ def test_attention_drops_the_same_places(
     for where, kind in ((device, dtype), (torch.device("cpu"), torch.float64)):
         noise = DropoutKey(2**63 + 5, torch.arange(tokens, device=where) + 1000)
         layout = Layout.of(lengths, where)
-        layout = Layout(layout.lengths, layout.cu_seqlens, noise)
         given = qkv.to(where, kind).requires_grad_()
         query, key_value = given.split((hidden, 2 * hidden), 1)
-        out = attend(query, *halves(key_value), layout, layout, HEADS, probability, site=9)
+        out = attend(query, *halves(key_value), layout, layout, HEADS, probability, noise, site=9)
         (grad,) = torch.autograd.grad(out, given, direction.to(dtype).to(where, kind))
         found.append(out)
         grads.append(grad)
