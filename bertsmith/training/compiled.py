@@ -175,7 +175,7 @@ class CompiledEngine:
 
 
 def compiled_losses(
-    model: Bert, shape: FixedShape, backend: Backend = "inductor", *, by_layer: bool = True
+    model: Bert, shape: FixedShape, backend: Backend = "inductor"
 ) -> Callable[[Views], Tensor]:
     """`fixed_losses` of a model and a shape, by `torch.compile`.
 
@@ -197,15 +197,6 @@ def compiled_losses(
 
         return with_mark
 
-    if not by_layer:
-        whole = torch.compile(
-            lambda views: fixed_losses(model, shape, views),
-            fullgraph=True,
-            dynamic=False,
-            backend=backend,
-            **extra,
-        )
-        return lambda views: whole(views.marked())
     parts = compiled(call_module), compiled(head_losses)
 
     def losses(views: Views) -> Tensor:
@@ -238,9 +229,8 @@ def fixed_losses(
     )
     masked_rows, labels = (part.flatten().long() for part in views.masked.unbind())
     rows, row_masks, row_firsts = (part.long() for part in views.rows.unbind())
-    if not torch.compiler.is_compiling():
-        _mark(ids, types, positions, token_positions, token_rows)
-        _mark(masked_rows, labels, rows, row_masks, row_firsts)
+    _mark(ids, types, positions, token_positions, token_rows)
+    _mark(masked_rows, labels, rows, row_masks, row_firsts)
     config, dropout_key = model.config, None
     if config.hidden_dropout_prob or config.attention_probs_dropout_prob:
         dropout_key = DropoutKey(constants["dropout_keys"], token_positions)

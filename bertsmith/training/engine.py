@@ -22,7 +22,7 @@ from bertsmith.training.phases import Phase, unmeasured
 from bertsmith.training.step import StepResult, train_step
 
 _LOOKED_AT = 16  # batches that the shape of compiled micro-batches is made by
-_STEPS_THAT_PAY, _SECONDS_THAT_PAY = 1000, 300  # compiling takes up to a minute
+_STEPS_THAT_PAY, _SECONDS_THAT_PAY = 1000, 120  # compiling takes 15 to 40 s
 
 
 class Engine(Protocol):

@@ -139,12 +139,6 @@ class Views(NamedTuple):
     """int32 [3, R]; the tokens whose last vectors are read, sequence by sequence; the index of each
     among the masked tokens, −1 if it is not; and among the [CLS] tokens."""
 
-    def marked(self) -> Views:
-        """The same, marked for `torch.compile`: one graph serves whatever U."""
-        for part in (self.tokens, self.masked, self.rows):
-            torch._dynamo.mark_dynamic(part, 1)
-        return self
-
 
 @dataclass(frozen=True)
 class FixedBatch:
