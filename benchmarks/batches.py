@@ -28,7 +28,7 @@ from bertsmith.config import resolve
 from bertsmith.data.ahead import BatchesAhead, usual_num_workers
 from bertsmith.data.batches import Batches
 from bertsmith.display import Display
-from bertsmith.model.device import keep_freed_memory
+from bertsmith.hardware.device import keep_freed_memory
 from bertsmith.training.prepare import prepare
 
 RESULTS = Path(__file__).parent / "results"

@@ -24,10 +24,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.report import column, processor, times, versions
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.config import resolve
 from bertsmith.durable import CHECKSUMS_FILE, damage, whole_folder
-from bertsmith.model.bert import Bert
-from bertsmith.model.locate import checkpoint_folder
+from bertsmith.saved.locate import checkpoint_folder
 from bertsmith.tokenizer import train
 from bertsmith.training.checkpoint import STATE_FILE, Checkpoints, restore
 from bertsmith.training.optimizer import Optimizers, make_optimizers

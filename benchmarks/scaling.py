@@ -23,8 +23,9 @@ from typing import Any
 
 from benchmarks.report import processor, spread, versions
 from bertsmith.config import resolve
-from bertsmith.model.memory import bytes_of_parameters, empty_model
+from bertsmith.objectives import objective_of
 from bertsmith.training.estimate import sent_bytes
+from bertsmith.training.memory import bytes_of_parameters, empty_model
 
 RESULTS = Path(__file__).parent / "results"
 PAIRS = 256
@@ -145,7 +146,7 @@ def report(
     for preset in ("textbook", "small", "base", "large"):
         config = resolve(preset=preset)
         size = 20_256 if preset == "textbook" else config.preparation.vocab_size
-        weights = bytes_of_parameters(empty_model(config.model, size))
+        weights = bytes_of_parameters(empty_model(config.model, size, objective_of("mlm+nsp")))
         cells = [
             ", ".join(f"{sent_bytes(weights, n, kind) / 1e6:,.0f}" for kind in ("ddp", "fsdp"))
             for n in RANKS

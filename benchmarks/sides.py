@@ -91,15 +91,16 @@ tally = Tally()
 
 def bertsmith(corpus: str, recipe: str = "default") -> Step:
     """The library's own preparation and training step."""
+    from bertsmith.architectures import architecture_of
+    from bertsmith.architectures.bert.network import Bert
     from bertsmith.config import resolve
-    from bertsmith.model.bert import Bert
-    from bertsmith.model.device import (
+    from bertsmith.hardware.device import (
         autocast,
         choose_device,
         keep_freed_memory,
         usual_micro_batch,
     )
-    from bertsmith.model.flops import skipped_flops, training_flops
+    from bertsmith.objectives import objective_of
     from bertsmith.ranks import ALONE
     from bertsmith.training.optimizer import make_optimizers
     from bertsmith.training.parallel import Parallel
@@ -118,7 +119,7 @@ def bertsmith(corpus: str, recipe: str = "default") -> Step:
     model.train()
     device = choose_device("cpu")
     keep_freed_memory()
-    parallel = Parallel(model, ALONE, "ddp", device)
+    parallel = Parallel(model, objective_of("mlm+nsp"), ALONE, "ddp", device)
     optimizers = make_optimizers(model, config.training)
     number = 0
 
@@ -138,8 +139,8 @@ def bertsmith(corpus: str, recipe: str = "default") -> Step:
             device=device,
             autocast=lambda: autocast(device, "float32"),
         )
-        tally.flops += training_flops(config.model, model.vocab_size, batch)
-        tally.skipped_flops += skipped_flops(config.model, batch)
+        tally.flops += architecture_of("bert").training_flops(config.model, model.vocab_size, batch)
+        tally.skipped_flops += architecture_of("bert").skipped_flops(config.model, batch)
         return batch.num_sequences, batch.num_tokens
 
     return step
@@ -231,7 +232,7 @@ def measure(side: str, corpus: str, steps: int, process_began: float) -> dict[st
     Args:
         process_began: seconds since the epoch when the process was started.
     """
-    from bertsmith.model.flops import matrix_product_rate
+    from bertsmith.hardware.rate import matrix_product_rate
 
     step: Step = globals()[side](corpus)
     counts = [step()]

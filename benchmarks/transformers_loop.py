@@ -22,9 +22,10 @@ from bertsmith.config import resolve
 from bertsmith.data.store import word_counts
 from bertsmith.display import Display
 from bertsmith.evaluation.held_out import evaluate
-from bertsmith.model.device import keep_freed_memory
-from bertsmith.model.hugging_face import load_model
-from bertsmith.model.layout import Layout
+from bertsmith.hardware.device import keep_freed_memory
+from bertsmith.nn.layout import Layout
+from bertsmith.objectives import objective_of
+from bertsmith.saved.hugging_face import load_model
 from bertsmith.training.prepare import prepare
 
 BATCH_SIZE = 128
@@ -100,6 +101,7 @@ def train(corpus: str, pairs: int, seed: int, folder: Path) -> dict[str, float |
     assert prepared.validation is not None
     judged = evaluate(
         load_model(folder).model,
+        objective_of("mlm+nsp"),
         prepared.validation,
         device=torch.device("cpu"),
         micro_batch=2**13,

@@ -220,7 +220,7 @@ def evaluate(
     corpus: str | Path | Sequence[str | Path] | None = None,
     split: str = "validation",
     num_sentences: int = 0,
-    objective: Literal["mlm+nsp", "mlm"] | None = None,
+    objective: str | None = None,
     pairing: Literal["adjacent", "filled"] | None = None,
     max_length: int | None = None,
     device: str = "auto",

@@ -243,8 +243,11 @@ def _text(field: str) -> TextColumn:
 
 
 def _describe(step: int, figures: Mapping[str, Any]) -> str:
-    nsp = f"NSP {figures['nsp_loss']:.3f}  " if "nsp_loss" in figures else ""
-    mlm = "–" if figures["mlm_loss"] is None else f"{figures['mlm_loss']:.3f}"
+    losses = "".join(
+        f"{name.removesuffix('_loss').upper()} {'–' if loss is None else f'{loss:.3f}'}  "
+        for name, loss in figures.items()
+        if name.endswith("_loss")
+    )
     pairs, segments = (figures.get(f"{n}_per_second") for n in ("sentence_pairs", "segments"))
     rate = f"{segments:.0f} segments/s" if pairs is None else f"{pairs:.0f} pairs/s"
-    return f"step {step:,}  MLM {mlm}  {nsp}{rate}"
+    return f"step {step:,}  {losses}{rate}"

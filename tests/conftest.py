@@ -10,11 +10,11 @@ import hypothesis
 import pytest
 import torch
 
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.config import ModelConfig
 from bertsmith.corpus import Document
 from bertsmith.data.store import TokenStore, build_store
-from bertsmith.model.bert import Bert
-from bertsmith.model.hugging_face import Snapshot
+from bertsmith.saved.hugging_face import Snapshot
 from bertsmith.tokenizer import Tokenizer, train
 from bertsmith.training.pretrain import Run
 
@@ -129,6 +129,6 @@ def wikitext() -> Path:
 @pytest.fixture
 def flash_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Attention goes the way of CUDA's kernel; see `flash_kernels_on_cpu`."""
-    monkeypatch.setattr("bertsmith.model.attention._has_varlen_kernel", lambda *_: True)
+    monkeypatch.setattr("bertsmith.nn.attention._has_varlen_kernel", lambda *_: True)
     with flash_kernels_on_cpu() as called:
         yield called

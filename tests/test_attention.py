@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bertsmith.model import attention as attention_module
-from bertsmith.model.attention import attend, takes_varlen
-from bertsmith.model.dropout import DropoutKey, scale_of_kept
-from bertsmith.model.layout import Layout, TokenSubset
+from bertsmith.nn import attention as attention_module
+from bertsmith.nn.attention import attend, takes_varlen
+from bertsmith.nn.dropout import DropoutKey, scale_of_kept
+from bertsmith.nn.layout import Layout, TokenSubset
 from tests.support.kernels import halves, varlen_on_cpu
 
 CPU = torch.device("cpu")

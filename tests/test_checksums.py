@@ -11,7 +11,7 @@ import pytest
 
 from bertsmith.durable import CHECKSUMS_FILE
 from bertsmith.errors import ModelError
-from bertsmith.model.hugging_face import load_model
+from bertsmith.saved.hugging_face import load_model
 from bertsmith.training.pretrain import Run
 
 FORMS: dict[str, Callable[[str, str], str]] = {

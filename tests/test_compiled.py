@@ -14,19 +14,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig, TrainingConfig, resolve
 from bertsmith.data.store import TokenStore
-from bertsmith.model.bert import Bert
-from bertsmith.model.dropout import DropoutKey, site_keys
-from bertsmith.model.embedding import sum_by_row
+from bertsmith.nn.dropout import DropoutKey, site_keys
+from bertsmith.nn.embedding import sum_by_row
+from bertsmith.objectives import objective_of
 from bertsmith.ranks import ALONE
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.budget import Budget
-from bertsmith.training.compiled import compiled_losses, fixed_losses
+from bertsmith.training.compiled import compiled_losses, fixed_rows
 from bertsmith.training.engine import EagerEngine, _is_long, compiles, engine_for
 from bertsmith.training.fixed import IGNORED, FixedBatch, FixedShape, constants_of, in_fixed_shape
 from bertsmith.training.parallel import Parallel
+from tests.support.objective import OBJECTIVE, losses_of
 from tests.support.stores import make_batches
 
 KEY = 2**63 + 12345
@@ -193,6 +195,14 @@ def test_a_sum_by_row_of_what_is_not_finite_is_not(wrong: float) -> None:
     assert sum_by_row(torch.zeros(2, 1), torch.tensor([0, 1]), 2).tolist() == [[0.0], [0.0]]
 
 
+def rows_of(name: str) -> Any:
+    return objective_of(name)
+
+
+def heads_of(pairs: bool) -> frozenset[str]:
+    return objective_of("mlm+nsp" if pairs else "mlm").heads
+
+
 def make_model(dropout: float, *, pairs: bool) -> Bert:
     config = ModelConfig(
         hidden_size=16,
@@ -203,7 +213,7 @@ def make_model(dropout: float, *, pairs: bool) -> Bert:
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=0.0,
     )
-    model = Bert(config, 120, judges_pairs=pairs)
+    model = Bert(config, 120, heads_of(pairs))
     model.initialize(0)
     return model.double().train()
 
@@ -213,16 +223,22 @@ def fixed_batches(
 ) -> tuple[list[Batch], list[FixedBatch]]:
     made = make_batches(store, tokenizer, objective=objective)
     some = [made.batch(n) for n in range(number)]
-    shape = FixedShape.for_batches(some, most_tokens=most_tokens, max_length=32, sites=9)
+    shape = FixedShape.for_batches(
+        some,
+        most_tokens=most_tokens,
+        max_length=32,
+        sites=9,
+        terms=len(objective_of(objective).terms),
+    )
     found = [in_fixed_shape(batch, shape) for batch in some]
     for batch in found:
-        batch.set_step(KEY, batch.sizes.num_masked, batch.sizes.num_pairs)
+        batch.set_step(KEY, objective_of(objective).denominators(batch.sizes))
     return some, found
 
 
 def gradients(model: Bert, losses: Any, batch: FixedBatch) -> tuple[Tensor, list[Tensor]]:
     model.zero_grad()
-    total = torch.zeros(2, dtype=torch.float64)
+    total = torch.zeros(batch.shape.terms, dtype=torch.float64)
     for buffer in batch.buffers:
         views = batch.shape.views(buffer, batch.units)
         found = losses(views)
@@ -233,10 +249,11 @@ def gradients(model: Bert, losses: Any, batch: FixedBatch) -> tuple[Tensor, list
 
 def plain_gradients(model: Bert, batch: Batch) -> tuple[Tensor, list[Tensor]]:
     model.zero_grad()
-    losses = model.losses(batch, KEY)
+    losses = losses_of(model, batch, KEY)
     (losses.mlm / batch.num_masked + losses.nsp / max(batch.num_pairs, 1)).backward()
     grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-    return torch.stack(losses).detach(), grads
+    terms = losses if batch.num_pairs else losses[:1]
+    return torch.stack(terms).detach(), grads
 
 
 @pytest.fixture
@@ -262,7 +279,9 @@ def test_filled_is_unfilled(
     assert max(len(batch.buffers) for batch in found) > 1
     for plain, batch in zip(some, found, strict=True):
         expected = plain_gradients(model, plain)
-        mine = gradients(model, lambda views, s=batch.shape: fixed_losses(model, s, views), batch)
+        mine = gradients(
+            model, compiled_losses(model, rows_of(objective), batch.shape, "eager"), batch
+        )
         torch.testing.assert_close(mine, expected, rtol=1e-9, atol=1e-12)
     assert flash_on_cpu
 
@@ -275,7 +294,7 @@ def test_embeddings_layers_last_layer_and_heads_are_compiled_once_each(
     some, found = fixed_batches(store, tokenizer, "mlm+nsp", 50, 1024)
     assert len({batch.units for batch in found}) > 1
     shape = found[0].shape
-    losses = compiled_losses(model, shape, "aot_eager")
+    losses = compiled_losses(model, OBJECTIVE, shape, "aot_eager")
     for number, (plain, batch) in enumerate(zip(some, found, strict=True)):
         with torch._dynamo.config.patch(error_on_recompile=number > 0):
             mine = gradients(model, losses, batch)
@@ -307,7 +326,7 @@ def test_no_step_waits_for_a_value_or_takes_one_from_the_host(
 ) -> None:
     """On a device that has no values: whoever asks for one fails, forward and back."""
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)  # which it does not know
-    monkeypatch.setattr("bertsmith.model.attention._has_varlen_kernel", lambda *_: True)
+    monkeypatch.setattr("bertsmith.nn.attention._has_varlen_kernel", lambda *_: True)
     shape = FixedShape.for_batches(
         [make_batch([30, 20, 9], [4, 2, 1])], most_tokens=512, max_length=32, sites=9
     )
@@ -315,7 +334,8 @@ def test_no_step_waits_for_a_value_or_takes_one_from_the_host(
         model = make_model(0.2, pairs=True)
         buffer = torch.empty(shape.size(shape.most_units), dtype=torch.int32)
     with _Watched() as watched:
-        fixed_losses(model, shape, shape.views(buffer, shape.most_units)).sum().backward()
+        rows = fixed_rows(model, shape, shape.views(buffer, shape.most_units))
+        torch.stack(OBJECTIVE.row_losses(model, rows)).sum().backward()
     assert not watched.on_host
     assert not {"aten::_local_scalar_dense", "aten::nonzero"} & set(watched.names)
     assert {"torch_attn::_varlen_attn", "torch_attn::_varlen_attn_backward"} <= set(watched.names)
@@ -345,7 +365,7 @@ def test_long_runs_repay_what_compiling_takes(
 def test_a_cpu_does_not_compile(store: TokenStore, tokenizer: Tokenizer) -> None:
     config = resolve(overrides={"steps": 10**6})
     device = torch.device("cpu")
-    parallel = Parallel(make_model(0.0, pairs=True), ALONE, "ddp", device)
+    parallel = Parallel(make_model(0.0, pairs=True), OBJECTIVE, ALONE, "ddp", device)
     batches = make_batches(store, tokenizer)
     assert not compiles(parallel, config, batches, device)
     engine = engine_for(parallel, config, batches, device, micro_batch=256)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertsmith.model.dropout import DropoutKey, _mix_, dropout, scale_of_kept
+from bertsmith.nn.dropout import DropoutKey, _mix_, dropout, scale_of_kept
 from bertsmith.random_bits import extend
 
 

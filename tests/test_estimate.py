@@ -15,13 +15,13 @@ import pytest
 import torch
 
 import bertsmith
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.cli.main import main
 from bertsmith.config import PretrainConfig, resolve
 from bertsmith.errors import ConfigError
-from bertsmith.model.bert import Bert
-from bertsmith.model.flops import training_flops
 from bertsmith.training.estimate import Machine, bytes_of, estimate, sent_bytes
 from bertsmith.training.fit import made_up_batch
+from tests.support.objective import BERT
 from tests.support.texts import make_documents, write_text
 
 GPU = Machine(kind="cuda", devices=8, memory=80 * 10**9, flops_per_second=1e14)
@@ -93,7 +93,7 @@ def test_counts_are_those_of_the_network() -> None:
     model = Bert(config.model, 300)
     assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
     batch = made_up_batch(config, 300, 6)
-    assert found.flops_a_step == training_flops(config.model, 300, batch)
+    assert found.flops_a_step == BERT.training_flops(config.model, 300, batch)
 
 
 def test_micro_batches_fill_the_memory() -> None:

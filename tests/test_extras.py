@@ -32,7 +32,7 @@ found = {{
     "curves": [path.name for path in run.output.glob("curves.*")],
     "encoded": len(model.encode("the crane lifts").tokens) > 0,
     "filled": bool(model.fill("the [MASK] lifts")),
-    "evaluated": bertsmith.evaluate(run.output).mlm_loss is not None,
+    "evaluated": bertsmith.evaluate(run.output).figures["mlm_loss"] is not None,
     "said": [],
 }}
 for command in (

@@ -20,6 +20,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from transformers import AutoTokenizer, BertForSequenceClassification, pipeline
 
 import bertsmith
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.cli.main import main
 from bertsmith.config import FinetuneConfig, LabelledConfig, ModelConfig
 from bertsmith.errors import BertsmithError
@@ -29,8 +30,7 @@ from bertsmith.finetuning.metrics import majority_accuracy, metrics_of, predicti
 from bertsmith.finetuning.tables import read_labelled
 from bertsmith.finetuning.train import class_weights, default_learning_rate, predict, tokenize
 from bertsmith.inference.texts import pack
-from bertsmith.model.bert import Bert
-from bertsmith.model.hugging_face import Snapshot
+from bertsmith.saved.hugging_face import Snapshot
 from bertsmith.tokenizer import Tokenizer
 from tests.support.labelled import FAST, rows_of, write
 from tests.support.texts import WORDS

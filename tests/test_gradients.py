@@ -17,15 +17,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertForPreTraining
 
+from bertsmith.architectures.bert import network
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
 from bertsmith.data.store import TokenStore
-from bertsmith.model import attention, bert
-from bertsmith.model.bert import Bert
-from bertsmith.model.dropout import DropoutKey
-from bertsmith.model.hugging_face import to_hugging_face
-from bertsmith.model.layout import Layout, PackedInput
+from bertsmith.nn import attention
+from bertsmith.nn.dropout import DropoutKey
+from bertsmith.nn.layout import Layout, PackedInput
+from bertsmith.saved.hugging_face import to_hugging_face
 from bertsmith.tokenizer import Tokenizer
 from tests.support.gradients import assert_same_gradients
+from tests.support.objective import BERT, losses_of
 from tests.support.stores import make_batches
 
 CPU = torch.device("cpu")
@@ -48,7 +50,7 @@ def reference(tiny_model: Bert) -> BertForPreTraining:
     config = BertConfig(**shape)
     theirs = BertForPreTraining(config).eval()
     missing = theirs.load_state_dict(
-        to_hugging_face(tiny_model.state_dict()), strict=False
+        to_hugging_face(tiny_model.state_dict(), BERT), strict=False
     ).missing_keys
     assert not [name for name in missing if "decoder" not in name]
     theirs.tie_weights()
@@ -79,10 +81,10 @@ def plain_gradients(model: nn.Module, batch: Batch, dtype: torch.dtype) -> dict[
 def fast_gradients(model: Bert, batch: Batch) -> dict[str, Tensor]:
     """By their names in `transformers`."""
     model.zero_grad()
-    losses = model.losses(batch)
+    losses = losses_of(model, batch)
     (losses.mlm / batch.num_masked + losses.nsp / batch.num_sequences).backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return to_hugging_face(gradients)
+    return to_hugging_face(gradients, BERT)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
@@ -130,9 +132,9 @@ def test_a_step_makes_no_logits_of_unmasked_tokens_and_no_padded_hidden_state(
         del shapes.seen[before:]
         return out
 
-    monkeypatch.setattr(bert, "attend", marked)
+    monkeypatch.setattr(network, "attend", marked)
     with shapes:
-        tiny_model.losses(batch)
+        losses_of(tiny_model, batch)
     rows = {shape[0] for shape in shapes.seen if shape[1:] == (tiny_model.vocab_size,)}
     assert rows - {hidden} == {batch.num_masked}  # [H, V] is the matrix, turned
     assert all(padded_in_attention), "the test must see a grid where there is one"
@@ -147,7 +149,7 @@ def test_the_last_layer_makes_what_the_heads_read(tiny_model: Bert, batch: Batch
     made: list[int] = []
     for layer in tiny_model.layers:
         layer.register_forward_hook(lambda layer, given, out: made.append(len(out)))
-    tiny_model.losses(batch)
+    losses_of(tiny_model, batch)
     *before, last = made
     assert set(before) == {batch.num_tokens}
     assert last == batch.num_masked + batch.num_sequences < batch.num_tokens
@@ -157,7 +159,7 @@ def test_dropout_is_the_same_where_the_last_layer_makes_all(tiny_model: Bert, ba
     config = replace(tiny_model.config, hidden_dropout_prob=0.4, attention_probs_dropout_prob=0.4)
     model, key = Bert(config, tiny_model.vocab_size), 77
     model.load_state_dict(tiny_model.state_dict())
-    some = model.losses(batch, key)
+    some = losses_of(model, batch, key)
     noise = DropoutKey(key, torch.arange(batch.num_tokens))
     layout = Layout(batch.lengths, batch.cu_seqlens)
     ids, types, positions = batch.input_ids, batch.token_type_ids, batch.position_ids
@@ -167,5 +169,5 @@ def test_dropout_is_the_same_where_the_last_layer_makes_all(tiny_model: Bert, ba
     scores = model.nsp_logits(model.pool(hidden, batch.cu_seqlens))
     nsp = F.cross_entropy(scores, batch.next_sentence_labels, reduction="sum")
     torch.testing.assert_close(torch.stack(some), torch.stack([mlm, nsp]))
-    undropped = model.losses(batch).mlm
+    undropped = losses_of(model, batch).mlm
     assert not torch.isclose(undropped, mlm, rtol=1e-4), "dropout must be on"

@@ -15,16 +15,19 @@ from typing import Any
 import pytest
 
 import bertsmith
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
 from bertsmith.data.batches import Batches
 from bertsmith.display import Display
 from bertsmith.errors import DivergenceError, RunStopped
 from bertsmith.evaluation import held_out
-from bertsmith.model.bert import Bert, Losses
-from bertsmith.model.locate import list_checkpoints, step_of
+from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
+from bertsmith.objectives.rows import RowObjective
 from bertsmith.report.metrics_file import read_metrics
+from bertsmith.saved.locate import list_checkpoints, step_of
 from bertsmith.training.pretrain import Run
 from bertsmith.training.validation_time import ValidationTime
+from tests.support.objective import Losses, losses_of
 from tests.support.runs import TINY_RUN, result_of
 
 OFTEN: dict[str, Any] = {
@@ -71,7 +74,7 @@ def test_a_validation_is_left_and_made_by_who_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At steps 2, 4 and 6, the last one; and again while it is made up for."""
-    run, judged = tmp_path / "r", Bert.score
+    run, judged = tmp_path / "r", RowObjective.score
     with monkeypatch.context() as patch:
         evaluate = held_out.evaluate
 
@@ -81,7 +84,7 @@ def test_a_validation_is_left_and_made_by_who_goes_on(
             nonlocal calls
             calls += 1
             if calls == number:
-                patch.setattr(Bert, "score", on_call(2, ask_to_stop, judged))
+                patch.setattr(RowObjective, "score", on_call(2, ask_to_stop, judged))
             return evaluate(*args, **options)
 
         patch.setattr("bertsmith.training.evaluator.evaluate", counted)
@@ -92,7 +95,7 @@ def test_a_validation_is_left_and_made_by_who_goes_on(
     assert lines[-1]["step"] == 2 * number
     assert "validation_mlm_loss" not in lines[-1]
     with monkeypatch.context() as patch:
-        patch.setattr(Bert, "score", on_call(2, ask_to_stop, judged))
+        patch.setattr(RowObjective, "score", on_call(2, ask_to_stop, judged))
         with pytest.raises(RunStopped):
             bertsmith.pretrain(output=run, resume=True, quiet=True)
     assert len(read_metrics(run)) == len(lines)
@@ -108,7 +111,7 @@ def test_a_step_is_left_between_micro_batches(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run, plain, calls = tmp_path / "r", Bert.losses, 0
+    run, plain, calls = tmp_path / "r", losses_of, 0
 
     def losses(model: Bert, batch: Batch, key: int) -> Losses:
         nonlocal calls
@@ -116,13 +119,15 @@ def test_a_step_is_left_between_micro_batches(
         return plain(model, batch, key)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Bert, "losses", losses)
+        patch.setattr(MaskedLMAndNextSentence, "losses", staticmethod(losses))
         pretrain(tmp_path / "counted", text_file, steps=6, **OFTEN)
     a_step = calls // 6
     assert a_step >= 3
     with monkeypatch.context() as patch:
         number = (step - 1) * a_step + 2
-        patch.setattr(Bert, "losses", on_call(number, ask_to_stop, plain))
+        patch.setattr(
+            MaskedLMAndNextSentence, "losses", staticmethod(on_call(number, ask_to_stop, plain))
+        )
         with pytest.raises(RunStopped):
             pretrain(run, text_file, steps=6, **OFTEN)
     names = [folder.name for folder in list_checkpoints(run)]
@@ -152,7 +157,11 @@ def condemning(condemned: set[str], seen: list[str], *, interrupted_at: int = 0)
         if len(seen) == interrupted_at:
             ask_to_stop()
         found = held_out.evaluate(model, *args, **options)
-        return replace(found, mlm_loss=float("nan")) if seen[-1] in condemned else found
+        return (
+            replace(found, figures={**found.figures, "mlm_loss": float("nan")})
+            if seen[-1] in condemned
+            else found
+        )
 
     return evaluate
 
@@ -230,7 +239,7 @@ def test_a_rollback_behind_a_validation_that_was_left_is_the_same(
     keep: int, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signal in the validation after step 4, and in step 6 the loss diverges."""
-    losses, make, numbers = Bert.losses, Batches.batch, [0]
+    losses, make, numbers = losses_of, Batches.batch, [0]
 
     def batch(batches: Batches, number: int) -> Batch:
         numbers.append(number)
@@ -241,7 +250,7 @@ def test_a_rollback_behind_a_validation_that_was_left_is_the_same(
         return Losses(found.mlm * (float("nan") if numbers[-1] == 5 else 1.0), found.nsp)
 
     monkeypatch.setattr(Batches, "batch", batch)
-    monkeypatch.setattr(Bert, "losses", spoiled)
+    monkeypatch.setattr(MaskedLMAndNextSentence, "losses", staticmethod(spoiled))
     settings = {**COINCIDING, "steps": 8, "keep_checkpoints": keep}
     undisturbed = pretrain(tmp_path / "undisturbed", text_file, **settings)
     assert undisturbed.metrics["rollbacks"] == 1

@@ -11,8 +11,8 @@ import pytest
 import bertsmith
 from bertsmith.durable import remove_folder
 from bertsmith.errors import BertsmithError, ModelError
-from bertsmith.model import hugging_face, locate, stored
-from bertsmith.model.locate import find_run_config, list_checkpoints, read_newest
+from bertsmith.saved import hugging_face, locate, stored
+from bertsmith.saved.locate import find_run_config, list_checkpoints, read_newest
 from bertsmith.training.pretrain import Run
 
 

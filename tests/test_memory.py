@@ -13,26 +13,26 @@ import pytest
 import torch
 from torch import Tensor
 
+from bertsmith.architectures import MicroBatch
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig, PretrainConfig, TrainingConfig, resolve
 from bertsmith.data.store import TokenStore
 from bertsmith.errors import DeviceError
-from bertsmith.model.bert import Bert, Losses
-from bertsmith.model.memory import (
-    MicroBatch,
-    activation_bytes,
-    bytes_of_optimizer,
-    bytes_of_parameters,
-    empty_model,
-    layer_bytes,
-)
+from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
 from bertsmith.ranks import ALONE
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training import fit
 from bertsmith.training.fit import fitting_micro_batch, largest
+from bertsmith.training.memory import (
+    bytes_of_optimizer,
+    bytes_of_parameters,
+    empty_model,
+)
 from bertsmith.training.optimizer import make_optimizers
 from bertsmith.training.parallel import Parallel
 from bertsmith.training.step import StepResult, train_step
+from tests.support.objective import BERT, OBJECTIVE, Losses, losses_of
 from tests.support.stores import make_batches
 
 CPU = torch.device("cpu")
@@ -50,7 +50,7 @@ def kept(config: PretrainConfig, num_sequences: int) -> int:
     model = Bert(config.model, VOCABULARY)
     model.initialize(0)
     model.recomputes = config.training.recompute
-    parallel = Parallel(model, ALONE, "ddp", CPU)
+    parallel = Parallel(model, OBJECTIVE, ALONE, "ddp", CPU)
     return fit._Trial(parallel, config, CPU, nullcontext, 1).bytes_of(num_sequences)
 
 
@@ -63,7 +63,7 @@ def test_activations_are_what_autograd_keeps(act: str, dropout: float) -> None:
     for number in (1, 8):
         masked = round(32 * config.data.mlm_probability)
         batch = MicroBatch(num_sequences=number, length=32, num_masked=masked)
-        counted = activation_bytes(config.model, VOCABULARY, batch)
+        counted = BERT.activation_bytes(config.model, VOCABULARY, batch)
         assert counted == pytest.approx(kept(config, number), rel=0.03)
 
 
@@ -81,8 +81,8 @@ def test_scores_are_counted_where_they_are_kept(kind: str, is_half: bool, dropou
         batch = MicroBatch(num_sequences=1, length=length, num_masked=1)
         keeps = bool(dropout) or (kind == "cpu" and length <= 512)
         scores = model.num_attention_heads * length**2
-        found = layer_bytes(model, batch, kind=kind, is_half=is_half)
-        rest = layer_bytes(
+        found = BERT.layer_bytes(model, batch, kind=kind, is_half=is_half)
+        rest = BERT.layer_bytes(
             replace(model, attention_probs_dropout_prob=0.0), batch, kind="mps", is_half=is_half
         )
         assert found - rest == keeps * scores * (2 if is_half else 4) + bool(dropout) * scores
@@ -103,7 +103,7 @@ def test_moments_are_counted() -> None:
             if name != "step"
         )
         assert bytes_of_optimizer(model, training) == taken
-        assert bytes_of_parameters(empty_model(a_config().model, VOCABULARY)) == sum(
+        assert bytes_of_parameters(empty_model(a_config().model, VOCABULARY, OBJECTIVE)) == sum(
             4 * parameter.numel() for parameter in model.parameters()
         )
 
@@ -160,7 +160,7 @@ def test_a_run_takes_what_fits(
     model = Bert(config.model, VOCABULARY)
     model.initialize(0)
     monkeypatch.setattr(fit, "free_memory", lambda device: free)
-    parallel = Parallel(model, ALONE, "ddp", CPU)
+    parallel = Parallel(model, OBJECTIVE, ALONE, "ddp", CPU)
     if expected == 0:
         with pytest.raises(DeviceError, match="One sequence of 32 tokens does not fit"):
             fitting_micro_batch(parallel, config, CPU, nullcontext)
@@ -196,20 +196,19 @@ class Full:
 
     def __init__(self, model: Bert, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[int] = []
-        losses = model.losses
 
-        def with_limit(batch: Batch, dropout_key: int | None = None) -> Any:
+        def with_limit(model: Bert, batch: Batch, dropout_key: int | None = None) -> Any:
             self.asked.append(batch.num_tokens)
             if batch.num_tokens > most:
                 raise torch.OutOfMemoryError("no room")
-            return losses(batch, dropout_key)
+            return losses_of(model, batch, dropout_key)
 
-        monkeypatch.setattr(model, "losses", with_limit)
+        monkeypatch.setattr(MaskedLMAndNextSentence, "losses", staticmethod(with_limit))
 
 
 def one_step(model: Bert, batch: Batch, micro_batch: int) -> StepResult:
     return train_step(
-        Parallel(model, ALONE, "ddp", CPU),
+        Parallel(model, OBJECTIVE, ALONE, "ddp", CPU),
         make_optimizers(model, TrainingConfig()),
         batch,
         micro_batch=micro_batch,
@@ -254,20 +253,19 @@ class _Fails(torch.autograd.Function):
 def test_what_a_failed_pass_kept_is_let_go_before_the_next(
     tiny_model: Bert, store: TokenStore, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = tiny_model.losses
     held: list[weakref.ref[Tensor]] = []
     left: list[Tensor | None] = []
 
-    def failing_once(batch: Batch, dropout_key: int | None = None) -> Losses:
+    def failing_once(model: Bert, batch: Batch, dropout_key: int | None = None) -> Losses:
         left.extend(reference() for reference in held)
-        found = losses(batch, dropout_key)
+        found = losses_of(model, batch, dropout_key)
         if held:
             return found
         kept = _Fails.apply(found.mlm)
         held.append(weakref.ref(kept))
         return Losses(kept, found.nsp)
 
-    monkeypatch.setattr(tiny_model, "losses", failing_once)
+    monkeypatch.setattr(MaskedLMAndNextSentence, "losses", staticmethod(failing_once))
     batch = make_batches(store, tokenizer).batch(0)
     assert one_step(tiny_model, batch, 1000).micro_batch < 1000
     assert left
@@ -297,7 +295,7 @@ def test_recomputing_changes_no_number(
         model = Bert(config, tokenizer.vocab_size)
         model.initialize(3)
         model.recomputes = recomputes
-        losses = model.losses(batch, 5)
+        losses = losses_of(model, batch, 5)
         (losses.mlm + losses.nsp).backward()
         found.append([losses.mlm, *(p.grad for p in model.parameters() if p.grad is not None)])
     for plain, again in zip(*found, strict=True):

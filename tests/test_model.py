@@ -22,17 +22,18 @@ from transformers import (
     BertModel,
 )
 
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig, resolve
 from bertsmith.data.store import TokenStore
 from bertsmith.errors import BertsmithError, ModelError
-from bertsmith.model import loss as loss_module
-from bertsmith.model.bert import Bert
-from bertsmith.model.hugging_face import Snapshot, hugging_face_names, load_model
-from bertsmith.model.layout import Layout, PackedInput
-from bertsmith.model.locate import find_model
-from bertsmith.model.loss import masked_lm_loss, score_labels
+from bertsmith.nn import loss as loss_module
+from bertsmith.nn.layout import Layout, PackedInput
+from bertsmith.nn.loss import masked_lm_loss, score_labels
+from bertsmith.saved.hugging_face import Snapshot, load_model
+from bertsmith.saved.locate import find_model
 from bertsmith.tokenizer import Tokenizer
+from tests.support.objective import BERT, losses_of
 from tests.support.stores import make_batches
 
 CPU = torch.device("cpu")
@@ -134,6 +135,7 @@ def test_their_weights_give_the_same_here(
     theirs = BertForPreTraining(their_config(tokenizer)).eval()
     theirs.save_pretrained(tmp_path)
     tokenizer.save(tmp_path)
+    model: Any
     model, _, missing = load_model(tmp_path)
     assert not missing
     assert_same_outputs(model, theirs, batch)
@@ -149,6 +151,7 @@ def test_models_without_some_heads_load(
     theirs = cls(their_config(tokenizer))
     theirs.save_pretrained(tmp_path)
     tokenizer.save(tmp_path)
+    model: Any
     model, _, found = load_model(tmp_path)
     assert found == missing
     name = "embeddings.word_embeddings.weight"
@@ -177,12 +180,12 @@ def test_old_names_of_norms_are_read(tiny_model: Bert, folder: Path) -> None:
         for name, value in weights.items()
     }
     save_file(renamed, folder / "model.safetensors")
-    again = load_model(folder).model
+    again: Any = load_model(folder).model
     assert torch.equal(again.embeddings.norm.weight, tiny_model.embeddings.norm.weight)
 
 
 def test_every_parameter_has_one_place_in_the_file(tiny_model: Bert) -> None:
-    names = [target for name in tiny_model.state_dict() for target in hugging_face_names(name)]
+    names = [target for name in tiny_model.state_dict() for target in BERT.hugging_face_names(name)]
     assert len(names) == len(set(names))
 
 
@@ -194,7 +197,7 @@ def edit_config(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "roberta"}, "`model_type` must be 'bert'"),
+        ({"model_type": "roberta"}, "`model_type` must be bert; got 'roberta'"),
         ({"hidden_act": "silu"}, "must be relu or gelu; got 'silu'"),
         ({"hidden_size": 33}, "multiple of"),
         ({"hidden_size": "32"}, "of type int"),
@@ -358,7 +361,7 @@ def test_losses_and_gradients_are_the_plain_ones(tiny_model: Bert, batch: Batch)
         if run:
             value = plain_loss(tiny_model, batch)
         else:
-            losses = tiny_model.losses(batch)
+            losses = losses_of(tiny_model, batch)
             value = losses.mlm / batch.num_masked + losses.nsp / batch.num_sequences
         value.backward()
         gradients.append([value.detach(), *(p.grad for p in tiny_model.parameters())])
@@ -368,7 +371,7 @@ def test_losses_and_gradients_are_the_plain_ones(tiny_model: Bert, batch: Batch)
 
 
 def test_every_parameter_gets_a_gradient(tiny_model: Bert, batch: Batch) -> None:
-    losses = tiny_model.losses(batch)
+    losses = losses_of(tiny_model, batch)
     (losses.mlm + losses.nsp).backward()
     for name, parameter in tiny_model.named_parameters():
         assert parameter.grad is not None, name
@@ -378,7 +381,7 @@ def test_every_parameter_gets_a_gradient(tiny_model: Bert, batch: Batch) -> None
 def test_the_mlm_head_sees_masked_positions_only(tiny_model: Bert, batch: Batch) -> None:
     seen = []
     tiny_model.mlm_head.register_forward_hook(lambda m, inputs, out: seen.append(len(out)))
-    tiny_model.losses(batch)
+    losses_of(tiny_model, batch)
     assert seen == [batch.num_masked]
 
 

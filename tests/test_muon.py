@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.config import TrainingConfig
-from bertsmith.model.bert import Bert
 from bertsmith.training.muon import Muon, orthogonalized
 from bertsmith.training.optimizer import make_optimizers
 

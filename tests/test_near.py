@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from bertsmith import pretrain
+from bertsmith.architectures.bert.near import distances, queries_and_keys, waves
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.config import PRESETS, ModelConfig, resolve
-from bertsmith.model.bert import Bert
-from bertsmith.model.hugging_face import load_model
-from bertsmith.model.locate import find_model
-from bertsmith.model.near import distances, queries_and_keys, waves
+from bertsmith.saved.hugging_face import load_model
+from bertsmith.saved.locate import find_model
 from bertsmith.training.pretrain import Run
 from tests.support.runs import TINY_RUN
 
@@ -132,7 +132,7 @@ def test_a_run_begins_as_its_settings_say(
     wish: Literal["near", "normal"], text_file: Path, tmp_path: Path
 ) -> None:
     run = pretrain(text_file, output=tmp_path, attention_init=wish, **STILL, **TINY_RUN)
-    model = load_model(find_model(run.output)).model
+    model: Any = load_model(find_model(run.output)).model
     vectors = model.embeddings.position.weight.detach()
     assert torch.allclose(vectors, waves(model.config), atol=1e-6) == (wish == "near")
 
@@ -145,7 +145,7 @@ def test_a_run_that_goes_on_from_a_model_keeps_its_vectors(
     recorded = resolve(file=run.output / "config.toml")
     assert recorded.training.attention_init == "normal"
     before, after = (
-        load_model(find_model(one.output)).model.embeddings.position.weight.detach()
+        load_model(find_model(one.output)).model.state_dict()["embeddings.position.weight"]
         for one in (finished_run, run)
     )
     torch.testing.assert_close(after, before, rtol=0, atol=1e-6)

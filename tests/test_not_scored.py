@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import bertsmith
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Sizes
 from bertsmith.cli.main import main
 from bertsmith.config import DataConfig
@@ -23,14 +24,13 @@ from bertsmith.evaluation.pseudo import pseudo_perplexity
 from bertsmith.finetuning.labels import Task
 from bertsmith.finetuning.metrics import metrics_of, spread_of
 from bertsmith.finetuning.train import predict
-from bertsmith.model.bert import Bert
 from bertsmith.preparation import vocabulary
 from bertsmith.report.metrics_file import read_metrics
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.pretrain import Run
-from bertsmith.training.step import Losses
 from bertsmith.training.sums import Sums
 from tests.support.labelled import rows_of, write
+from tests.support.objective import OBJECTIVE
 from tests.support.runs import TINY_RUN
 
 CPU = torch.device("cpu")
@@ -99,8 +99,12 @@ def test_figures_of_no_masked_token(tiny_model: Bert, tokenizer: Tokenizer) -> N
     batches = evaluation_batches(store, tokenizer, DataConfig(max_length=24))
     assert batches is not None
     assert not batches.has_words()
-    found = evaluate(tiny_model, batches, device=CPU, micro_batch=64)
-    assert (found.mlm_loss, found.mlm_perplexity, found.mlm_accuracy) == (None, None, None)
+    found = evaluate(tiny_model, OBJECTIVE, batches, device=CPU, micro_batch=64)
+    assert (
+        found.figures["mlm_loss"],
+        found.figures["mlm_perplexity"],
+        found.figures["mlm_accuracy"],
+    ) == (None, None, None)
     assert found.is_finite
     assert found.metrics()["validation_mlm_loss"] is None
     pseudo = pseudo_perplexity(
@@ -110,13 +114,13 @@ def test_figures_of_no_masked_token(tiny_model: Bert, tokenizer: Tokenizer) -> N
 
 
 def test_a_step_without_a_masked_token_has_no_loss() -> None:
-    assert Sums(num_pairs=2, num_sequences=2, nsp=1.0).means() == {
+    assert Sums(num_pairs=2, num_sequences=2, losses={"nsp": 1.0}).means(OBJECTIVE) == {
         "mlm_loss": None,
         "nsp_loss": 0.5,
     }
-    sums = Sums(num_masked=4, mlm=2.0)
-    sums.add(Losses(0.0, 0.0), Sizes(1, 1, 8, 0, 64, 0, 0), 1.0)
-    assert sums.means()["mlm_loss"] == 0.5
+    sums = Sums(num_masked=4, losses={"mlm": 2.0})
+    sums.add({"mlm": 0.0, "nsp": 0.0}, Sizes(1, 1, 8, 0, 64, 0, 0), 1.0)
+    assert sums.means(OBJECTIVE)["mlm_loss"] == 0.5
 
 
 @pytest.mark.parametrize("is_prepared", [False, True])

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 import bertsmith
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
 from bertsmith.display import Display
-from bertsmith.model.bert import Bert, Losses
+from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
 from bertsmith.report import curves
 from bertsmith.report.metrics_file import MetricsFile, read_metrics
 from bertsmith.training.observers import (
@@ -30,6 +31,7 @@ from bertsmith.training.observers import (
 )
 from bertsmith.training.pretrain import Run
 from bertsmith.training.progress import Progress
+from tests.support.objective import Losses, losses_of
 from tests.support.runs import TINY_RUN
 
 
@@ -132,7 +134,7 @@ def test_a_rollback_is_told_after_the_state_that_it_went_back_to(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    losses, calls = Bert.losses, 0
+    losses, calls = losses_of, 0
 
     def spoiled(model: Bert, batch: Batch, key: int) -> Losses:
         nonlocal calls
@@ -140,7 +142,7 @@ def test_a_rollback_is_told_after_the_state_that_it_went_back_to(
         found = losses(model, batch, key)
         return Losses(found.mlm * float("nan"), found.nsp) if calls == 4 else found
 
-    monkeypatch.setattr(Bert, "losses", spoiled)
+    monkeypatch.setattr(MaskedLMAndNextSentence, "losses", staticmethod(spoiled))
     pretrain(tmp_path / "r", text_file, steps=4, checkpoint_every=2, micro_batch=1000)
     names = [event for event in steps_of(events) if event[0] != "evaluation"]
     place = names.index(("begin", 2))
@@ -154,7 +156,7 @@ def test_the_time_of_an_observer_is_no_training_time(
     text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a clock that goes on in the forward pass (2 s) and in the observer (100 s) alone."""
-    now, losses = 0.0, Bert.losses
+    now, losses = 0.0, losses_of
 
     class Slow(ProgressBar):
         def on_step(self, event: object) -> None:
@@ -168,7 +170,7 @@ def test_the_time_of_an_observer_is_no_training_time(
         now += 2.0
         return losses(model, batch, key)
 
-    monkeypatch.setattr(Bert, "losses", timed)
+    monkeypatch.setattr(MaskedLMAndNextSentence, "losses", staticmethod(timed))
     monkeypatch.setattr("bertsmith.training.pretrain.ProgressBar", Slow)
     monkeypatch.setattr("bertsmith.training.trainer.time.perf_counter", lambda: now)
     run = pretrain(tmp_path / "r", text_file, steps=6, checkpoint_every=3, micro_batch=1000)

@@ -192,7 +192,7 @@ def test_a_run_trains_on_a_store_as_on_its_text(corpus: Path, tmp_path: Path) ->
     ]
     weights = [(run.output / "model" / "model.safetensors").read_bytes() for run in runs]
     assert weights[0] == weights[1]
-    assert bertsmith.evaluate(runs[1].output).mlm_loss == pytest.approx(
+    assert bertsmith.evaluate(runs[1].output).figures["mlm_loss"] == pytest.approx(
         runs[0].metrics["validation_mlm_loss"]
     )
     with pytest.raises(BertsmithError, match=r"prepared with `lowercase` = True, and False was"):

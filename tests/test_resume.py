@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import bertsmith
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
 from bertsmith.cli.main import main
 from bertsmith.config import drift, held, resolve
@@ -23,13 +24,14 @@ from bertsmith.config.schema import MAY_CHANGE, SECTIONS
 from bertsmith.data.batches import Batches
 from bertsmith.durable import damage, whole_folder
 from bertsmith.errors import BertsmithError, DivergenceError, ModelError, RunError
-from bertsmith.model.bert import Bert, Losses
-from bertsmith.model.hugging_face import Snapshot
-from bertsmith.model.locate import list_checkpoints
+from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
 from bertsmith.report.metrics_file import MetricsFile, read_metrics
+from bertsmith.saved.hugging_face import Snapshot
+from bertsmith.saved.locate import list_checkpoints
 from bertsmith.training.pretrain import Run
 from bertsmith.training.progress import Progress
 from bertsmith.training.trainer import Trainer
+from tests.support.objective import Losses, losses_of
 from tests.support.runs import TINY_RUN, pretrain, result_of, unfinish
 
 Poison = Callable[[set[int], float], list[int]]
@@ -342,7 +344,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
     def spoil(numbers: set[int], factor: float) -> list[int]:
         asked: list[int] = []
         wanted = [[number] for number in numbers]
-        make, losses = Batches.batch, Bert.losses
+        make, losses = Batches.batch, losses_of
 
         def batch(self: Batches, number: int) -> Batch:
             asked.append(number)
@@ -353,7 +355,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
             return Losses(found.mlm * factor, found.nsp) if asked[-1:] in wanted else found
 
         monkeypatch.setattr(Batches, "batch", batch)
-        monkeypatch.setattr(Bert, "losses", spoiled)
+        monkeypatch.setattr(MaskedLMAndNextSentence, "losses", staticmethod(spoiled))
         return asked
 
     return spoil
@@ -508,7 +510,7 @@ def test_a_state_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
 def test_progress_comes_back_as_it_was(tmp_path: Path) -> None:
     progress = Progress(skipped=[5, 2, 3], mean_loss=1 / 3)
     progress.spent.step, progress.spent.seconds = 7, 0.1
-    progress.window.mlm = 1e-300
+    progress.window.losses["mlm"] = 1e-300
     path = tmp_path / "s.json"
     path.write_text(json.dumps(progress.to_json()))
     assert Progress.read(path) == progress

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 
 import bertsmith
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.durable import CHECKSUMS_FILE, damage, whole_folder
 from bertsmith.errors import BertsmithError, RunError
-from bertsmith.model.bert import Bert, Losses
-from bertsmith.model.locate import list_checkpoints
+from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
 from bertsmith.report.metrics_file import MetricsFile, last_metrics, read_metrics
+from bertsmith.saved.locate import list_checkpoints
 from bertsmith.training.pretrain import Run
+from tests.support.objective import Losses, losses_of
 from tests.support.runs import pretrain, result_of, unfinish
 
 
@@ -171,7 +173,7 @@ def test_every_rollback_to_one_place_stays_in_the_log(
     text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three in a row, a checkpoint, and one more: the same again by who is resumed."""
-    losses = Bert.losses
+    losses = losses_of
     spoiled_sizes: set[int] = set()
     sizes: list[int] = []
 
@@ -185,10 +187,10 @@ def test_every_rollback_to_one_place_stays_in_the_log(
         return losses(model, batch, key)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Bert, "losses", noted)
+        patch.setattr(MaskedLMAndNextSentence, "losses", staticmethod(noted))
         pretrain(tmp_path / "plain", text_file, micro_batch=10_000)
     spoiled_sizes |= {sizes[number] for number in (2, 3, 4)}
-    monkeypatch.setattr(Bert, "losses", spoiled)
+    monkeypatch.setattr(MaskedLMAndNextSentence, "losses", staticmethod(spoiled))
     settings = {"micro_batch": 10_000, "max_rollbacks": 9, "keep_checkpoints": 9}
     pretrain(tmp_path / "r", text_file, **settings)
     events = [line for line in read_metrics(tmp_path / "r") if "rolled_back_from" in line]

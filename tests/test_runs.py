@@ -14,15 +14,17 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertForPreTraining
 
 import bertsmith
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
 from bertsmith.durable import damage, whole_folder
 from bertsmith.errors import BertsmithError, DataError, DivergenceError, RunError
-from bertsmith.model.bert import Bert, Losses
-from bertsmith.model.device import choose_device
+from bertsmith.hardware.device import choose_device
+from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
 from bertsmith.report.metrics_file import read_metrics
 from bertsmith.training import trainer
 from bertsmith.training.pretrain import Run
 from bertsmith.training.run_folder import RunFolder
+from tests.support.objective import Losses, losses_of
 from tests.support.runs import TINY_RUN
 from tests.support.texts import WORDS
 
@@ -305,7 +307,7 @@ def test_divergence_keeps_the_last_good_checkpoint(
     text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
-    plain = Bert.losses
+    plain = losses_of
 
     def spoiled(model: Bert, batch: Batch, key: int) -> Losses:
         nonlocal calls
@@ -313,7 +315,7 @@ def test_divergence_keeps_the_last_good_checkpoint(
         losses = plain(model, batch, key)
         return losses if calls < 6 else Losses(losses.mlm * float("nan"), losses.nsp)
 
-    monkeypatch.setattr(Bert, "losses", spoiled)
+    monkeypatch.setattr(MaskedLMAndNextSentence, "losses", staticmethod(spoiled))
     message = r"At step 6 the loss or its gradient is not .*step-00000004.*--learning-rate"
     with pytest.raises(DivergenceError, match=message):
         # Without a trial of what fits: it would be counted.

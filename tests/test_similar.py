@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import bertsmith
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.cli.main import main
 from bertsmith.errors import InputError
 from bertsmith.inference.model import PretrainedModel, cosine_similarity
 from bertsmith.inference.similar import pattern_of, similar_places
-from bertsmith.model.bert import Bert
-from bertsmith.model.hugging_face import Snapshot
+from bertsmith.saved.hugging_face import Snapshot
 from bertsmith.tokenizer import Spelling, train
 
 LINES = [

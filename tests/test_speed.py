@@ -13,17 +13,18 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import bertsmith
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.config import ModelConfig, resolve
 from bertsmith.data import ahead
 from bertsmith.data.store import TokenStore
-from bertsmith.model.bert import Bert
-from bertsmith.model.device import keep_freed_memory
-from bertsmith.model.flops import matrix_product_rate, skipped_flops, training_flops
+from bertsmith.hardware.device import keep_freed_memory
+from bertsmith.hardware.rate import matrix_product_rate
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.phases import PhaseClock, describe
 from bertsmith.training.pretrain import run_pretraining
 from bertsmith.training.sums import Sums
 from bertsmith.training.trainer import Trainer
+from tests.support.objective import BERT, losses_of
 from tests.support.runs import TINY_RUN
 from tests.support.stores import make_batches
 
@@ -56,7 +57,7 @@ def test_flops_are_those_of_the_products(preset: str, layers: int) -> None:
     config = resolve(preset=preset).model
     hidden, inner = config.hidden_size, config.intermediate_size
     work = Sums(num_tokens=70, num_squared=2500, num_masked=9, num_sequences=2)
-    found = training_flops(config, 1000, work)
+    found = BERT.training_flops(config, 1000, work)
     encoder = 70 * (4 * hidden * hidden + 2 * hidden * inner) + 2 * 2500 * hidden
     heads = 9 * (hidden * hidden + 1000 * hidden) + 2 * (hidden * hidden + 2 * hidden)
     assert found == 6 * (layers * encoder + heads)
@@ -68,14 +69,14 @@ def test_flops_are_what_pytorch_counts(
     (batch,) = make_batches(store, tokenizer).batch(0).split(1000)
     (one, *_) = batch.split(1)  # one sequence: no padding in attention
     with FlopCounterMode(display=False) as counter:
-        losses = tiny_model.losses(one)
+        losses = losses_of(tiny_model, one)
         (losses.mlm + losses.nsp).backward()
     # PyTorch leaves out products that are added in place: the gradient of the embedding matrix.
     in_place = 2 * one.num_masked * tiny_config.hidden_size * tiny_model.vocab_size
     made = counter.get_total_flops() + in_place
-    skipped = skipped_flops(tiny_config, one)
+    skipped = BERT.skipped_flops(tiny_config, one)
     assert skipped > 0
-    assert made + skipped == training_flops(tiny_config, tiny_model.vocab_size, one)
+    assert made + skipped == BERT.training_flops(tiny_config, tiny_model.vocab_size, one)
 
 
 def test_the_machine_has_a_rate() -> None:

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertForPreTraining
 
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.errors import ModelError
-from bertsmith.model.bert import Bert
-from bertsmith.model.hugging_face import INDEX_FILE, WEIGHTS_FILE, load_model, missing_parts
+from bertsmith.saved.hugging_face import INDEX_FILE, WEIGHTS_FILE, load_model, missing_heads
 
 FILES = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 
@@ -41,7 +41,7 @@ def write_index(folder: Path, places: object) -> None:
 def test_weights_in_several_files_are_read(sharded: Path, tiny_model: Bert) -> None:
     found, _, missing = load_model(sharded)
     assert not missing
-    assert not missing_parts(sharded)
+    assert not missing_heads(sharded)
     for name, value in tiny_model.state_dict().items():
         assert torch.equal(value, found.state_dict()[name]), name
 
@@ -92,7 +92,7 @@ def test_an_index_that_lies_is_refused(change: str, sharded: Path) -> None:
     make, message = CHANGES[change]
     make(sharded, places)
     write_index(sharded, places)
-    for read in (load_model, missing_parts):
+    for read in (load_model, missing_heads):
         with pytest.raises(ModelError, match=message) as caught:
             read(sharded)
         assert len(str(caught.value).splitlines()) == 1

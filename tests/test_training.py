@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 import torch
 
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
 from bertsmith.config import DataConfig, ModelConfig, TrainingConfig
 from bertsmith.data.store import TokenStore
 from bertsmith.evaluation.held_out import evaluate, evaluation_batches
-from bertsmith.model.bert import Bert
 from bertsmith.ranks import ALONE
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.budget import Budget, Spent, is_due
 from bertsmith.training.optimizer import Optimizers, make_optimizers, rate_share
 from bertsmith.training.parallel import Parallel
 from bertsmith.training.step import StepResult, train_step
+from tests.support.objective import OBJECTIVE
 from tests.support.stores import make_batches
 
 CPU = torch.device("cpu")
@@ -28,7 +29,7 @@ CPU = torch.device("cpu")
 def step(model: Bert, batch: Batch, micro_batch: int, **options: float) -> StepResult:
     optimizers = make_optimizers(model, TrainingConfig(learning_rate=0.01, **options))  # type: ignore[arg-type]
     return train_step(
-        Parallel(model, ALONE, "ddp", CPU),
+        Parallel(model, OBJECTIVE, ALONE, "ddp", CPU),
         optimizers,
         batch,
         micro_batch=micro_batch,
@@ -75,7 +76,7 @@ def test_clipping_bounds_the_gradient(
     )
     found = [
         train_step(
-            Parallel(tiny_model, ALONE, "ddp", CPU),
+            Parallel(tiny_model, OBJECTIVE, ALONE, "ddp", CPU),
             Optimizers(optimizer),
             batch,
             micro_batch=8,
@@ -157,12 +158,14 @@ def test_evaluation_is_fixed_and_counts_rightly(
     batches = evaluation_batches(store, tokenizer, DataConfig(max_length=24))
     assert batches is not None
     tiny_model.train()
-    first, again = (evaluate(tiny_model, batches, device=CPU, micro_batch=size) for size in (3, 50))
+    first, again = (
+        evaluate(tiny_model, OBJECTIVE, batches, device=CPU, micro_batch=size) for size in (3, 50)
+    )
     assert tiny_model.training
     assert first.num_pairs == batches.num_examples
-    assert first.mlm_accuracy == again.mlm_accuracy
-    assert first.mlm_loss == pytest.approx(again.mlm_loss, rel=1e-5)
-    one = evaluate(tiny_model, batches, device=CPU, micro_batch=8, most_pairs=5)
+    assert first.figures["mlm_accuracy"] == again.figures["mlm_accuracy"]
+    assert first.figures["mlm_loss"] == pytest.approx(again.figures["mlm_loss"], rel=1e-5)
+    one = evaluate(tiny_model, OBJECTIVE, batches, device=CPU, micro_batch=8, most_pairs=5)
     assert one.num_pairs == 5
-    assert first.nsp_accuracy is not None
-    assert 0 <= first.nsp_accuracy <= 1
+    assert first.figures["nsp_accuracy"] is not None
+    assert 0 <= first.figures["nsp_accuracy"] <= 1

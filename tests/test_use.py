@@ -14,13 +14,13 @@ import pytest
 import torch
 
 import bertsmith
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.cli.main import main
 from bertsmith.errors import InputError
 from bertsmith.inference.model import Encoding, PretrainedModel, compare, cosine_similarity
-from bertsmith.model.bert import Bert
-from bertsmith.model.hugging_face import load_model
 from bertsmith.report.curves import draw_curves, save_curves, smooth
 from bertsmith.report.metrics_file import read_metrics
+from bertsmith.saved.hugging_face import load_model
 from bertsmith.training.pretrain import Run
 
 

@@ -20,8 +20,9 @@ from benchmarks.gpu import sides
 from benchmarks.gpu.kit import CORPORA, KIT
 from benchmarks.gpu.sides import CASES, OURS, SIDES, Case
 from benchmarks.report import versions
-from bertsmith.model.device import deterministic, wait_for
-from bertsmith.model.flops import matrix_product_rate, training_flops
+from bertsmith.architectures import architecture_of
+from bertsmith.hardware.device import deterministic, wait_for
+from bertsmith.hardware.rate import matrix_product_rate
 from bertsmith.training.estimate import Machine, estimate
 
 RESULTS = Path(__file__).parents[1] / "results" / "gpu.md"
@@ -92,7 +93,9 @@ def speed(found: Found, device: torch.device, options: argparse.Namespace) -> No
     for name in options.cases:
         case = Case.load(name, CORPORA, device, options.steps)
         work = [
-            training_flops(case.config.model, case.prepared.tokenizer.vocab_size, batch)
+            architecture_of("bert").training_flops(
+                case.config.model, case.prepared.tokenizer.vocab_size, batch
+            )
             for batch in case.batches
         ]
         tokens = sum(batch.num_tokens for batch in case.batches)

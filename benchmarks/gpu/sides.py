@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
 from bertsmith.config import PretrainConfig, resolve
 from bertsmith.data.worker import pinned
 from bertsmith.display import Display
-from bertsmith.model.bert import Bert
-from bertsmith.model.device import autocast
-from bertsmith.model.layout import Layout
+from bertsmith.hardware.device import autocast
+from bertsmith.nn.layout import Layout
+from bertsmith.objectives import objective_of
 from bertsmith.ranks import ALONE
 from bertsmith.training.compiled import CompiledEngine, compiled_losses
 from bertsmith.training.fixed import FixedBatches, FixedShape, constants_of
@@ -98,10 +99,15 @@ class Case:
         model = Bert(
             self.config.model,
             self.prepared.tokenizer.vocab_size,
-            judges_pairs=self.prepared.batches.is_pairs,
+            self.objective.heads,
         )
         model.initialize(0)
         return model.to(self.device).train()
+
+    @property
+    def objective(self) -> Any:
+        """What is trained on."""
+        return objective_of(self.config.data.objective)
 
     def autocast(self) -> Any:
         """The context of a forward pass."""
@@ -113,7 +119,7 @@ def eager(case: Case) -> Step:
     model = case.model()
     optimizers = make_optimizers(model, case.config.training)
     optimizers.set_rate(_SHARE_OF_RATE)
-    parallel = Parallel(model, ALONE, "ddp", case.device)
+    parallel = Parallel(model, case.objective, ALONE, "ddp", case.device)
     batches = [_pinned(batch, case.device) for batch in case.batches]
 
     def step(number: int) -> Any:
@@ -164,8 +170,8 @@ def gradients(case: Case, way: str) -> list[torch.Tensor]:
     if way == "compiled":
         made = fixed_batches(case)
         batch = made.batch(0)
-        batch.set_step(key, plain.num_masked, plain.num_pairs)
-        losses = compiled_losses(model, made.shape)
+        batch.set_step(key, case.objective.denominators(plain.sizes))
+        losses = compiled_losses(model, case.objective, made.shape)
         for buffer in batch.buffers:
             views = made.shape.views(buffer.to(case.device), batch.units)
             with case.autocast():
@@ -173,8 +179,8 @@ def gradients(case: Case, way: str) -> list[torch.Tensor]:
             (found / constants_of(made.shape, views.constants)["denominators"]).sum().backward()
     else:
         with autocast(case.device, "float32" if way == "float32" else "auto"):
-            mlm, nsp = model.losses(plain, key)
-        (mlm / plain.num_masked + nsp / max(plain.num_pairs, 1)).backward()
+            losses = case.objective.losses(model, plain, key)
+        case.objective.loss(losses, plain.sizes).backward()
     return [p.grad.double() for p in model.parameters() if p.grad is not None]
 
 
@@ -184,6 +190,7 @@ def _fixed(case: Case, **how: Any) -> Step:
     made = [_pinned(batches.batch(number), case.device) for number in range(len(case.batches))]
     engine = CompiledEngine(
         model,
+        case.objective,
         optimizers,
         batches,
         micro_batch=TOKENS_AT_ONCE,

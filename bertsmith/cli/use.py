@@ -115,7 +115,7 @@ class Evaluate:
     """Split of the corpus: train, validation or test."""
     sentences: int = 200
     """Whole sentences whose pseudo-perplexity is taken, every token masked in turn; 0: none."""
-    objective: Literal["mlm+nsp", "mlm"] | None = None
+    objective: str | None = None
     """What is judged; without it, as in the run's training."""
     pairing: Literal["adjacent", "filled"] | None = None
     """How pairs are made; without it, as in the run's training."""

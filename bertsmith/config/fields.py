@@ -6,7 +6,7 @@ import codecs
 import difflib
 import math
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
@@ -23,7 +23,9 @@ class Rules:
     ge: float | None = None
     lt: float | None = None
     le: float | None = None
-    needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    choices: Sequence[str] | None = None
+    """Words that it may be; what is registered later comes to them."""
+    needs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Other settings, and the values of each with which this one changes anything."""
     may_change: bool = False
     """Whether a resumed run may have it otherwise than before."""
@@ -58,7 +60,8 @@ def setting(
     ge: float | None = None,
     lt: float | None = None,
     le: float | None = None,
-    needs: Mapping[str, tuple[Any, ...]] | None = None,
+    choices: Sequence[str] | None = None,
+    needs: Mapping[str, Sequence[Any]] | None = None,
     may_change: bool = False,
 ) -> _T:
     """A field of a section with its default and its rules.
@@ -67,10 +70,11 @@ def setting(
         default: its value where nothing else is said.
         gt, ge, lt, le: the bounds of a number: greater than, greater or equal, less than, less or
             equal. None and words ("auto") are not held to them.
-        needs: see `Rules`.
-        may_change: see `Rules`.
+        choices, needs, may_change: see `Rules`.
     """
-    rules = Rules(gt=gt, ge=ge, lt=lt, le=le, needs=needs or {}, may_change=may_change)
+    rules = Rules(
+        gt=gt, ge=ge, lt=lt, le=le, choices=choices, needs=needs or {}, may_change=may_change
+    )
     return field(default=default, metadata={"rules": rules})
 
 
@@ -101,6 +105,8 @@ def check(config: object) -> None:
         _check_type(config, name, expected)
     for name, rules in rules_of(type(config)).items():
         value = getattr(config, name)
+        if rules.choices is not None and value not in rules.choices:
+            raise ConfigError(f"`{name}` has no choice {value!r}; {near(value, rules.choices)}")
         if isinstance(value, int | float) and not rules.allow(value):
             raise ConfigError(f"`{name}` must {rules.describe()}; got {value}.")
 

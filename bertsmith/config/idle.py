@@ -7,7 +7,7 @@ or a file has it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bertsmith.config.fields import rules_of
@@ -36,7 +36,7 @@ def refuse_idle(asked: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
                     )
 
 
-def _remedy(setting: str, values: tuple[Any, ...]) -> str:
+def _remedy(setting: str, values: Sequence[Any]) -> str:
     if not isinstance(values[0], str):
         return f"leave out `{setting}`"
     *others, last = values

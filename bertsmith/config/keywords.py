@@ -38,12 +38,13 @@ class PreparationSettings(TypedDict, total=False):
 class PretrainSettings(PreparationSettings, total=False):
     """Fields of `PreparationConfig`, `DataConfig`, `ModelConfig` and `TrainingConfig`."""
 
-    objective: Literal["mlm+nsp", "mlm"]
+    objective: str
     max_length: int
     pairing: Literal["adjacent", "filled"]
     short_pair_probability: float
     mlm_probability: float
     masking: Literal["token", "whole-word", "span"]
+    architecture: str
     num_hidden_layers: int
     hidden_size: int
     intermediate_size: int

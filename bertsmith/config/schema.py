@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from bertsmith.config.fields import check, encoding_name, near, rules_of, setting, types_of
+from bertsmith.config.registered import ARCHITECTURES, OBJECTIVES, PAIR_OBJECTIVES
 from bertsmith.errors import ConfigError
 
 BUDGETS = ("steps", "epochs", "pairs", "tokens", "minutes")
@@ -30,6 +31,8 @@ _MUON = {"optimizer": ("muon",)}
 class ModelConfig:
     """Shape of the network: the original BERT (Devlin et al. 2018, section 3)."""
 
+    architecture: str = setting("bert", choices=ARCHITECTURES)
+    """Family of networks."""
     num_hidden_layers: int = setting(2, gt=0)
     """Transformer layers."""
     hidden_size: int = setting(128, gt=0)
@@ -136,14 +139,16 @@ class PreparationConfig:
 class DataConfig:
     """From a token store to batches: examples and masks."""
 
-    objective: Literal["mlm+nsp", "mlm"] = "mlm+nsp"
-    """Masked words and next sentences on pairs, or masked words alone on single segments."""
+    objective: str = setting("mlm+nsp", choices=OBJECTIVES)
+    """mlm+nsp: masked words and next sentences on pairs; mlm: masked words on single segments."""
     max_length: int = setting(64, ge=8)
     """Longest sequence in tokens, [CLS] and [SEP] counted; longer pairs are cut, segments split."""
-    pairing: Literal["adjacent", "filled"] = setting("adjacent", needs={"objective": ("mlm+nsp",)})
+    pairing: Literal["adjacent", "filled"] = setting(
+        "adjacent", needs={"objective": PAIR_OBJECTIVES}
+    )
     """Two adjacent sentences, or several each side that fill the length (original BERT)."""
     short_pair_probability: float = setting(
-        0.1, ge=0, le=1, needs={"objective": ("mlm+nsp",), "pairing": ("filled",)}
+        0.1, ge=0, le=1, needs={"objective": PAIR_OBJECTIVES, "pairing": ("filled",)}
     )
     """Share of filled pairs that are made shorter than the length allows."""
     mlm_probability: float = setting(0.15, gt=0, lt=1)
@@ -153,6 +158,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def is_pairs(self) -> bool:
+        """Whether examples are sentence pairs; else they are single segments."""
+        return self.objective in PAIR_OBJECTIVES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,7 +267,7 @@ class PretrainConfig:
                 f"({self.model.max_position_embeddings}); got {self.data.max_length}. "
                 "Set both to train on longer sequences."
             )
-        if self.data.objective != "mlm" and self.model.type_vocab_size < 2:
+        if self.data.is_pairs and self.model.type_vocab_size < 2:
             raise ConfigError("`type_vocab_size` must be at least 2 to tell A from B; got 1.")
 
 

@@ -55,7 +55,7 @@ class Drawing(Protocol):
 
 def kind_of(data: DataConfig) -> Kind:
     """The kind of examples that the settings ask for."""
-    return "segments" if data.objective == "mlm" else data.pairing
+    return data.pairing if data.is_pairs else "segments"
 
 
 def make_drawing(

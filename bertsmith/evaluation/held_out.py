@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from bertsmith.architectures import Encoder
 from bertsmith.config import DataConfig
 from bertsmith.data.batches import Batches
 from bertsmith.data.pairs import make_drawing
 from bertsmith.data.store import TokenStore
 from bertsmith.evaluation.pseudo import PseudoPerplexity
-from bertsmith.evaluation.tally import Bin, MaskedTally
-from bertsmith.model.bert import Bert
+from bertsmith.evaluation.tally import Bin, LossTally, MaskedTally
+from bertsmith.objectives import Objective
 from bertsmith.random_bits import Int64
 from bertsmith.ranks import ALONE, Ranks
 from bertsmith.tokenizer import Tokenizer
@@ -36,22 +37,12 @@ CountsOf = Literal["training text", "evaluated text"]
 class Evaluation:
     """Figures over a validation set; losses are true means in nats."""
 
-    mlm_loss: float | None
-    """Over masked tokens; None if there is not one, since every word is unknown."""
-    mlm_perplexity: float | None
-    """exp(`mlm_loss`): among so many words, all alike, a guess would be as hard."""
-    mlm_accuracy: float | None
-    """Share of masked tokens whose first guess is right."""
-    nsp_loss: float | None
-    """Over pairs; None of segments."""
-    nsp_accuracy: float | None
-    """Share of pairs judged rightly; None of segments."""
-    nsp_majority_accuracy: float | None
-    """What the more frequent answer, given to all pairs, would reach; None of segments."""
-    unigram_mlm_loss: float | None
-    """What word frequencies alone would give; None if they are not known."""
-    unigram_mlm_accuracy: float | None
-    """What the most frequent word, given for all masks, would reach."""
+    figures: Mapping[str, float | None]
+    """Of each term of the objective `mlm_loss` and the like, a mean in nats; where it has guesses
+    `…_accuracy`, the share that is right; where it has two labels `…_majority_accuracy`, what the
+    more frequent one, given to all, would reach. Of masked tokens `…_perplexity`, exp(loss), and
+    what word frequencies alone would give, `unigram_…_loss` and `unigram_…_accuracy`, if they are
+    known. None where no masked token was scored, since every word is unknown."""
     num_pairs: int
     """Or segments."""
     num_masked_tokens: int
@@ -68,17 +59,10 @@ class Evaluation:
     def metrics(self, split: str = "validation") -> dict[str, float | int | None]:
         """The figures that are single numbers, as metrics.jsonl names them: `validation_…`.
 
-        Those that were not asked for are left out; those of masked tokens are None without any.
+        Those of masked tokens are None without any.
         """
-        names = (
-            "mlm_loss mlm_perplexity mlm_accuracy nsp_loss nsp_accuracy nsp_majority_accuracy "
-            "unigram_mlm_loss unigram_mlm_accuracy num_pairs num_masked_tokens"
-        ).split()
-        return {
-            f"{split}_{name}": value
-            for name in names
-            if (value := getattr(self, name)) is not None or name.startswith("mlm_")
-        }
+        counts = {"num_pairs": self.num_pairs, "num_masked_tokens": self.num_masked_tokens}
+        return {f"{split}_{name}": value for name, value in {**self.figures, **counts}.items()}
 
     @property
     def is_finite(self) -> bool:
@@ -118,7 +102,8 @@ def evaluation_batches(store: TokenStore, tokenizer: Tokenizer, data: DataConfig
 
 @torch.no_grad()
 def evaluate(
-    model: Bert,
+    model: Encoder,
+    objective: Objective,
     batches: Batches,
     *,
     device: torch.device,
@@ -132,6 +117,7 @@ def evaluate(
 
     Args:
         model: on `device`; its mode (train or eval) is put back at the end.
+        objective: whose terms are scored.
         batches: of `evaluation_batches`.
         device: where the model is.
         micro_batch: tokens at once.
@@ -144,9 +130,11 @@ def evaluate(
     was_training = model.training
     model.eval()
     total = min(batches.num_examples, most_pairs or batches.num_examples)
-    tally = MaskedTally(counts)
+    tallies = {
+        term.name: MaskedTally(counts) if term.predicts_masked_tokens else LossTally(term.count)
+        for term in objective.terms
+    }
     places_of_none = np.zeros(1, dtype=np.int64)
-    pairs = np.zeros(3)  # NSP loss, right answers, random second sentences
     for start in range(0, total, batches.batch_size * ranks.size):
         first = start + ranks.rank * batches.batch_size
         places = np.arange(first, min(first + batches.batch_size, total), dtype=np.int64)
@@ -155,31 +143,24 @@ def evaluate(
         # Ranks that hold parts of one model must go through it equally often.
         for number in range(int(ranks.gather([len(parts)]).max())):
             part = parts[min(number, len(parts) - 1)]
-            judged = model.score(part.to(device))
+            scores = model.call(objective.score, part.to(device))
             seen += part.num_sequences
             progress(min(start + seen * ranks.size, total), total)
             if number >= len(parts) or not len(places):
                 continue
-            tally.add(part, judged.mlm_losses, judged.mlm_correct)
-            labels = part.next_sentence_labels
-            found = (judged.nsp_losses.double(), judged.nsp_correct, labels)
-            pairs += [float(values.sum()) for values in found]
+            for name, tally in tallies.items():
+                tally.add(part, scores[name])
     model.train(was_training)
-    tally.add_up(ranks.sum)
-    nsp_loss, nsp_right, num_random = ranks.sum(pairs).tolist()
-    has_pairs = batches.is_pairs and total > 0
-    share_random = num_random / max(total, 1)
+    figures: dict[str, float | None] = {}
+    for name, tally in tallies.items():
+        tally.add_up(ranks.sum)
+        figures |= tally.figures(name)
+    masked = next((t for t in tallies.values() if isinstance(t, MaskedTally)), None)
     return Evaluation(
-        mlm_loss=tally.loss,
-        mlm_perplexity=tally.perplexity,
-        mlm_accuracy=tally.accuracy,
-        nsp_loss=nsp_loss / total if has_pairs else None,
-        nsp_accuracy=nsp_right / total if has_pairs else None,
-        nsp_majority_accuracy=max(share_random, 1 - share_random) if has_pairs else None,
-        unigram_mlm_loss=tally.unigram_loss,
-        unigram_mlm_accuracy=tally.unigram_accuracy,
+        # What takes no model comes last.
+        figures=dict(sorted(figures.items(), key=lambda item: item[0].startswith("unigram"))),
         num_pairs=total,
-        num_masked_tokens=tally.num_tokens,
-        by_length=tally.by_length.bins(),
-        by_frequency=tally.frequency_bins,
+        num_masked_tokens=masked.num_tokens if masked else 0,
+        by_length=masked.by_length.bins() if masked else (),
+        by_frequency=masked.frequency_bins if masked else (),
     )

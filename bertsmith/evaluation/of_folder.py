@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from bertsmith.architectures import NSP_HEAD, Encoder
 from bertsmith.config import DataConfig, PreparationConfig, PretrainConfig, resolve
 from bertsmith.corpus import absolute_names, open_corpus
 from bertsmith.data.store import TokenStore, build_store, word_counts
@@ -14,10 +15,8 @@ from bertsmith.display import Display
 from bertsmith.errors import BertsmithError, CorpusError, DataError, ModelError
 from bertsmith.evaluation.held_out import CountsOf, Evaluation, evaluate, evaluation_batches
 from bertsmith.evaluation.pseudo import pseudo_perplexity
-from bertsmith.model.bert import Bert
-from bertsmith.model.device import choose_device, usual_micro_batch
-from bertsmith.model.hugging_face import OPTIONAL_PARTS, load_model
-from bertsmith.model.locate import find_run_config, read_newest
+from bertsmith.hardware.device import choose_device, usual_micro_batch
+from bertsmith.objectives import objective_of
 from bertsmith.preparation import (
     columns_of,
     find_store,
@@ -27,11 +26,12 @@ from bertsmith.preparation import (
     with_tokenizer_of,
 )
 from bertsmith.random_bits import Int64
+from bertsmith.saved.hugging_face import load_model
+from bertsmith.saved.locate import find_run_config, read_newest
 from bertsmith.tokenizer import Tokenizer
 
 _MANY_UNKNOWN = 0.5  # share of the tokens
 
-Objective = Literal["mlm+nsp", "mlm"]
 Pairing = Literal["adjacent", "filled"]
 
 
@@ -39,7 +39,7 @@ class _Opened(NamedTuple):
     """A model with the text it is evaluated on."""
 
     folder: Path
-    model: Bert
+    model: Encoder
     tokenizer: Tokenizer
     data: DataConfig
     """Which examples are made of the text."""
@@ -54,7 +54,7 @@ def evaluate_folder(
     corpus: Sequence[str] | None = None,
     split: str = "validation",
     num_sentences: int = 0,
-    objective: Objective | None = None,
+    objective: str | None = None,
     pairing: Pairing | None = None,
     max_length: int | None = None,
     device: str = "auto",
@@ -89,7 +89,7 @@ def evaluate_folder(
         run_config = find_run_config(path)
         config = resolve(file=run_config) if run_config else PretrainConfig()
         data = replace(config.data, max_length=tokenizer.max_length)
-        if not run_config and "nsp_head" in missing:
+        if not run_config and NSP_HEAD in missing:
             data = replace(data, objective="mlm")
         data = _with_wishes(data, objective, pairing, max_length)
         _refuse_missing(folder, data, missing)
@@ -114,6 +114,7 @@ def evaluate_folder(
     with display.stage(f"Evaluating on {split}") as progress:
         found = evaluate(
             model,
+            objective_of(data.objective),
             batches,
             device=where,
             micro_batch=at_once,
@@ -139,7 +140,7 @@ def evaluate_folder(
             f"{folder}: the model's losses are not finite numbers; its weights are far too large."
         )
     if not found.num_masked_tokens:
-        unit = "segments" if found.nsp_loss is None else "pairs"
+        unit = "pairs" if data.is_pairs else "segments"
         display.warn(
             f"No masked token was scored: none of the {found.num_pairs:,} {unit} has a word that "
             "the model knows. Evaluate on text in the language and spelling of its vocabulary."
@@ -160,7 +161,7 @@ def _share_unknown(store: TokenStore, tokenizer: Tokenizer) -> float:
 
 
 def _with_wishes(
-    data: DataConfig, objective: Objective | None, pairing: Pairing | None, max_length: int | None
+    data: DataConfig, objective: str | None, pairing: Pairing | None, max_length: int | None
 ) -> DataConfig:
     """`data` with what is asked for. Raises: `ModelError` for what the model cannot take."""
     if max_length is not None and max_length > data.max_length:
@@ -178,7 +179,7 @@ def _with_wishes(
 
 def _refuse_missing(folder: Path, data: DataConfig, missing: frozenset[str]) -> None:
     """Raise `ModelError` if a head that is to be judged has no weights."""
-    wanted = {"mlm_head"} if data.objective == "mlm" else set(OPTIONAL_PARTS)
+    wanted = objective_of(data.objective).heads
     if missing & wanted:
         raise ModelError(
             f"{folder} must have its pretraining heads to be evaluated; it lacks "

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from bertsmith.architectures import Encoder
 from bertsmith.batch import Batch
 from bertsmith.data.store import TokenStore
 from bertsmith.evaluation.tally import Bin, MaskedTally
-from bertsmith.model.bert import Bert
+from bertsmith.objectives.mlm import MLM, MaskedLM
 from bertsmith.random_bits import Int64, permute
 from bertsmith.tokenizer import Tokenizer
 
@@ -52,7 +53,7 @@ class PseudoPerplexity:
 
 @torch.inference_mode()
 def pseudo_perplexity(
-    model: Bert,
+    model: Encoder,
     store: TokenStore,
     tokenizer: Tokenizer,
     *,
@@ -74,7 +75,7 @@ def pseudo_perplexity(
         counts: as in `bertsmith.evaluation.held_out.evaluate`.
         progress: told the sentences done and in all.
     """
-    tally = MaskedTally(counts)
+    tally, objective = MaskedTally(counts), MaskedLM()
     is_special = np.zeros(tokenizer.vocab_size, dtype=bool)
     is_special[tokenizer.special_ids] = True
     total = store.num_sentences
@@ -94,8 +95,7 @@ def pseudo_perplexity(
         num_unknown += len(ids) - len(scored)
         batch = _masked_in_turn(ids, scored, tokenizer)
         for part in batch.split(tokens_at_once):
-            judged = model.score(part.to(device))
-            tally.add(part, judged.mlm_losses, judged.mlm_correct)
+            tally.add(part, objective.score(model, part.to(device))[MLM.name])
         done += 1
         progress(done, min(num_sentences, total))
     return PseudoPerplexity(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -10,6 +9,7 @@ from rich.table import Table
 
 from bertsmith.evaluation.held_out import Evaluation
 from bertsmith.evaluation.tally import Bin, perplexity_of
+from bertsmith.objectives import term_of
 
 
 def print_evaluation(found: Evaluation, console: Console) -> None:
@@ -25,7 +25,7 @@ def print_evaluation(found: Evaluation, console: Console) -> None:
 
 def tables(found: Evaluation) -> dict[str, Table]:
     """The tables of an evaluation by their titles, first the figures over all."""
-    unit = "segments" if found.nsp_loss is None else "pairs"
+    unit = "pairs" if "nsp_loss" in found.figures else "segments"
     head = f"{found.num_pairs:,} {unit}, {found.num_masked_tokens:,} masked tokens"
     made = {head: _table(("", "model", "floor", "what the floor is"), _overall(found))}
     if found.by_length:
@@ -55,34 +55,29 @@ def notes(found: Evaluation) -> list[str]:
 
 
 def _overall(found: Evaluation) -> list[Sequence[str]]:
-    floor = found.unigram_mlm_loss
-    words = "word frequencies alone"
+    figures, words = found.figures, "word frequencies alone"
     if found.counts_of == "evaluated text":
         words += ", of this very text"
-    rows: list[Sequence[str]] = [
-        ("MLM loss (nats)", _number(found.mlm_loss), _number(floor), words),
-        ("MLM perplexity", _perplexity(found.mlm_loss), _perplexity(floor), words),
-        (
-            "MLM accuracy",
-            _share(found.mlm_accuracy),
-            _share(found.unigram_mlm_accuracy),
-            "the most frequent word",
-        ),
-    ]
-    if found.nsp_loss is not None:
-        majority = "the more frequent answer"
-        rows += [
-            ("NSP loss (nats)", _number(found.nsp_loss), _number(math.log(2)), "a coin"),
-            (
-                "NSP accuracy",
-                _share(found.nsp_accuracy),
-                _share(found.nsp_majority_accuracy),
-                majority,
-            ),
-        ]
+    rows: list[Sequence[str]] = []
+    names = [key.removesuffix("_loss") for key in figures if key.endswith("_loss")]
+    for name in (name for name in names if not name.startswith("unigram_")):
+        loss, floor, what = figures[f"{name}_loss"], figures.get(f"unigram_{name}_loss"), words
+        term, majority = term_of(name), figures.get(f"{name}_majority_accuracy")
+        if term is not None and term.chance_loss is not None:
+            floor, what = term.chance_loss, "chance"
+        label = name.upper()
+        rows.append((f"{label} loss (nats)", _number(loss), _number(floor), what))
+        if f"{name}_perplexity" in figures:
+            rows.append((f"{label} perplexity", _perplexity(loss), _perplexity(floor), what))
+        if f"{name}_accuracy" in figures:
+            least, what = figures.get(f"unigram_{name}_accuracy"), "the most frequent word"
+            if majority is not None:
+                least, what = majority, "the more frequent answer"
+            accuracy = _share(figures[f"{name}_accuracy"])
+            rows.append((f"{label} accuracy", accuracy, _share(least), what))
     if (pseudo := found.pseudo) is not None and pseudo.num_tokens:
-        value, least = _perplexity(pseudo.loss), _perplexity(pseudo.unigram_loss)
-        rows.append(("pseudo-perplexity", value, least, words))
+        value, least_loss = _perplexity(pseudo.loss), _perplexity(pseudo.unigram_loss)
+        rows.append(("pseudo-perplexity", value, least_loss, words))
     return rows
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
-from bertsmith.batch import Batch
+from bertsmith.batch import Batch, Sizes
 from bertsmith.data.store import log_shares
+from bertsmith.objectives import Scores
 from bertsmith.random_bits import Int64
 
 Float64 = npt.NDArray[np.float64]
@@ -123,10 +123,11 @@ class MaskedTally:
         self._log_shares = None if counts is None else log_shares(counts)
         self._sums = np.zeros(4)
 
-    def add(self, batch: Batch, losses: Tensor, right: Tensor) -> None:
-        """Count the masked tokens of a batch: float32 [M] in nats, bool [M]."""
+    def add(self, batch: Batch, scores: Scores) -> None:
+        """Count the masked tokens of a batch, by the scores of each."""
+        assert scores.correct is not None, "who predicts tokens guesses"
         labels = batch.masked_labels.numpy()
-        nats, is_right = losses.cpu().double().numpy(), right.cpu().numpy()
+        nats, is_right = scores.losses.cpu().double().numpy(), scores.correct.cpu().numpy()
         unigram: Float64 = np.full(len(labels), np.nan)
         is_commonest = np.zeros(len(labels))
         if self._counts is not None and self._log_shares is not None:
@@ -148,6 +149,18 @@ class MaskedTally:
         self.by_frequency.add_up(sum_up)
         *sums, num_tokens = sum_up(np.array([*self._sums, self.num_tokens])).tolist()
         self._sums, self.num_tokens = np.array(sums), int(num_tokens)
+
+    def figures(self, name: str) -> dict[str, float | None]:
+        """See `Evaluation.figures`."""
+        found = {
+            f"{name}_loss": self.loss,
+            f"{name}_perplexity": self.perplexity,
+            f"{name}_accuracy": self.accuracy,
+        }
+        if self.unigram_loss is not None:
+            found[f"unigram_{name}_loss"] = self.unigram_loss
+            found[f"unigram_{name}_accuracy"] = self.unigram_accuracy
+        return found
 
     @property
     def frequency_bins(self) -> tuple[Bin, ...]:
@@ -181,3 +194,40 @@ class MaskedTally:
 
     def _mean(self, row: int) -> float | None:
         return float(self._sums[row]) / self.num_tokens if self.num_tokens else None
+
+
+class LossTally:
+    """Mean loss of what a term scores, and the accuracy of its guesses if it has any.
+
+    Args:
+        count: how much of a batch it scores.
+    """
+
+    def __init__(self, count: Callable[[Sizes], int]) -> None:
+        self._count = count
+        self._sums = np.zeros(4)  # scored, loss, right guesses, labels that are 1
+        self._has_guesses = self._has_labels = False
+
+    def add(self, batch: Batch, scores: Scores) -> None:
+        """Count what a batch has."""
+        self._has_guesses, self._has_labels = scores.correct is not None, scores.labels is not None
+        found = (scores.losses.double(), scores.correct, scores.labels)
+        sums = (0.0 if values is None else float(values.sum()) for values in found)
+        self._sums += [self._count(batch.sizes), *sums]
+
+    def add_up(self, sum_up: Callable[[Float64], Float64]) -> None:
+        """Take the sums of all ranks."""
+        flags = np.array([self._has_guesses, self._has_labels], dtype=np.float64)
+        *sums, guesses, labels = sum_up(np.concatenate([self._sums, flags])).tolist()
+        self._sums = np.array(sums)
+        self._has_guesses, self._has_labels = bool(guesses), bool(labels)
+
+    def figures(self, name: str) -> dict[str, float | None]:
+        """See `Evaluation.figures`."""
+        number, loss, right, ones = self._sums.tolist()
+        found: dict[str, float | None] = {f"{name}_loss": loss / number if number else None}
+        if self._has_guesses:
+            found[f"{name}_accuracy"] = right / number
+        if self._has_labels:
+            found[f"{name}_majority_accuracy"] = max(ones / number, 1 - ones / number)
+        return found

@@ -11,15 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bertsmith.architectures import POOLER, Encoder, architecture_of, build
 from bertsmith.finetuning.labels import Task
-from bertsmith.model.bert import Bert
-from bertsmith.model.dropout import DropoutKey, dropout
-from bertsmith.model.hugging_face import Snapshot
-from bertsmith.model.layout import Layout, PackedInput, TokenSubset
+from bertsmith.nn.dropout import DropoutKey, dropout
+from bertsmith.nn.layout import Layout, PackedInput, TokenSubset
+from bertsmith.saved.hugging_face import Snapshot
 from bertsmith.tokenizer import Tokenizer
-
-_PARTS = ("bert.embeddings.", "bert.encoder.", "bert.pooler.")
-"""Of the saved pretraining model, what `BertForSequenceClassification` has, too."""
 
 
 class SequenceClassifier(nn.Module):
@@ -30,12 +27,11 @@ class SequenceClassifier(nn.Module):
         num_outputs: K.
     """
 
-    def __init__(self, bert: Bert, num_outputs: int) -> None:
+    def __init__(self, bert: Encoder, num_outputs: int) -> None:
         super().__init__()
         self.bert = bert
         self.classifier = nn.Linear(bert.config.hidden_size, num_outputs)
-        layers, heads = bert.config.num_hidden_layers, bert.config.num_attention_heads
-        self._site = 1 + layers * (2 + heads)  # of its dropout, behind those of the layers
+        self._site = bert.dropout_sites  # of its own dropout
         self._dropout_prob = bert.config.hidden_dropout_prob
 
     def initialize_head(self, seed: int) -> None:
@@ -69,25 +65,27 @@ class SequenceClassifier(nn.Module):
 def snapshot(model: SequenceClassifier, tokenizer: Tokenizer, task: Task) -> Snapshot:
     """A copy of the model as `BertForSequenceClassification` is saved, with the class names."""
     base = Snapshot.of(model.bert, tokenizer)
+    architecture = architecture_of(model.bert.config.architecture)
+    unused = tuple(prefix for head, prefix in architecture.heads.items() if head != POOLER)
     names = list(task.classes) or ["LABEL_0"]
     config: dict[str, Any] = {
         **base.config,
-        "architectures": ["BertForSequenceClassification"],
+        "architectures": [architecture.classifier_class],
         "problem_type": "regression" if task.is_regression else "single_label_classification",
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
     }
-    weights = {name: value for name, value in base.weights.items() if name.startswith(_PARTS)}
+    weights = {name: value for name, value in base.weights.items() if not name.startswith(unused)}
     for name, value in model.classifier.state_dict().items():
         weights[f"classifier.{name}"] = value.detach().cpu().clone()
     return Snapshot(config=config, weights=weights, tokenizer=tokenizer)
 
 
-def with_dropout(bert: Bert, dropout_prob: float) -> Bert:
+def with_dropout(bert: Encoder, dropout_prob: float) -> Encoder:
     """A copy of `bert`, with a pooler, and with this dropout where the original BERT has any."""
     config = replace(
         bert.config, hidden_dropout_prob=dropout_prob, attention_probs_dropout_prob=dropout_prob
     )
-    copy = Bert(config, bert.vocab_size)
+    copy = build(config, bert.vocab_size)
     copy.load_state_dict(bert.state_dict(), strict=False)
     return copy

@@ -25,6 +25,7 @@ import tomli_w
 import torch
 from filelock import FileLock, Timeout
 
+from bertsmith.architectures import Encoder
 from bertsmith.config import FinetuneConfig, LabelledConfig
 from bertsmith.display import Display
 from bertsmith.durable import make_folder, whole_folder
@@ -41,11 +42,10 @@ from bertsmith.finetuning.metrics import (
 )
 from bertsmith.finetuning.tables import read_labelled, refuse_other_kind
 from bertsmith.finetuning.train import Best, Row, predict, tokenize, train_classifier
+from bertsmith.hardware.device import choose_device, keep_freed_memory
 from bertsmith.inference.texts import warn
-from bertsmith.model.bert import Bert
-from bertsmith.model.device import choose_device, keep_freed_memory
-from bertsmith.model.hugging_face import CONFIG_FILE, ModelFolder, load_model
-from bertsmith.model.locate import read_newest
+from bertsmith.saved.hugging_face import CONFIG_FILE, ModelFolder, load_model
+from bertsmith.saved.locate import read_newest
 from bertsmith.tokenizer import Tokenizer
 
 RESULTS_FILE = "results.json"
@@ -151,7 +151,7 @@ def finetune_folder(
 
 
 def _train_all(
-    pretrained: Bert,
+    pretrained: Encoder,
     tables: _Tables,
     config: FinetuneConfig,
     device: torch.device,
@@ -189,7 +189,7 @@ def _train_all(
 
 def _train(
     kind: str,
-    pretrained: Bert,
+    pretrained: Encoder,
     tables: _Tables,
     config: FinetuneConfig,
     seed: int,

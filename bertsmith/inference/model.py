@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from bertsmith.architectures import MLM_HEAD, NSP_HEAD, POOLER, Encoder
 from bertsmith.errors import InputError, ModelError
+from bertsmith.hardware.device import choose_device
 from bertsmith.inference.texts import (
     Row,
     cuts,
@@ -23,10 +25,8 @@ from bertsmith.inference.texts import (
     say_what_was_cut,
     shown,
 )
-from bertsmith.model.bert import Bert
-from bertsmith.model.device import choose_device
-from bertsmith.model.hugging_face import load_model
-from bertsmith.model.locate import read_newest
+from bertsmith.saved.hugging_face import load_model
+from bertsmith.saved.locate import read_newest
 from bertsmith.tokenizer import TokenizedText, Tokenizer
 
 Float32 = npt.NDArray[np.float32]
@@ -99,7 +99,7 @@ class PretrainedModel:
     """
 
     def __init__(
-        self, model: Bert, tokenizer: Tokenizer, missing: frozenset[str], device: torch.device
+        self, model: Encoder, tokenizer: Tokenizer, missing: frozenset[str], device: torch.device
     ) -> None:
         self.bert = model
         self.tokenizer = tokenizer
@@ -170,7 +170,7 @@ class PretrainedModel:
         Raises:
             InputError: there is no mask; the model has no MLM head; `top_k` is under 1.
         """
-        self._require("mlm_head", "fill a mask")
+        self._require(MLM_HEAD, "fill a mask")
         if top_k < 1:
             raise InputError(f"`top_k` must be at least 1; got {top_k}.")
         row = self._tokenize(text, text_pair)
@@ -232,8 +232,8 @@ class PretrainedModel:
         Raises:
             InputError: a sentence is empty; the model has no NSP head.
         """
-        self._require("nsp_head", "judge a next sentence")
-        self._require("pooler", "judge a next sentence")
+        self._require(NSP_HEAD, "judge a next sentence")
+        self._require(POOLER, "judge a next sentence")
         row = self._tokenize(sentence_a, sentence_b)
         say_what_is_unknown(self._is_unknown(row), 1)
         if min(row.segments.count(0) - 2, row.segments.count(1) - 1) < 1:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bertsmith.errors import InputError
-from bertsmith.model.layout import Layout, PackedInput
+from bertsmith.nn.layout import Layout, PackedInput
 from bertsmith.tokenizer.truncation import NUM_SPECIAL_IN_PAIR, truncated_lengths
 
 _SHOWN = 60  # characters of a text in a message

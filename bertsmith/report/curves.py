@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,14 +14,11 @@ from matplotlib.figure import Figure
 
 from bertsmith.durable import whole_file
 from bertsmith.errors import printable
-from bertsmith.report.metrics_file import read_metrics
+from bertsmith.objectives import term_of
+from bertsmith.report.metrics_file import losses_in, read_metrics
 
 _TRAINING, _VALIDATION = "#4c78a8", "#e45756"
 _POINTS = 5000  # several for each dot of the picture's width
-_PANELS = {
-    "mlm_loss": "Masked language modelling",
-    "nsp_loss": "Next sentence prediction",
-}
 
 
 def smooth(values: list[float], span: float) -> list[float]:
@@ -38,7 +34,7 @@ def smooth(values: list[float], span: float) -> list[float]:
 
 
 def draw_curves(run: Path, closing: Mapping[str, Any] | None = None) -> Figure:
-    """The figure: MLM loss, and of pairs NSP loss beside it; training and validation in each.
+    """The figure: a panel for each loss; training and validation in it.
 
     Args:
         run: its folder.
@@ -47,8 +43,8 @@ def draw_curves(run: Path, closing: Mapping[str, Any] | None = None) -> Figure:
     lines = read_metrics(run, about=_POINTS)
     if closing is not None:
         lines.append({**closing, "finished": True})
-    panels = {name: title for name, title in _PANELS.items() if any(name in line for line in lines)}
-    panels = panels or _PANELS
+    names = dict.fromkeys(name for line in lines for name in losses_in(line))
+    panels = {name: _title(name) for name in names or ("mlm_loss", "nsp_loss")}
     figure = Figure(figsize=(4.5 * len(panels), 3.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     name = printable(run.resolve().name)  # as it is: a dollar in it begins no formula
@@ -63,7 +59,7 @@ def draw_curves(run: Path, closing: Mapping[str, Any] | None = None) -> Figure:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if floor is not None:
-            label = {"mlm_loss": "word frequencies", "nsp_loss": "chance"}[name]
+            label = "word frequencies" if _chance(name) is None else "chance"
             axes.axhline(floor, color="#888888", linewidth=1, linestyle=":", label=label)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9)
@@ -100,11 +96,21 @@ def _write(figure: Figure, target: Path | io.BytesIO, suffix: str) -> None:
         figure.savefig(target, format=suffix)
 
 
+def _title(name: str) -> str:
+    term = term_of(name.removesuffix("_loss"))
+    return name.removesuffix("_loss").upper() if term is None else term.title
+
+
+def _chance(name: str) -> float | None:
+    term = term_of(name.removesuffix("_loss"))
+    return None if term is None else term.chance_loss
+
+
 def _floor(lines: list[dict[str, Any]], name: str) -> float | None:
     """The loss of what takes no model: word frequencies on the validation text, or a coin."""
-    if name == "nsp_loss":
-        return math.log(2)
-    known = (line.get("validation_unigram_mlm_loss") for line in reversed(lines))
+    if (chance := _chance(name)) is not None:
+        return chance
+    known = (line.get(f"validation_unigram_{name}") for line in reversed(lines))
     return next((floor for floor in known if isinstance(floor, float)), None)
 
 

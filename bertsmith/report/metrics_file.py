@@ -1,10 +1,10 @@
 """metrics.jsonl of a run: one object a line, each with its `step`.
 
-Training lines have `mlm_loss`, `nsp_loss`, `learning_rate`, `grad_norm` and the throughput, as
-means over the steps since the line before; validation lines have `validation_…`; the last line of a
-finished run has `finished: true` and the run's closing figures. A loss over no masked token is
-null. A line with `rolled_back_from` says that the loss diverged at that step, that training went
-back to `step`, and which batch it left out.
+Training lines have the losses of the objective (`mlm_loss`, `nsp_loss`), `learning_rate`,
+`grad_norm` and the throughput, as means over the steps since the line before; validation lines have
+`validation_…`; the last line of a finished run has `finished: true` and the run's closing figures.
+A loss over no masked token is null. A line with `rolled_back_from` says that the loss diverged at
+that step, that training went back to `step`, and which batch it left out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Self
@@ -21,6 +21,7 @@ import msgspec
 
 from bertsmith.durable import write_text
 from bertsmith.errors import RunError
+from bertsmith.objectives import Term
 
 METRICS_FILE = "metrics.jsonl"
 ROLLED_BACK = "rolled_back_from"
@@ -36,51 +37,56 @@ class _Line(msgspec.Struct):
 
     step: _Count
     learning_rate: _Figure | None = None
-    mlm_loss: _Figure | None = None
-    nsp_loss: _Figure | None = None
-    validation_mlm_loss: _Figure | None = None
-    validation_nsp_loss: _Figure | None = None
-    validation_unigram_mlm_loss: _Figure | None = None
 
 
 class _Closing(msgspec.Struct):
     """What is read of the last line of a finished run, beside its losses."""
 
-    mlm_loss: _Figure | None
     tokens_per_second: _Figure
     peak_flops_per_second: _Figure
     share_of_peak: _Figure | None
     device: str
-    nsp_loss: _Figure | msgspec.UnsetType = msgspec.UNSET
     sentence_pairs_per_second: _Figure | None = None
     segments_per_second: _Figure | None = None
     peak_memory_bytes: _Figure | msgspec.UnsetType = msgspec.UNSET
     max_length: _Count | None = None
-    validation_mlm_loss: _Figure | msgspec.UnsetType | None = msgspec.UNSET
-    validation_mlm_accuracy: _Figure | None = None
-    validation_nsp_loss: _Figure | None = None
-    validation_nsp_accuracy: _Figure | None = None
     phase_seconds: dict[str, _Figure] | msgspec.UnsetType = msgspec.UNSET
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether figures that come together are all there."""
-        has_pairs = self.nsp_loss is not msgspec.UNSET
-        rate = self.sentence_pairs_per_second if has_pairs else self.segments_per_second
-        needed: list[float | None] = [rate]
-        if isinstance(self.validation_mlm_loss, float):
-            needed.append(self.validation_mlm_accuracy)
-        if has_pairs and self.validation_mlm_loss is not msgspec.UNSET:
-            needed += [self.validation_nsp_loss, self.validation_nsp_accuracy]
-        return None not in needed
+
+def losses_in(figures: Iterable[str]) -> list[str]:
+    """Names of the losses of the objective's terms in a line or an evaluation, as `mlm_loss`."""
+    beside = ("validation_", "unigram_")
+    return [name for name in figures if name.endswith("_loss") and not name.startswith(beside)]
 
 
-def is_closing(line: dict[str, Any]) -> bool:
-    """Whether a line is the last one of a finished run, with all figures that are told of it."""
+def is_closing(line: dict[str, Any], terms: Iterable[Term]) -> bool:
+    """Whether a line is the last one of a finished run, with all figures that are told of it.
+
+    Args:
+        line: as it was read.
+        terms: of the run's objective.
+    """
     try:
-        return line.get("finished") is True and msgspec.convert(line, _Closing).is_whole
+        _check_figures(line)
+        closing = msgspec.convert(line, _Closing)
     except msgspec.ValidationError:
         return False
+    is_judged = any(name.startswith("validation_") for name in line)
+    has_losses = all(
+        _has_loss(line, prefix + term.name, term)
+        for term in terms
+        for prefix in (("", "validation_") if is_judged else ("",))
+    )
+    has_rate = (closing.sentence_pairs_per_second, closing.segments_per_second) != (None, None)
+    return line.get("finished") is True and has_losses and has_rate
+
+
+def _has_loss(line: dict[str, Any], name: str, term: Term) -> bool:
+    """Whether a loss is there, and the accuracy beside it; no masked token leaves them None."""
+    loss, accuracy = line.get(f"{name}_loss"), line.get(f"{name}_accuracy", 0.0)
+    if loss is None:
+        return term.predicts_masked_tokens and f"{name}_loss" in line
+    return accuracy is not None
 
 
 def read_metrics(run: Path, *, about: int | None = None) -> list[dict[str, Any]]:
@@ -133,7 +139,15 @@ def _decoded(line: bytes) -> dict[str, Any]:
     """A line. Raises: `ValueError` or `RecursionError` if a run does not write such a one."""
     found: dict[str, Any] = msgspec.json.decode(line, type=dict[str, Any])
     msgspec.convert(found, _Line)
+    _check_figures(found)
     return found
+
+
+def _check_figures(line: dict[str, Any]) -> None:
+    """Raise `msgspec.ValidationError` if a loss or an accuracy is anything else than a number."""
+    for name, value in line.items():
+        if name.endswith(("_loss", "_accuracy")):
+            msgspec.convert(value, _Figure | None)
 
 
 def _encoded(figures: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from bertsmith.architectures import Encoder
 from bertsmith.durable import (
     damage,
     is_ours,
@@ -31,17 +32,16 @@ from bertsmith.durable import (
     whole_folder,
 )
 from bertsmith.errors import ModelError, RunError
-from bertsmith.model.bert import Bert
-from bertsmith.model.hugging_face import Snapshot, load_weights, save_tensors
-from bertsmith.model.locate import (
+from bertsmith.nn.shards import put, whole
+from bertsmith.ranks import ALONE, Ranks
+from bertsmith.saved.hugging_face import Snapshot, load_weights, save_tensors
+from bertsmith.saved.locate import (
     CHECKPOINTS_FOLDER,
     checkpoint_folder,
     is_checkpoint_name,
     list_checkpoints,
     step_of,
 )
-from bertsmith.model.shards import put, whole
-from bertsmith.ranks import ALONE, Ranks
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.optimizer import Optimizers
 from bertsmith.training.progress import Progress
@@ -81,7 +81,7 @@ class Checkpoints:
 
     def save(
         self,
-        model: Bert,
+        model: Encoder,
         optimizers: Optimizers,
         tokenizer: Tokenizer,
         progress: Progress,
@@ -240,7 +240,7 @@ def _set_aside(path: Path) -> Path:
     return aside
 
 
-def restore(folder: Path, model: Bert, optimizers: Optimizers) -> Progress:
+def restore(folder: Path, model: Encoder, optimizers: Optimizers) -> Progress:
     """Set weights and moments to those of a checkpoint.
 
     Args:
@@ -285,7 +285,7 @@ def _is_own(name: str) -> bool:
     return is_checkpoint_name(name.removesuffix(".damaged"))
 
 
-def _moments(model: Bert, optimizers: Optimizers, *, keeps: bool) -> dict[str, Tensor]:
+def _moments(model: Encoder, optimizers: Optimizers, *, keeps: bool) -> dict[str, Tensor]:
     """What is kept of each parameter, by `<kind>.<parameter>`, copied to the host.
 
     A rank that does not keep them has a part in gathering alone, and gets nothing.

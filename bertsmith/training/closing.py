@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
+from bertsmith.architectures import architecture_of
 from bertsmith.config import PretrainConfig
 from bertsmith.errors import DivergenceError
 from bertsmith.evaluation.held_out import evaluate
-from bertsmith.model.device import autocast, compute_dtype, describe_device, peak_bytes
-from bertsmith.model.flops import matrix_product_rate, training_flops
+from bertsmith.hardware.device import autocast, compute_dtype, describe_device, peak_bytes
+from bertsmith.hardware.rate import matrix_product_rate
 from bertsmith.ranks import Ranks
 from bertsmith.training.phases import PhaseClock
 from bertsmith.training.trainer import Trainer
@@ -56,7 +57,7 @@ def _of_training(trainer: Trainer, num_parameters: int) -> dict[str, Any]:
     spent, totals = trainer.progress.spent, trainer.progress.totals
     timed = totals.timed if totals.timed.num_tokens else totals.closing
     return {
-        **totals.closing.means(),
+        **totals.closing.means(trainer.parallel.objective),
         **timed.throughput(),
         "first_step_seconds": totals.first_step_seconds,
         "steps": spent.step,
@@ -80,7 +81,8 @@ def _utilisation(trainer: Trainer, config: PretrainConfig) -> dict[str, float | 
     """
     totals = trainer.progress.totals
     timed = totals.timed if totals.timed.num_tokens else totals.closing
-    flops = training_flops(config.model, trainer.tokenizer.vocab_size, timed)
+    architecture = architecture_of(config.model.architecture)
+    flops = architecture.training_flops(config.model, trainer.tokenizer.vocab_size, timed)
     rate = float(trainer.ranks.gather([flops / max(timed.seconds, 1e-9)])[0, 0])
     dtype = compute_dtype(trainer.device, config.training.precision)
     peak = float(trainer.ranks.gather([matrix_product_rate(trainer.device, dtype)]).sum())
@@ -105,6 +107,7 @@ def _of_validation(trainer: Trainer) -> dict[str, float | int | None]:
     ):
         found = evaluate(
             trainer.model,
+            trainer.parallel.objective,
             trainer.validation,
             device=trainer.device,
             micro_batch=trainer.engine.micro_batch,

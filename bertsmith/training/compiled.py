@@ -14,15 +14,14 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bertsmith.architectures import Encoder, call_module
 from bertsmith.errors import DeviceError
-from bertsmith.model.bert import Bert, call_module
-from bertsmith.model.dropout import DropoutKey
-from bertsmith.model.layout import Gather, Layout, PackedInput, TokenSubset
+from bertsmith.nn.dropout import DropoutKey
+from bertsmith.nn.layout import Layout, PackedInput, TokenSubset
+from bertsmith.objectives.rows import LastRows, RowObjective
 from bertsmith.training.fixed import (
-    IGNORED,
     FixedBatch,
     FixedBatches,
     FixedShape,
@@ -44,6 +43,7 @@ class CompiledEngine:
 
     Args:
         model: on `device`.
+        objective: what it is trained on.
         optimizers: of its parameters, `capturable`.
         batches: of the training split, in their shape.
         micro_batch: tokens at once, at most.
@@ -57,7 +57,8 @@ class CompiledEngine:
 
     def __init__(
         self,
-        model: Bert,
+        model: Encoder,
+        objective: RowObjective,
         optimizers: Optimizers,
         batches: FixedBatches,
         *,
@@ -72,23 +73,23 @@ class CompiledEngine:
         shape = batches.shape
         self.optimizers, self.micro_batch = optimizers, micro_batch
         self.make: Callable[[int], FixedBatch] = batches.batch
-        self.model, self.shape = model, shape
+        self.model, self.shape, self._objective = model, shape, objective
         self._phase = phase
         self._max_grad_norm = max_grad_norm
         self._autocast = autocast
         self._captures = captures
         self._buffer = torch.zeros(shape.size(shape.most_units), dtype=torch.int32, device=device)
-        self._sums = torch.zeros(2, device=device)
+        self._sums = torch.zeros(len(objective.terms), device=device)
         self._grad_norm = torch.zeros((), device=device)
         self._is_finite = torch.ones((), dtype=torch.bool, device=device)
-        self._losses = compiled_losses(model, shape, backend)
+        self._losses = compiled_losses(model, objective, shape, backend)
         self._micro_graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._update_graph: torch.cuda.CUDAGraph | None = None
         self._pool = torch.cuda.graph_pool_handle() if captures else None
 
     def step(self, batch: FixedBatch, *, dropout_key: int) -> StepResult:
         """Train on one batch; see `step.train_step`."""
-        batch.set_step(dropout_key, batch.sizes.num_masked, batch.sizes.num_pairs)
+        batch.set_step(dropout_key, self._objective.denominators(batch.sizes))
         size = batch.buffers.shape[1]
         if self._captures and batch.units not in self._micro_graphs:
             self._buffer[:size].copy_(batch.buffers[0], non_blocking=True)
@@ -175,7 +176,7 @@ class CompiledEngine:
 
 
 def compiled_losses(
-    model: Bert, shape: FixedShape, backend: Backend = "inductor"
+    model: Encoder, objective: RowObjective, shape: FixedShape, backend: Backend = "inductor"
 ) -> Callable[[Views], Tensor]:
     """`fixed_losses` of a model and a shape, by `torch.compile`.
 
@@ -186,42 +187,41 @@ def compiled_losses(
     off: dict[str, Any] = {"options": {"triton.mix_order_reduction": False}}
     extra = off if backend == "inductor" else {}
 
-    def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         if backend == "eager":
             return function
-        made = torch.compile(function, fullgraph=True, dynamic=False, backend=backend, **extra)
+        return torch.compile(function, fullgraph=True, dynamic=False, backend=backend, **extra)
 
-        def with_mark(module: nn.Module, packed: Tensor, *others: Any) -> Tensor:
-            _mark(packed)
-            return made(module, packed, *others)
+    call, row_losses = compiled(call_module), compiled(objective.row_losses)
 
-        return with_mark
-
-    parts = compiled(call_module), compiled(head_losses)
+    def call_marked(module: nn.Module, packed: Tensor, *others: Any) -> Tensor:
+        _mark(packed)
+        output: Tensor = call(module, packed, *others)
+        return output
 
     def losses(views: Views) -> Tensor:
         # By default there may be 8 graphs of a function in a process: two runs of other shapes.
         with torch._dynamo.config.patch(recompile_limit=_MOST_GRAPHS):
-            return fixed_losses(model, shape, views, *parts)
+            rows = fixed_rows(model, shape, views, call_marked)
+            _mark(rows.hidden)
+            return torch.stack(row_losses(model, rows))
 
     return losses
 
 
-def fixed_losses(
-    model: Bert,
+def fixed_rows(
+    model: Encoder,
     shape: FixedShape,
     views: Views,
     call: Callable[..., Tensor] = call_module,
-    heads: Callable[..., Tensor] | None = None,
-) -> Tensor:
-    """Both losses of a micro-batch of fixed shape, as sums: float32 [2].
+) -> LastRows:
+    """What a micro-batch of fixed shape gives the heads.
 
     Args:
         model: in training.
         shape: the micro-batch's.
         views: of its buffer, on the model's device.
-        call: as of `Bert.forward`.
-        heads: `head_losses`.
+        call: as of `Encoder.forward`.
     """
     constants = constants_of(shape, views.constants)
     ids, types, positions, token_positions, token_rows = (
@@ -238,44 +238,12 @@ def fixed_losses(
     row_layout = Layout((), constants["row_cu_seqlens"], shape.max_length)
     inputs = PackedInput(ids, types, positions, layout, dropout_key)
     hidden = model.forward(inputs, TokenSubset(rows, row_layout, token_rows), call)
-    return (heads or head_losses)(
-        model,
-        hidden,
-        masked_rows,
-        labels,
-        row_masks,
-        row_firsts,
-        constants["row_cu_seqlens"],
-        constants["next_sentence_labels"] if shape.is_pairs else None,
-    )
-
-
-def head_losses(
-    model: Bert,
-    hidden: Tensor,
-    masked_rows: Tensor,
-    labels: Tensor,
-    row_masks: Tensor,
-    row_firsts: Tensor,
-    row_cu_seqlens: Tensor,
-    next_sentence_labels: Tensor | None,
-) -> Tensor:
-    """Both losses of the last vectors that are read, [R, H], as sums: float32 [2]; `Views` has the
-    other tensors.
-    """
-    mlm = model.whole_mlm_loss(Gather.apply(hidden, masked_rows, row_masks), labels)
-    if next_sentence_labels is None:
-        return torch.stack([mlm, mlm.new_zeros(())])
     # Sequences that are empty begin behind the last row.
-    firsts = row_cu_seqlens[:-1].clamp(max=len(hidden) - 1).long()
-    logits = model.nsp_logits(model.pool_cls(Gather.apply(hidden, firsts, row_firsts)))
-    nsp = F.cross_entropy(
-        logits.to(torch.promote_types(logits.dtype, torch.float32)),
-        next_sentence_labels.long(),
-        ignore_index=IGNORED,
-        reduction="sum",
+    first_rows = constants["row_cu_seqlens"][:-1].clamp(max=len(rows) - 1).long()
+    next_sentence_labels = constants["next_sentence_labels"].long()
+    return LastRows(
+        hidden, masked_rows, labels, first_rows, next_sentence_labels, row_masks, row_firsts
     )
-    return torch.stack([mlm, nsp])
 
 
 def _mark(*packed: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bertsmith.model.shards import own_part
+from bertsmith.nn.shards import own_part
 from bertsmith.ranks import Ranks
 from bertsmith.training.progress import Progress
 

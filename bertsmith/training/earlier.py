@@ -8,9 +8,10 @@ from typing import Any, Self
 
 from bertsmith.config import BUDGETS, RUN_CONFIG_FILE, PretrainConfig, drift, held, resolve
 from bertsmith.errors import RunError
-from bertsmith.model.hugging_face import WEIGHTS_FILE, read_json
-from bertsmith.model.locate import MODEL_FOLDER
+from bertsmith.objectives import objective_of
 from bertsmith.report.metrics_file import is_closing, last_metrics
+from bertsmith.saved.hugging_face import WEIGHTS_FILE, read_json
+from bertsmith.saved.locate import MODEL_FOLDER
 from bertsmith.training.progress import Progress
 from bertsmith.training.run_folder import CORPUS_FILE
 
@@ -47,7 +48,8 @@ class EarlierRun:
     @property
     def is_finished(self) -> bool:
         """Whether its budget is spent and its model is saved."""
-        return self.has_model and is_closing(self.last_line)
+        terms = objective_of(self.config.data.objective).terms
+        return self.has_model and is_closing(self.last_line, terms)
 
     def has_budget_of(self, config: PretrainConfig) -> bool:
         """Whether `config` ends where it was to end."""

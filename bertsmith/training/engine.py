@@ -11,8 +11,9 @@ import torch
 from bertsmith.batch import Batch
 from bertsmith.config import PretrainConfig, TrainingConfig
 from bertsmith.data.batches import Batches
-from bertsmith.model.attention import takes_varlen
-from bertsmith.model.device import autocast, compute_dtype
+from bertsmith.hardware.device import autocast, compute_dtype
+from bertsmith.nn.attention import takes_varlen
+from bertsmith.objectives.rows import RowObjective
 from bertsmith.training.budget import Budget
 from bertsmith.training.compiled import CompiledEngine
 from bertsmith.training.fixed import FixedBatches, FixedShape
@@ -104,7 +105,8 @@ def engine_for(
     before_micro_batch: Callable[[], None] = lambda: None,
 ) -> Engine:
     """The engine that suits a run; see `EagerEngine` for what it takes."""
-    if not compiles(parallel, config, batches, device):
+    objective = parallel.objective
+    if not (isinstance(objective, RowObjective) and compiles(parallel, config, batches, device)):
         # Several ranks would have to agree before each micro-batch.
         before_micro_batch = before_micro_batch if parallel.ranks.size == 1 else lambda: None
         return EagerEngine(
@@ -121,9 +123,11 @@ def engine_for(
         most_tokens=micro_batch,
         max_length=config.data.max_length,
         sites=parallel.model.dropout_sites,
+        terms=len(objective.terms),
     )
     return CompiledEngine(
         parallel.model,
+        objective,
         make_optimizers(parallel.model, config.training, capturable=True),
         FixedBatches(batches, shape),
         micro_batch=micro_batch,

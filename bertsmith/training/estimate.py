@@ -1,7 +1,7 @@
 """What a training takes before it is begun: arithmetic, memory, messages and time.
 
 All is of sequences of the full length; shorter ones take less. Counted by hand from the network
-(`bertsmith.model.memory`, `bertsmith.model.flops`); the rate alone is measured, or stated.
+(`bertsmith.training.memory`, `bertsmith.hardware.rate`); the rate alone is measured, or stated.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
+from bertsmith.architectures import Encoder, MicroBatch, architecture_of, build
 from bertsmith.config import PretrainConfig, resolve
 from bertsmith.errors import ConfigError, DeviceError
 from bertsmith.extras import is_installed
-from bertsmith.model.bert import Bert
-from bertsmith.model.device import (
+from bertsmith.hardware.device import (
     TOKENS_AT_ONCE,
     autocast,
     available_devices,
@@ -32,18 +32,15 @@ from bertsmith.model.device import (
     resident_bytes,
     usual_micro_batch,
 )
-from bertsmith.model.flops import training_flops
-from bertsmith.model.memory import (
-    MicroBatch,
-    activation_bytes,
+from bertsmith.objectives import objective_of
+from bertsmith.ranks import ALONE
+from bertsmith.training.fit import SHARE_OF_FREE, free_memory, made_up_batch
+from bertsmith.training.memory import (
     bytes_of_muon,
     bytes_of_optimizer,
     bytes_of_parameters,
     empty_model,
-    working_bytes,
 )
-from bertsmith.ranks import ALONE
-from bertsmith.training.fit import SHARE_OF_FREE, free_memory, made_up_batch
 from bertsmith.training.optimizer import make_optimizers
 from bertsmith.training.parallel import Parallel
 from bertsmith.training.phases import PhaseClock
@@ -202,11 +199,14 @@ def estimate(config: PretrainConfig, machine: Machine) -> Estimate:
             f"{training.batch_size}."
         )
     vocab_size = config.preparation.vocab_size
-    judges_pairs = config.data.objective != "mlm"
-    model = empty_model(config.model, vocab_size, judges_pairs=judges_pairs)
+    objective, architecture = (
+        objective_of(config.data.objective),
+        architecture_of(config.model.architecture),
+    )
+    model = empty_model(config.model, vocab_size, objective)
     num_masked = max(1, round(config.data.mlm_probability * length))
     batch = _Work.of(training.batch_size, length, num_masked)
-    flops = training_flops(config.model, vocab_size, batch)
+    flops = architecture.training_flops(config.model, vocab_size, batch)
     limit = machine.memory
     if limit is None:
         limit = _memory_here(machine)
@@ -288,12 +288,12 @@ def measured_rate(
         at_least: seconds to measure for.
     """
     keep_freed_memory()
-    judges_pairs = config.data.objective != "mlm"
-    model = Bert(config.model, vocab_size, judges_pairs=judges_pairs)
+    objective = objective_of(config.data.objective)
+    model = build(config.model, vocab_size, objective.heads)
     model.initialize(0)
     model.to(device)
     model.recomputes = config.training.recompute
-    parallel = Parallel(model, ALONE, "ddp", device)
+    parallel = Parallel(model, objective, ALONE, "ddp", device)
     optimizers = make_optimizers(model, config.training)
     batch = made_up_batch(config, vocab_size, num_sequences)
     seconds: list[float] = []
@@ -315,7 +315,10 @@ def measured_rate(
         parts = clock.seconds
         seconds.append(rounds * (parts["forward"] + parts["backward"]) + parts["optimizer"])
     work = _Work.of(config.training.batch_size, batch.lengths[0], batch.num_masked_each[0])
-    return training_flops(config.model, vocab_size, work) / statistics.median(seconds[1:])
+    architecture = architecture_of(config.model.architecture)
+    return architecture.training_flops(config.model, vocab_size, work) / statistics.median(
+        seconds[1:]
+    )
 
 
 @dataclass(frozen=True)
@@ -340,7 +343,7 @@ class _Work:
 def _sequences_at_once(
     config: PretrainConfig,
     machine: Machine,
-    model: Bert,
+    model: Encoder,
     share: int,
     num_masked: int,
     limit: int | None,
@@ -368,7 +371,7 @@ def _sequences_at_once(
 
 
 def _memory(
-    config: PretrainConfig, machine: Machine, model: Bert, number: int, num_masked: int
+    config: PretrainConfig, machine: Machine, model: Encoder, number: int, num_masked: int
 ) -> Memory:
     training, vocab_size = config.training, model.vocab_size
     batch = MicroBatch(num_sequences=number, length=config.data.max_length, num_masked=num_masked)
@@ -378,7 +381,7 @@ def _memory(
     parts = machine.devices if is_spread else 1
     # FSDP scatters gradients with the last micro-batch of a step, and has them whole until then.
     accumulates = number < math.ceil(training.batch_size / machine.devices)
-    activations = activation_bytes(
+    activations = architecture_of(config.model.architecture).activation_bytes(
         config.model,
         vocab_size,
         batch,
@@ -386,7 +389,9 @@ def _memory(
         is_half=is_half,
         recomputes=training.recompute,
     )
-    working = working_bytes(config.model, vocab_size, batch, is_half=is_half)
+    working = architecture_of(config.model.architecture).working_bytes(
+        config.model, vocab_size, batch, is_half=is_half
+    )
     working += int(_BETWEEN[machine.kind] * activations)
     if is_spread:  # one layer, and what is no layer's, are whole while they are at work
         layer = bytes_of_parameters(model.layers[0])

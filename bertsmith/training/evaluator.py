@@ -13,10 +13,9 @@ from bertsmith.config import TrainingConfig
 from bertsmith.data.batches import Batches
 from bertsmith.display import Display
 from bertsmith.evaluation.held_out import Evaluation, evaluate
-from bertsmith.model.bert import Bert
-from bertsmith.model.device import autocast
+from bertsmith.hardware.device import autocast
 from bertsmith.random_bits import Int64
-from bertsmith.ranks import Ranks
+from bertsmith.training.parallel import Parallel
 from bertsmith.training.stop import Interrupted, StopRequest
 from bertsmith.training.sums import Sums
 from bertsmith.training.validation_time import ValidationTime
@@ -27,11 +26,10 @@ class Evaluator:
     """Evaluates the same held-out pairs each time.
 
     Args:
-        model: on `device`.
+        parallel: the model, on `device`, its objective and the ranks that share the work.
         batches: the fixed held-out pairs.
         config: the training section.
         device: where.
-        ranks: who share the work.
         stop: asked after each micro-batch whether to leave the evaluation.
         display: shows how far it is.
         word_counts: int64 [V]; of the training text, for what word frequencies alone would give.
@@ -40,11 +38,10 @@ class Evaluator:
         started: `time.perf_counter()` when this process began to train.
     """
 
-    model: Bert
+    parallel: Parallel
     batches: Batches
     config: TrainingConfig
     device: torch.device
-    ranks: Ranks
     stop: StopRequest
     display: Display
     word_counts: Int64 | None
@@ -81,17 +78,18 @@ class Evaluator:
                 autocast(self.device, self.config.precision),
             ):
                 found = evaluate(
-                    self.model,
+                    self.parallel.model,
+                    self.parallel.objective,
                     self.batches,
                     device=self.device,
                     micro_batch=micro_batch,
-                    ranks=self.ranks,
+                    ranks=self.parallel.ranks,
                     most_pairs=self.config.validation_pairs,
                     counts=self.word_counts,
                     progress=self._interruptible(show),
                 )
         finally:
-            self.model.train()
+            self.parallel.model.train()
         ended = time.perf_counter()
         self._time.add(ended - began, ended - self.started)
         return found
@@ -101,7 +99,7 @@ class Evaluator:
 
         def show_and_check(done: int, total: int) -> None:
             show(done, total)
-            if number := int(self.ranks.gather([float(self.stop.by or 0)]).max()):
+            if number := int(self.parallel.ranks.gather([float(self.stop.by or 0)]).max()):
                 raise Interrupted(signal.Signals(number))
 
         return show_and_check

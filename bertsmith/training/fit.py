@@ -17,18 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bertsmith.architectures import MicroBatch, architecture_of
 from bertsmith.batch import Batch
 from bertsmith.config import PretrainConfig
 from bertsmith.errors import DeviceError
-from bertsmith.model.device import TOKENS_AT_ONCE, usual_micro_batch
-from bertsmith.model.memory import (
-    MicroBatch,
-    bytes_of_optimizer,
-    bytes_of_parameters,
-    layer_bytes,
-    working_bytes,
-)
-from bertsmith.model.shards import own_part
+from bertsmith.hardware.device import TOKENS_AT_ONCE, usual_micro_batch
+from bertsmith.nn.shards import own_part
+from bertsmith.training.memory import bytes_of_optimizer, bytes_of_parameters
 from bertsmith.training.parallel import Parallel
 
 SHARE_OF_FREE = 0.9  # the rest is for what is not counted, and for others
@@ -199,9 +194,10 @@ class _Trial:
             # Gradients; FSDP has them whole where a step has several micro-batches.
             reserve += bytes_of_parameters(model)
         if device.type == "cpu":
-            reserve += working_bytes(config.model, model.vocab_size, batch)
+            architecture = architecture_of(config.model.architecture)
+            reserve += architecture.working_bytes(config.model, model.vocab_size, batch)
             if training.recompute:  # of one layer at a time all is there
-                reserve += layer_bytes(config.model, batch)
+                reserve += architecture.layer_bytes(config.model, batch)
         self.free = int((free_memory(device) or 0) * SHARE_OF_FREE) - reserve
         """Bytes that are left for a micro-batch."""
 
@@ -252,7 +248,7 @@ class _Trial:
     def _forward(self, batch: Batch) -> Tensor:
         with self._autocast():
             losses = self._parallel.losses(batch, 0)
-        total: Tensor = 0.0 * (losses.mlm + losses.nsp)
+        total: Tensor = 0.0 * sum(losses[1:], start=losses[0])
         return total
 
 
@@ -266,7 +262,6 @@ def made_up_batch(config: PretrainConfig, vocab_size: int, num_sequences: int) -
     num_masked = _num_masked(config)
     tokens = num_sequences * length
     first = torch.arange(num_sequences) * length
-    is_pairs = config.data.objective != "mlm"
     return Batch(
         input_ids=torch.arange(tokens) % vocab_size,
         token_type_ids=torch.zeros(tokens, dtype=torch.int64),
@@ -274,7 +269,9 @@ def made_up_batch(config: PretrainConfig, vocab_size: int, num_sequences: int) -
         cu_seqlens=(torch.arange(num_sequences + 1) * length).int(),
         masked_positions=(first[:, None] + torch.arange(1, num_masked + 1)).flatten(),
         masked_labels=torch.zeros(num_sequences * num_masked, dtype=torch.int64),
-        next_sentence_labels=torch.zeros(num_sequences if is_pairs else 0, dtype=torch.int64),
+        next_sentence_labels=torch.zeros(
+            num_sequences if config.data.is_pairs else 0, dtype=torch.int64
+        ),
         lengths=(length,) * num_sequences,
         num_masked_each=(num_masked,) * num_sequences,
         starts=tuple(first.tolist()),

@@ -25,7 +25,7 @@ from torch import Tensor
 from bertsmith.batch import Batch, Sizes
 from bertsmith.data.batches import Batches
 from bertsmith.data.deal import deal
-from bertsmith.model.dropout import site_keys
+from bertsmith.nn.dropout import site_keys
 from bertsmith.random_bits import Int64
 
 IGNORED = -100
@@ -54,6 +54,8 @@ class FixedShape:
     """L."""
     sites: int
     """S; dropout keys of a step."""
+    terms: int
+    """Of the objective."""
     is_pairs: bool
     """Whether sequences have a next-sentence label."""
 
@@ -62,7 +64,7 @@ class FixedShape:
         """The parts of a buffer that are the same in number whatever U, in their order."""
         sizes = {
             "dropout_keys": 2 * self.sites,  # int64
-            "denominators": 2,  # float32
+            "denominators": self.terms,  # float32
             "cu_seqlens": self.sequences + 1,
             "row_cu_seqlens": self.sequences + 1,
             "next_sentence_labels": self.sequences,
@@ -91,7 +93,7 @@ class FixedShape:
 
     @staticmethod
     def for_batches(
-        batches: Iterable[Batch], *, most_tokens: int, max_length: int, sites: int
+        batches: Iterable[Batch], *, most_tokens: int, max_length: int, sites: int, terms: int = 2
     ) -> FixedShape:
         """The shape for batches like these.
 
@@ -100,6 +102,7 @@ class FixedShape:
             most_tokens: of a micro-batch; one sequence and its filler it takes in any case.
             max_length: L.
             sites: S.
+            terms: of the objective.
         """
         batches = list(batches)
         mean = sum(batch.num_tokens for batch in batches) / len(batches)
@@ -121,6 +124,7 @@ class FixedShape:
             sequences=sequences + fillers + 2,
             max_length=max_length,
             sites=sites,
+            terms=terms,
             is_pairs=batches[0].num_pairs > 0,
         )
 
@@ -152,15 +156,15 @@ class FixedBatch:
     sizes: Sizes
     """Of what is real in it."""
 
-    def set_step(self, dropout_key: int, num_masked: int, num_pairs: int) -> None:
-        """Write what a step adds: its dropout key, and the counts that its losses are divided by.
+    def set_step(self, dropout_key: int, denominators: list[int]) -> None:
+        """Write what a step adds: its dropout key, and what its losses are divided by.
 
         Args:
             dropout_key: random bits of the step, 0 to 2**64 - 1.
-            num_masked, num_pairs: of the global batch.
+            denominators: of each term, of the global batch.
         """
         keys = site_keys(dropout_key, np.arange(self.shape.sites))
-        counts = np.array([max(num_masked, 1), max(num_pairs, 1)], dtype=np.float32)
+        counts = np.array(denominators, dtype=np.float32)
         header = np.concatenate([keys.view(np.int32), counts.view(np.int32)])
         self.buffers[:, : len(header)] = torch.from_numpy(header)
 
@@ -272,8 +276,8 @@ def _lay_out(
 
 
 def constants_of(shape: FixedShape, constants: Tensor) -> dict[str, Tensor]:
-    """The parts of `Views.constants` by name: `dropout_keys` int64 [S], `denominators` float32 [2],
-    the others int32.
+    """The parts of `Views.constants` by name: `dropout_keys` int64 [S], `denominators` float32
+    [terms], the others int32.
     """
     sizes = shape.constants
     parts = dict(zip(sizes, constants.split(list(sizes.values())), strict=True))

@@ -12,13 +12,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bertsmith.architectures import MLM_HEAD, NSP_HEAD, Encoder
 from bertsmith.config import PRESETS, Given, ModelConfig, PretrainConfig, resolve
 from bertsmith.data.store import log_shares, word_counts
 from bertsmith.errors import DataError
-from bertsmith.model.bert import Bert
-from bertsmith.model.hugging_face import (
+from bertsmith.nn.shards import put
+from bertsmith.saved.hugging_face import (
     CONFIG_FILE,
-    missing_parts,
+    missing_heads,
     put_weights,
     read_config,
     read_json,
@@ -26,8 +27,7 @@ from bertsmith.model.hugging_face import (
     refuse_damaged,
     refuse_large_vocabulary,
 )
-from bertsmith.model.locate import find_model, find_run_config, read_newest
-from bertsmith.model.shards import put
+from bertsmith.saved.locate import find_model, find_run_config, read_newest
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.prepare import Prepared
 
@@ -68,7 +68,7 @@ def _given_by(folder: Path, path: Path) -> Given:
         preset = _nearest_preset(shape)
         longest = min(tokenizer.max_length, int(PRESETS[preset]["max_length"]))
         defaults["max_length"] = longest
-        if "nsp_head" in missing_parts(folder):
+        if NSP_HEAD in missing_heads(folder):
             defaults["objective"] = "mlm"
     return Given(f"The model in {folder} has", settings, defaults, preset)
 
@@ -119,7 +119,7 @@ class FirstWeights:
     mlm_bias: npt.NDArray[np.float32] | None
 
     @classmethod
-    def read(cls, model: Bert, config: PretrainConfig, prepared: Prepared) -> FirstWeights:
+    def read(cls, model: Encoder, config: PretrainConfig, prepared: Prepared) -> FirstWeights:
         """All that is needed to begin, held against the run, before anything is written.
 
         Raises:
@@ -127,7 +127,7 @@ class FirstWeights:
             ModelError: it is damaged, or of another shape.
         """
         state: dict[str, Tensor] = {}
-        missing = frozenset({"mlm_head"})
+        missing = frozenset({MLM_HEAD})
         begins_from = config.training.init_from
         if begins_from is not None:
 
@@ -144,13 +144,13 @@ class FirstWeights:
 
             state, missing = read_newest(Path(begins_from), read)
         bias = None
-        if "mlm_head" in missing and config.training.mlm_bias_init == "frequency":
+        if MLM_HEAD in missing & model.heads and config.training.mlm_bias_init == "frequency":
             # The head then starts as good as word counts alone can be, and has context to learn.
             bias = log_shares(word_counts(prepared.batches.store, prepared.tokenizer))
         looks_near = config.training.attention_init == "near" and begins_from is None
         return cls(config.training.seed, looks_near, state, bias)
 
-    def into(self, model: Bert) -> None:
+    def into(self, model: Encoder) -> None:
         """Set all weights of `model`; what the model gone on from lacks is drawn."""
         model.initialize(self.seed, looks_near=self.looks_near)
         put_weights(model, self.state)
@@ -158,4 +158,4 @@ class FirstWeights:
             # The rest is of rows that only pad the matrix.
             bias = torch.full((model.vocab_size,), float(self.mlm_bias.min()))
             bias[: len(self.mlm_bias)].copy_(torch.from_numpy(self.mlm_bias))
-            put(model.mlm_head.bias, bias)
+            put(model.mlm_bias, bias)

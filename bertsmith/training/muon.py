@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertsmith.model.shards import own_part, part_like, whole_like
+from bertsmith.nn.shards import own_part, part_like, whole_like
 
 _COEFFICIENTS = (3.4445, -4.775, 2.0315)  # steepest at 0: small singular values rise fast
 _ITERATIONS = 5

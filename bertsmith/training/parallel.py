@@ -14,24 +14,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bertsmith.architectures import Encoder
 from bertsmith.batch import Batch
-from bertsmith.model.bert import Bert, Losses
+from bertsmith.errors import DeviceError
+from bertsmith.objectives import Objective
 from bertsmith.ranks import Ranks
 
 
 class Parallel:
-    """A model and its ranks; with one rank the plain model.
+    """A model, its objective and its ranks; with one rank the plain model.
 
     Args:
         model: on `device`, the same on all ranks. FSDP changes it in place: its parameters are
             then `DTensor`s, which optimizers must be made of.
+        objective: what it is trained on.
         ranks: who trains it.
         kind: "ddp" or "fsdp".
         device: where.
+
+    Raises:
+        DeviceError: the objective compares sequences of a whole batch, and there are several ranks.
     """
 
-    def __init__(self, model: Bert, ranks: Ranks, kind: str, device: torch.device) -> None:
-        self.model = model
+    def __init__(
+        self, model: Encoder, objective: Objective, ranks: Ranks, kind: str, device: torch.device
+    ) -> None:
+        if ranks.size > 1 and not objective.splits:
+            raise DeviceError(
+                f"The objective {objective.name} must have a batch on one rank; there are "
+                f"{ranks.size}. Begin one process."
+            )
+        self.model, self.objective = model, objective
         self.ranks = ranks
         self._ddp: nn.Module | None = None
         self._is_sharded = ranks.size > 1 and kind == "fsdp"
@@ -40,7 +53,7 @@ class Parallel:
             _shard(model, ranks, device)
         elif ranks.size > 1:
             self._ddp = nn.parallel.DistributedDataParallel(
-                _Losses(model), gradient_as_bucket_view=True
+                _Losses(model, objective), gradient_as_bucket_view=True
             )
 
     @property
@@ -48,16 +61,19 @@ class Parallel:
         """Whether every rank must go through the network equally often."""
         return self._is_sharded
 
-    def losses(self, batch: Batch, dropout_key: int) -> Losses:
-        """Those of a micro-batch, as sums; see `Bert.losses`."""
+    def losses(self, batch: Batch, dropout_key: int) -> tuple[Tensor, ...]:
+        """Those of a micro-batch, as sums; see `Objective.losses`."""
         if self._ddp is None:
-            return self.model.losses(batch, dropout_key)
-        return Losses(*self._ddp(batch, dropout_key))
+            found: tuple[Tensor, ...] = self.model.call(self.objective.losses, batch, dropout_key)
+            return found
+        return tuple(self._ddp(batch, dropout_key))
 
     @property
-    def has_collective_in_flight(self) -> bool:
-        """Whether other ranks may wait in a collective that this one has begun."""
-        return self._is_sharded or self._is_sending
+    def can_halve(self) -> bool:
+        """Whether a micro-batch that does not fit may be made again in two: the objective allows
+        it, and no other rank waits in a collective that this one has begun.
+        """
+        return self.objective.splits and not (self._is_sharded or self._is_sending)
 
     @contextmanager
     def accumulate(self, *, is_last: bool) -> Iterator[None]:
@@ -99,22 +115,22 @@ class Parallel:
         """
         for _ in range(2 if self._ddp is not None else 0):
             losses = self.losses(batch, 0)
-            (0.0 * (losses.mlm + losses.nsp)).backward()
+            (0.0 * sum(losses[1:], start=losses[0])).backward()
             self.zero_grad()
 
 
 class _Losses(nn.Module):
     """DDP follows what is called as the module itself."""
 
-    def __init__(self, model: Bert) -> None:
+    def __init__(self, model: Encoder, objective: Objective) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.objective = model, objective
 
-    def forward(self, batch: Batch, dropout_key: int) -> Losses:
-        return self.model.losses(batch, dropout_key)
+    def forward(self, batch: Batch, dropout_key: int) -> tuple[Tensor, ...]:
+        return self.objective.losses(self.model, batch, dropout_key)
 
 
-def _shard(model: Bert, ranks: Ranks, device: torch.device) -> None:
+def _shard(model: Encoder, ranks: Ranks, device: torch.device) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
@@ -123,5 +139,4 @@ def _shard(model: Bert, ranks: Ranks, device: torch.device) -> None:
         fully_shard(layer, mesh=mesh)
     # The rest, too, is given back after a forward pass: one that validates has no backward pass.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
-    for name in ("losses", "score"):
-        register_fsdp_forward_method(model, name)
+    register_fsdp_forward_method(model, "call")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from bertsmith.objectives import Objective
 from bertsmith.training.divergence import Diverged, loss_spike
 from bertsmith.training.progress import Progress
-from bertsmith.training.step import Losses, StepResult
+from bertsmith.training.step import StepResult
 
 _CLOSING_SHARE = 0.9  # the closing losses are means over the last tenth of the budget
 
@@ -29,6 +30,7 @@ class PendingLosses:
     """Reads the losses of several steps at once, checks them, and adds them up.
 
     Args:
+        objective: whose losses they are.
         spike_factor: how many times the running mean a loss must be to be a divergence; 0: none is.
 
     Attributes:
@@ -38,7 +40,8 @@ class PendingLosses:
         seconds: of the steps that this process made.
     """
 
-    def __init__(self, spike_factor: float) -> None:
+    def __init__(self, objective: Objective, spike_factor: float) -> None:
+        self._objective = objective
         self.first_step = 0
         self.clock = 0.0
         self.seconds = 0.0
@@ -77,25 +80,30 @@ class PendingLosses:
         now = time.perf_counter()
         seconds = (now - self.clock) / len(rows)
         self.clock = now
-        for step, (mlm, nsp, _, is_finite) in zip(self._steps, found, strict=True):
-            losses = Losses(mlm, nsp)
+        names = [term.name for term in self._objective.terms]
+        for step, (*sums, _, is_finite) in zip(self._steps, found, strict=True):
+            losses = dict(zip(names, sums, strict=True))
             self._check(progress, step, losses, is_finite=bool(is_finite))
             self._add_up(progress, step, losses, seconds)
         self._steps = []
-        return float(found[-1][2])
+        return float(found[-1][-2])
 
-    def _check(self, progress: Progress, step: _Step, losses: Losses, *, is_finite: bool) -> None:
+    def _check(
+        self, progress: Progress, step: _Step, losses: dict[str, float], *, is_finite: bool
+    ) -> None:
         """Raise `Diverged` if the loss is not finite or far above those before it."""
         sizes = step.result.sizes
         if is_finite:
-            loss = losses.mlm / max(sizes.num_masked, 1) + losses.nsp / max(sizes.num_pairs, 1)
+            loss = self._objective.loss(list(losses.values()), sizes)
             what = loss_spike(progress, loss, self._spike_factor)
         else:
             what = "the loss or its gradient is not a finite number"
         if what is not None:
             raise Diverged(what, step.number, step.batch_number)
 
-    def _add_up(self, progress: Progress, step: _Step, losses: Losses, seconds: float) -> None:
+    def _add_up(
+        self, progress: Progress, step: _Step, losses: dict[str, float], seconds: float
+    ) -> None:
         totals, sizes = progress.totals, step.result.sizes
         self.seconds += seconds
         progress.window.add(losses, sizes, seconds)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from bertsmith.model.device import wait_for
+from bertsmith.hardware.device import wait_for
 
 Phase = Callable[[str], AbstractContextManager[None]]
 """Gives a context to enter around the part of a step with that name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from bertsmith.architectures import Encoder, build
 from bertsmith.config import BUDGETS, PretrainConfig, drift, held, to_toml
 from bertsmith.corpus.standard_input import refuse_standard_input
 from bertsmith.data.store import word_counts
@@ -17,8 +18,7 @@ from bertsmith.display import Display, shell_word
 from bertsmith.durable import whole_folder
 from bertsmith.errors import BertsmithError, DataError, RunError, RunStopped
 from bertsmith.extras import command_for, is_installed
-from bertsmith.model.bert import Bert
-from bertsmith.model.device import (
+from bertsmith.hardware.device import (
     autocast,
     choose_device,
     compute_dtype,
@@ -26,11 +26,12 @@ from bertsmith.model.device import (
     device_of_rank,
     keep_freed_memory,
 )
-from bertsmith.model.hugging_face import Snapshot
-from bertsmith.model.locate import MODEL_FOLDER, list_checkpoints
+from bertsmith.objectives import objective_of
 from bertsmith.preparation import report_json, with_absolute_paths, with_tokenizer_of
 from bertsmith.ranks import Ranks, is_restarted, joined, local_rank, may_be_restarted
-from bertsmith.report.metrics_file import MetricsFile
+from bertsmith.report.metrics_file import MetricsFile, losses_in
+from bertsmith.saved.hugging_face import Snapshot
+from bertsmith.saved.locate import MODEL_FOLDER, list_checkpoints
 from bertsmith.training.budget import Budget
 from bertsmith.training.checkpoint import STATE_FILE, Checkpoints
 from bertsmith.training.closing import closing_figures, describe_devices
@@ -73,35 +74,31 @@ class Run:
     def closing_lines(self) -> list[str]:
         """The figures as the textbook prints them, the validation figures under them."""
         m = self.metrics
-        has_pairs = "nsp_loss" in m
+        has_pairs = "sentence_pairs_per_second" in m
         has_memory = "peak_memory_bytes" in m  # not of a run that an older version finished
-        nsp = f", NSP loss {m['nsp_loss']:.3f}" if has_pairs else ""
         rate = m["sentence_pairs_per_second" if has_pairs else "segments_per_second"]
+        names = [name.removesuffix("_loss") for name in losses_in(m)]
         lines = [
-            f"MLM loss {_number(m['mlm_loss'])}{nsp}",
+            ", ".join(f"{name.upper()} loss {_number(m[f'{name}_loss'])}" for name in names),
             f"{rate:.1f} {'sentence pairs' if has_pairs else 'segments'}/sec on {m['device']}",
             f"{m['tokens_per_second']:,.0f} tokens/sec, {_share(m)}"
             + (f"; {m['peak_memory_bytes'] / 1e9:.1f} GB of memory at most" if has_memory else ""),
         ]
-        if "validation_mlm_loss" in m:
-            masked = "no masked token, since every word is unknown"
-            if m["validation_mlm_loss"] is not None:
-                masked = (
-                    f"MLM loss {m['validation_mlm_loss']:.3f}, "
-                    f"MLM accuracy {m['validation_mlm_accuracy']:.1%}"
-                )
-            lines.append(
-                f"validation: {masked}"
-                + (
-                    f", NSP loss {m['validation_nsp_loss']:.3f}, "
-                    f"NSP accuracy {m['validation_nsp_accuracy']:.1%}"
-                    if has_pairs
-                    else ""
-                )
-            )
+        if f"validation_{names[0]}_loss" in m:
+            lines.append("validation: " + ", ".join(_validation(m, name) for name in names))
         if "phase_seconds" in m:
             lines += describe(m["phase_seconds"])
         return lines
+
+
+def _validation(metrics: Mapping[str, Any], name: str) -> str:
+    """Loss and accuracy of a term on the validation split."""
+    loss = metrics[f"validation_{name}_loss"]
+    if loss is None:
+        return "no masked token, since every word is unknown"
+    accuracy = metrics.get(f"validation_{name}_accuracy")
+    shown = f"{name.upper()} loss {loss:.3f}"
+    return shown if accuracy is None else f"{shown}, {name.upper()} accuracy {accuracy:.1%}"
 
 
 def _number(loss: float | None) -> str:
@@ -288,15 +285,17 @@ class _Job:
                 raise DataError("All ranks must have the same text; this one has another.")
         return prepared
 
-    def _model(self, prepared: Prepared, newest: Path | None) -> tuple[Bert, FirstWeights | None]:
+    def _model(
+        self, prepared: Prepared, newest: Path | None
+    ) -> tuple[Encoder, FirstWeights | None]:
         """The network, and what it begins with; None if it goes on from a checkpoint."""
         rows = embedding_rows(self.config, prepared.tokenizer, newest)
-        model = Bert(self.config.model, rows, judges_pairs=prepared.batches.is_pairs)
+        model = build(self.config.model, rows, objective_of(self.config.data.objective).heads)
         if newest is not None:
             return model, None
         return model, FirstWeights.read(model, self.config, prepared)
 
-    def _beginning(self, model: Bert, prepared: Prepared) -> FirstWeights | None:
+    def _beginning(self, model: Encoder, prepared: Prepared) -> FirstWeights | None:
         """What the run began with, should the validation that is owed condemn its checkpoint.
 
         None if other checkpoints are there to go back to, or it cannot be read any more.
@@ -335,7 +334,7 @@ class _Job:
 
     def _train(
         self,
-        model: Bert,
+        model: Encoder,
         first: FirstWeights | None,
         prepared: Prepared,
         newest: Path | None,
@@ -386,13 +385,14 @@ class _Job:
             observers.on_end(EndEvent(step=trainer.progress.spent.step, figures=closing))
         return {**closing, "output": str(self.path)}
 
-    def _on_device(self, model: Bert) -> tuple[Parallel, PretrainConfig]:
+    def _on_device(self, model: Encoder) -> tuple[Parallel, PretrainConfig]:
         """The model on its device and ranks, and the settings with the micro-batch that fits."""
         model = model.to(self.device)
         model.recomputes = self.config.training.recompute
         if self.device.type == "cpu":
             keep_freed_memory()
-        parallel = Parallel(model, self.ranks, self.config.training.parallel, self.device)
+        objective, kind = objective_of(self.config.data.objective), self.config.training.parallel
+        parallel = Parallel(model, objective, self.ranks, kind, self.device)
         return parallel, self._fitted(parallel)
 
     def _engine(

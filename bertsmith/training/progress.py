@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from bertsmith.errors import ModelError
-from bertsmith.model.hugging_face import read_json
+from bertsmith.saved.hugging_face import read_json
 from bertsmith.training.budget import Spent
 from bertsmith.training.sums import Sums
 

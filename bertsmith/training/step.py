@@ -11,26 +11,17 @@ from torch import Tensor, nn
 
 from bertsmith.batch import Batch, Sizes
 from bertsmith.errors import DeviceError
-from bertsmith.model.shards import whole
+from bertsmith.nn.shards import whole
 from bertsmith.training.optimizer import Optimizers
 from bertsmith.training.parallel import Parallel
 from bertsmith.training.phases import Phase, unmeasured
-
-
-class Losses(NamedTuple):
-    """Sums over a global batch, on the host."""
-
-    mlm: float
-    """Over masked tokens, in nats."""
-    nsp: float
-    """Over pairs, in nats."""
 
 
 class StepResult(NamedTuple):
     """What a step gives to the log; on the device, which may still be at work on it."""
 
     losses: Tensor
-    """float32 [2]; sums over the batch of MLM and NSP loss."""
+    """float32 [terms of the objective]; sums over the batch."""
     grad_norm: Tensor
     """float32 []; before clipping."""
     is_finite: Tensor
@@ -56,11 +47,11 @@ def train_step(
 ) -> StepResult:
     """Train on one global batch; nothing in it waits for the device.
 
-    The loss is the mean over all masked tokens of the batch plus the mean over all its pairs
+    The loss is the sum of the objective's terms, each a mean over all that it scores in the batch
     (invariant 3): every micro-batch of every rank divides its sums by the counts of the whole.
 
     Args:
-        parallel: the model on its ranks.
+        parallel: the model on its ranks, and the objective.
         optimizers: of its parameters.
         batch: this rank's part of it, on the host.
         micro_batch: tokens on the device at once; changes only memory, speed and rounding. Where
@@ -73,7 +64,8 @@ def train_step(
             were.
 
     Raises:
-        DeviceError: one sequence alone does not fit, or other ranks wait for what is half done.
+        DeviceError: what must be at once (a sequence; a batch, if the objective does not split it)
+            does not fit, or other ranks wait for what is half done.
     """
     agreed = _agree(parallel, batch, micro_batch)
 
@@ -110,6 +102,8 @@ class _Agreed(NamedTuple):
 
 def _agree(parallel: Parallel, batch: Batch, micro_batch: int) -> _Agreed:
     """Gather what the ranks must know of each other."""
+    if not parallel.objective.splits:
+        micro_batch = max(micro_batch, batch.num_tokens)
     parts = batch.split(micro_batch)
     found = parallel.ranks.gather([*batch.sizes, len(parts), micro_batch])
     sizes = Sizes(*(int(number) for number in found[:, : len(Sizes._fields)].sum(0)))
@@ -140,7 +134,7 @@ def _with_what_fits(
         try:
             return forward_and_backward(parts), micro_batch
         except torch.OutOfMemoryError as error:
-            if parallel.has_collective_in_flight or len(parts) == batch.num_sequences:
+            if not parallel.can_halve or len(parts) == batch.num_sequences:
                 parallel.zero_grad()
                 ranks = parallel.ranks
                 whose = device.type if ranks.size == 1 else f"rank {ranks.rank} ({device.type})"
@@ -179,7 +173,7 @@ def clip_and_update(
     Args:
         model: with gradients of the whole step.
         optimizers: of its parameters.
-        sums: float32 [2]; the losses of the step.
+        sums: float32 [terms]; the losses of the step.
         max_grad_norm: 0 = no clipping.
 
     Returns:
@@ -207,11 +201,12 @@ def _forward_and_backward(
     phase: Phase,
     before_micro_batch: Callable[[], None],
 ) -> Tensor:
-    """Gradients of this rank's `parts`; float32 [2]: the sums of their losses.
+    """Gradients of this rank's `parts`; float32 [terms]: the sums of their losses.
 
     A rank that has fewer parts than `num_rounds` repeats its last one, whose losses count nothing.
     """
-    sums = torch.zeros(2, device=device)
+    objective = parallel.objective
+    sums = torch.zeros(len(objective.terms), device=device)
     for number in range(num_rounds):
         before_micro_batch()
         part, share = parts[min(number, len(parts) - 1)], float(number < len(parts))
@@ -219,8 +214,7 @@ def _forward_and_backward(
         with parallel.accumulate(is_last=is_last):
             with phase("forward"), autocast():
                 losses = parallel.losses(part.to(device), dropout_key)
-                loss = losses.mlm / max(sizes.num_masked, 1)
-                loss = loss + losses.nsp / max(sizes.num_pairs, 1)
+                loss = objective.loss(losses, sizes)
             with phase("backward"):
                 parallel.backward(loss * share, is_last=is_last)
         sums += share * torch.stack(losses).detach()

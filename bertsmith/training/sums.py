@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from bertsmith.batch import Sizes
-from bertsmith.training.step import Losses
+from bertsmith.objectives import Objective
 
 
 @dataclass(kw_only=True)
 class Sums:
-    """Totals over some steps; means are over all masked tokens and over all pairs in them."""
+    """Totals over some steps; means are over all that a term scores in them."""
 
-    mlm: float = 0.0
-    nsp: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
+    """Of each term of the objective, in nats."""
     num_masked: int = 0
     num_sequences: int = 0
     num_pairs: int = 0
@@ -22,10 +23,10 @@ class Sums:
     """Sum of the squared lengths."""
     seconds: float = 0.0
 
-    def add(self, losses: Losses, sizes: Sizes, seconds: float) -> None:
+    def add(self, losses: Mapping[str, float], sizes: Sizes, seconds: float) -> None:
         """Count one step, of so many seconds of wall clock."""
-        self.mlm += losses.mlm
-        self.nsp += losses.nsp
+        for name, loss in losses.items():
+            self.losses[name] = self.losses.get(name, 0.0) + loss
         self.num_masked += sizes.num_masked
         self.num_sequences += sizes.num_sequences
         self.num_pairs += sizes.num_pairs
@@ -33,15 +34,28 @@ class Sums:
         self.num_squared += sizes.num_squared
         self.seconds += seconds
 
-    def means(self) -> dict[str, float | None]:
-        """`mlm_loss` in nats a masked token, and of pairs `nsp_loss` in nats a pair.
+    def means(self, objective: Objective) -> dict[str, float | None]:
+        """`mlm_loss` and the like, in nats by what the term scores.
 
-        Without a masked token, as where all words of a few examples are unknown, the loss is None.
+        Where nothing was scored, as where all words of a few examples are unknown, a loss is None.
         """
-        means = {"mlm_loss": self.mlm / self.num_masked if self.num_masked else None}
-        if self.num_pairs:
-            means["nsp_loss"] = self.nsp / self.num_pairs
+        means = {}
+        for term in objective.terms:
+            count = term.count(self._sizes)
+            means[f"{term.name}_loss"] = self.losses.get(term.name, 0.0) / count if count else None
         return means
+
+    @property
+    def _sizes(self) -> Sizes:
+        return Sizes(
+            num_sequences=self.num_sequences,
+            num_pairs=self.num_pairs,
+            num_tokens=self.num_tokens,
+            num_masked=self.num_masked,
+            num_squared=self.num_squared,
+            num_cut_pairs=0,
+            num_cut_tokens=0,
+        )
 
     def throughput(self) -> dict[str, float]:
         """Pairs (or segments) and real tokens a second."""

@@ -21,7 +21,7 @@ from bertsmith.data.ahead import BatchesAhead
 from bertsmith.data.batches import Batches
 from bertsmith.display import Display
 from bertsmith.errors import DivergenceError, RunError, RunStopped
-from bertsmith.model.device import autocast
+from bertsmith.hardware.device import autocast
 from bertsmith.random_bits import Int64, Stream, random_bits
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.budget import Budget, is_due
@@ -111,16 +111,15 @@ class Trainer:
     def __post_init__(self) -> None:
         self.model, self.ranks = self.parallel.model, self.parallel.ranks
         self._budget = Budget.of(self.config, self.batches.num_examples)
-        self._pending = PendingLosses(self.config.spike_factor)
+        self._pending = PendingLosses(self.parallel.objective, self.config.spike_factor)
         self._evaluator = None if self.validation is None else self._make_evaluator(self.validation)
 
     def _make_evaluator(self, validation: Batches) -> Evaluator:
         return Evaluator(
-            model=self.model,
+            parallel=self.parallel,
             batches=validation,
             config=self.config,
             device=self.device,
-            ranks=self.ranks,
             stop=self.stop,
             display=self.display,
             word_counts=self.word_counts,
@@ -383,7 +382,7 @@ class Trainer:
         """Tell the observer the metrics since it was told the last time."""
         spent, window = self.progress.spent, self.progress.window
         figures = {
-            **window.means(),
+            **window.means(self.parallel.objective),
             "learning_rate": rate,
             "grad_norm": grad_norm,
             "pairs": spent.pairs,

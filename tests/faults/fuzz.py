@@ -44,10 +44,10 @@ from bertsmith.data.manifest import MANIFEST_FILE, Manifest
 from bertsmith.durable import CHECKSUMS_FILE, damage
 from bertsmith.errors import BertsmithError
 from bertsmith.inference.model import load
-from bertsmith.model.hugging_face import load_model
-from bertsmith.model.locate import checkpoint_folder
 from bertsmith.report.curves import draw_curves
 from bertsmith.report.metrics_file import METRICS_FILE, MetricsFile
+from bertsmith.saved.hugging_face import load_model
+from bertsmith.saved.locate import checkpoint_folder
 from bertsmith.tokenizer import TOKENIZER_FILES
 from bertsmith.training.checkpoint import OPTIMIZER_FILE, STATE_FILE, restore
 from bertsmith.training.earlier import EarlierRun

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bertsmith.durable import damage
-from bertsmith.model.locate import list_checkpoints
+from bertsmith.saved.locate import list_checkpoints
 from tests.support.faults import Machine, begin_arguments, points, resume_arguments
 from tests.support.runs import Result, result_of
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bertsmith.errors import BertsmithError
-from bertsmith.model.hugging_face import load_model
+from bertsmith.saved.hugging_face import load_model
 
 on_a_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bertsmith.durable import damage
-from bertsmith.model.locate import list_checkpoints
 from bertsmith.report.metrics_file import read_metrics
+from bertsmith.saved.locate import list_checkpoints
 from tests.support.faults import TINY, Machine, points, resume_arguments
 from tests.support.runs import result_of
 from tests.support.stores import content

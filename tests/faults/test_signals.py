@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bertsmith.model.locate import list_checkpoints
 from bertsmith.report.metrics_file import read_metrics
+from bertsmith.saved.locate import list_checkpoints
 from tests.support.faults import Machine, begin_arguments, resume_arguments
 from tests.support.runs import Result, result_of, wait_for_lines
 
@@ -61,11 +61,11 @@ def test_a_second_interrupt_leaves_at_once(text_file: Path, tmp_path: Path) -> N
     code = (
         "import sys, time\n"
         "from bertsmith.cli.main import main\n"
-        "from bertsmith.model.bert import Bert\n"
+        "from bertsmith.objectives.rows import RowObjective\n"
         "def held(*_):\n"
         "    print('held', file=sys.stderr, flush=True)\n"
         "    while True: time.sleep(1)\n"
-        "Bert.losses = held\n"
+        "RowObjective.losses = held\n"
         "main(sys.argv[1:])\n"
     )
     with subprocess.Popen(

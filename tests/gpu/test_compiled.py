@@ -12,14 +12,15 @@ import pytest
 import torch
 
 import bertsmith
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.config import PretrainConfig, resolve
 from bertsmith.data.store import TokenStore
 from bertsmith.data.worker import pinned
 from bertsmith.errors import RunStopped
-from bertsmith.model.bert import Bert
-from bertsmith.model.device import autocast, deterministic
-from bertsmith.model.embedding import sum_by_row
-from bertsmith.model.locate import list_checkpoints
+from bertsmith.hardware.device import autocast, deterministic
+from bertsmith.nn.embedding import sum_by_row
+from bertsmith.objectives import objective_of
+from bertsmith.saved.locate import list_checkpoints
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training import compiled, engine
 from bertsmith.training.compiled import Backend, CompiledEngine
@@ -34,6 +35,7 @@ from tests.support.gpu import (
     told_of_waiting,
     waits_in,
 )
+from tests.support.objective import losses_of
 from tests.support.runs import result_of
 from tests.support.stores import make_batches
 
@@ -70,8 +72,8 @@ def make_engine(
     captures: bool = True,
 ) -> CompiledEngine:
     torch._dynamo.reset()
-    pairs = config.data.objective != "mlm"
-    model = Bert(config.model, tokenizer.vocab_size, judges_pairs=pairs)
+    objective: Any = objective_of(config.data.objective)
+    model = Bert(config.model, tokenizer.vocab_size, objective.heads)
     model.initialize(0)
     model.to(device).train()
     made = make_batches(
@@ -86,9 +88,11 @@ def make_engine(
         most_tokens=4096,
         max_length=config.data.max_length,
         sites=model.dropout_sites,
+        terms=len(objective.terms),
     )
     return CompiledEngine(
         model,
+        objective,
         make_optimizers(model, config.training, capturable=True),
         FixedBatches(made, shape),
         micro_batch=4096,
@@ -103,7 +107,7 @@ def make_engine(
 def gradients_of(own: CompiledEngine, number: int) -> dict[str, torch.Tensor]:
     """Of a batch, before clipping."""
     batch = own.make(number)
-    batch.set_step(KEY, batch.sizes.num_masked, batch.sizes.num_pairs)
+    batch.set_step(KEY, own._objective.denominators(batch.sizes))
     own.model.zero_grad()
     for buffer in batch.buffers:
         own._buffer[: len(buffer)].copy_(buffer)
@@ -116,7 +120,7 @@ def eager_gradients_of(own: CompiledEngine, number: int, precision: str) -> dict
     batch = own.make.__self__.batches.batch(number).to(own._buffer.device)  # type: ignore[attr-defined]
     own.model.zero_grad()
     with autocast(own._buffer.device, precision):
-        losses = own.model.losses(batch, KEY)
+        losses = losses_of(own.model, batch, KEY)
     (losses.mlm / batch.num_masked + losses.nsp / max(batch.num_pairs, 1)).backward()
     return {name: p.grad.double() for name, p in own.model.named_parameters() if p.grad is not None}
 

@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.config import TrainingConfig
-from bertsmith.model import attention
-from bertsmith.model import loss as loss_module
-from bertsmith.model.attention import attend
-from bertsmith.model.bert import Bert
-from bertsmith.model.dropout import DropoutKey, dropout
-from bertsmith.model.layout import Layout, TokenSubset
-from bertsmith.model.loss import masked_lm_loss
+from bertsmith.nn import attention
+from bertsmith.nn import loss as loss_module
+from bertsmith.nn.attention import attend
+from bertsmith.nn.dropout import DropoutKey, dropout
+from bertsmith.nn.layout import Layout, TokenSubset
+from bertsmith.nn.loss import masked_lm_loss
 from bertsmith.training.muon import orthogonalized
 from bertsmith.training.optimizer import make_optimizers
 from tests.support.gpu import Finding

@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig
 from bertsmith.data.store import TokenStore
-from bertsmith.model.bert import Bert
-from bertsmith.model.device import autocast
-from bertsmith.model.hugging_face import to_hugging_face
+from bertsmith.hardware.device import autocast
+from bertsmith.saved.hugging_face import to_hugging_face
 from bertsmith.tokenizer import Tokenizer
 from tests.support.gpu import Finding
 from tests.support.gradients import assert_same_gradients
+from tests.support.objective import BERT, losses_of, scores_of
 from tests.support.stores import make_batches
 
 pytestmark = pytest.mark.gpu
@@ -64,7 +65,7 @@ def losses_and_gradients(
     model = model.to(where, dtype)
     model.zero_grad()
     with autocast(where, precision):
-        losses = model.losses(batch.to(where), KEY)
+        losses = losses_of(model, batch.to(where), KEY)
     means = losses.mlm / batch.num_masked, losses.nsp / batch.num_sequences
     sum(means).backward()  # type: ignore[union-attr]
     gradients = {
@@ -72,7 +73,7 @@ def losses_and_gradients(
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
     }
-    return torch.stack(means).detach().cpu().double(), to_hugging_face(gradients)
+    return torch.stack(means).detach().cpu().double(), to_hugging_face(gradients, BERT)
 
 
 def largest_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[float, str]:
@@ -136,11 +137,11 @@ def test_judging_is_that_of_a_cpu(
     batch: Batch, long_tokenizer: Tokenizer, device: torch.device
 ) -> None:
     model = make_model(long_tokenizer.vocab_size, dropout=0.1, attention_dropout=0.1, heads=2)
-    expected = model.eval().score(batch)
-    found = model.to(device).score(batch.to(device))
-    for name in ("mlm_losses", "nsp_losses"):
-        torch.testing.assert_close(
-            getattr(found, name).cpu(), getattr(expected, name), rtol=1e-4, atol=1e-4
-        )
-    for name in ("mlm_correct", "nsp_correct"):
-        assert torch.equal(getattr(found, name).cpu(), getattr(expected, name))
+    expected = scores_of(model.eval(), batch)
+    found = scores_of(model.to(device), batch.to(device))
+    for name, own in expected.items():
+        torch.testing.assert_close(found[name].losses.cpu(), own.losses, rtol=1e-4, atol=1e-4)
+        guesses = found[name].correct
+        assert guesses is not None
+        assert own.correct is not None
+        assert torch.equal(guesses.cpu(), own.correct)

@@ -14,15 +14,15 @@ import pytest
 import torch
 
 import bertsmith
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.config import resolve
 from bertsmith.data.store import TokenStore
 from bertsmith.data.worker import pinned
 from bertsmith.errors import RunStopped
-from bertsmith.model.bert import Bert
-from bertsmith.model.device import TOKENS_AT_ONCE, autocast, peak_bytes
-from bertsmith.model.locate import list_checkpoints
+from bertsmith.hardware.device import TOKENS_AT_ONCE, autocast, peak_bytes
 from bertsmith.ranks import ALONE
 from bertsmith.report.metrics_file import read_metrics
+from bertsmith.saved.locate import list_checkpoints
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training import engine
 from bertsmith.training.fit import fitting_micro_batch, made_up_batch
@@ -39,13 +39,14 @@ from tests.support.gpu import (
     told_of_waiting,
     waits_in,
 )
+from tests.support.objective import OBJECTIVE
 from tests.support.runs import result_of
 from tests.support.stores import make_batches
 
 pytestmark = pytest.mark.gpu
 
 
-def losses_of(run: Path) -> list[float]:
+def logged_losses(run: Path) -> list[float]:
     return [line["mlm_loss"] for line in read_metrics(run) if "learning_rate" in line]
 
 
@@ -69,7 +70,7 @@ def test_a_run_repeats_itself(
         )
         for name in ("a", "b")
     ]
-    losses = [losses_of(run) for run in runs]
+    losses = [logged_losses(run) for run in runs]
     same = next((i for i, pair in enumerate(zip(*losses, strict=True)) if pair[0] != pair[1]), None)
     is_one = digest(runs[0]) == digest(runs[1])
     differs = "none" if same is None else same + 1
@@ -113,7 +114,7 @@ def test_losses_are_those_of_a_cpu(
     settings = {**SHORT, "steps": 10, "precision": "float32"}
     here = pretrain(corpus, tmp_path / "here", device, **settings)
     there = pretrain(corpus, tmp_path / "there", torch.device("cpu"), **settings)
-    found, expected = losses_of(here), losses_of(there)
+    found, expected = logged_losses(here), logged_losses(there)
     assert len(found) == 10
     worst = max(abs(a - b) for a, b in zip(found, expected, strict=True))
     finding(f"losses of ten steps differ by {worst:.2e} at most")
@@ -137,7 +138,7 @@ def test_no_step_waits_for_the_device(
     config = resolve(overrides={**SHAPE, **settings})
     model = Bert(config.model, long_tokenizer.vocab_size)
     model.initialize(0)
-    parallel = Parallel(model.to(device), ALONE, "ddp", device)
+    parallel = Parallel(model.to(device), OBJECTIVE, ALONE, "ddp", device)
     optimizers = make_optimizers(model, config.training)
     made = make_batches(long_store, long_tokenizer, max_length=64)
     batches = [made.batch(number) for number in range(8)]
@@ -184,7 +185,7 @@ def test_the_micro_batch_that_is_found_fits(
     config = resolve(preset="mini", overrides=settings)
     model = Bert(config.model, vocabulary)
     model.initialize(0)
-    parallel = Parallel(model.to(device), ALONE, "ddp", device)
+    parallel = Parallel(model.to(device), OBJECTIVE, ALONE, "ddp", device)
     with only(gigabytes, device) as taken:
         found = fitting_micro_batch(parallel, config, device, lambda: autocast(device, "auto"))
         result = train_step(

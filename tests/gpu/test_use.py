@@ -36,8 +36,11 @@ def test_evaluation_is_that_of_a_cpu(run: Run, device: torch.device, finding: Fi
     assert found.pseudo.loss == pytest.approx(expected.pseudo.loss, rel=1e-4)
     # The closing figures come of bfloat16 on CUDA, evaluation of float32.
     closing = run.metrics["validation_mlm_loss"]
-    loss = found.mlm_loss
-    finding(f"MLM loss: closing {closing:.5f}, evaluated {loss:.5f}, on a CPU {expected.mlm_loss}")
+    loss = found.figures["mlm_loss"]
+    finding(
+        f"MLM loss: closing {closing:.5f}, evaluated {loss:.5f}, on a CPU "
+        f"{expected.figures['mlm_loss']}"
+    )
     assert closing == pytest.approx(loss, rel=2e-3)
 
 

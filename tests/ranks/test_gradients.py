@@ -9,20 +9,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
 from bertsmith.config import DataConfig, ModelConfig, TrainingConfig
 from bertsmith.data.batches import Batches
 from bertsmith.data.pairs import make_drawing
 from bertsmith.data.store import build_store
-from bertsmith.model.bert import Bert, Losses
-from bertsmith.model.device import autocast
-from bertsmith.model.shards import whole
+from bertsmith.hardware.device import autocast
+from bertsmith.nn.shards import whole
+from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
 from bertsmith.ranks import ALONE, Ranks, joined
 from bertsmith.tokenizer import train
 from bertsmith.training.optimizer import Optimizers, make_optimizers
 from bertsmith.training.parallel import Parallel
 from bertsmith.training.step import train_step
 from tests.ranks.job import run
+from tests.support.objective import OBJECTIVE, Losses, losses_of
 from tests.support.texts import SPACED, make_documents
 
 CPU = torch.device("cpu")
@@ -107,8 +109,8 @@ def record(case: Case, batch: Batch, vocab_size: int, ranks: Ranks) -> dict[str,
     model.initialize(1)
     model.recomputes = case.recompute
     if case.room and ranks.rank == 1:
-        leave_room(model, case.room)
-    parallel = Parallel(model, ranks, case.kind, CPU)
+        leave_room(case.room)
+    parallel = Parallel(model, OBJECTIVE, ranks, case.kind, CPU)
     optimizers = Recorded(model)
     found = train_step(
         parallel,
@@ -129,16 +131,15 @@ def record(case: Case, batch: Batch, vocab_size: int, ranks: Ranks) -> dict[str,
     }
 
 
-def leave_room(model: Bert, most: int) -> None:
+def leave_room(most: int) -> None:
     """Run out of memory where there are more tokens at once."""
-    losses = model.losses
 
-    def with_limit(batch: Batch, dropout_key: int | None = None) -> Losses:
+    def with_limit(model: Bert, batch: Batch, dropout_key: int | None = None) -> Losses:
         if batch.num_tokens > most:
             raise torch.OutOfMemoryError("no room")
-        return losses(batch, dropout_key)
+        return losses_of(model, batch, dropout_key)
 
-    model.losses = with_limit  # type: ignore[method-assign]
+    MaskedLMAndNextSentence.losses = staticmethod(with_limit)  # type: ignore[method-assign,assignment]
 
 
 def on_a_rank(case: Case, output: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from bertsmith.config import RUN_CONFIG_FILE
 from bertsmith.errors import BertsmithError, ModelError
-from bertsmith.model.hugging_face import CONFIG_FILE, read_json
+from bertsmith.saved.hugging_face import CONFIG_FILE, read_json
 
 MODEL_FOLDER = "model"
 CHECKPOINTS_FOLDER = "checkpoints"

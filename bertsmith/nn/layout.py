@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bertsmith.model.device import to_device
-from bertsmith.model.dropout import DropoutKey
+from bertsmith.hardware.device import to_device
+from bertsmith.nn.dropout import DropoutKey
 
 
 @dataclass(frozen=True)

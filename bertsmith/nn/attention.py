@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bertsmith.model.dropout import DropoutKey, scale_of_kept
-from bertsmith.model.layout import Layout
+from bertsmith.nn.dropout import DropoutKey, scale_of_kept
+from bertsmith.nn.layout import Layout
 
 _LONGEST_WITH_SCORES_KEPT = 512
 """Up to this length the score matrices [L, L] are few beside the other activations."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bertsmith.model.device import to_device
+from bertsmith.hardware.device import to_device
 from bertsmith.random_bits import Int64, extend
 
 _LANES = 4  # random numbers of 16 bits in one of 64

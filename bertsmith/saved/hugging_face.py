@@ -1,7 +1,7 @@
-"""A model as a Hugging Face folder: `BertForPreTraining`'s names and config, safetensors, JSON.
+"""A model as a Hugging Face folder: names and config of its architecture, safetensors, JSON.
 
 What is written loads with `AutoModelForPreTraining.from_pretrained(folder)` and `AutoTokenizer`,
-and any folder of an original-structure BERT loads here. Nothing in a folder is executed or
+and any folder of an architecture that is registered loads here. Nothing in a folder is executed or
 unpickled; names and shapes are checked before a weight is read.
 """
 
@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,44 +23,18 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bertsmith.architectures import Architecture, Encoder, architecture_of, build
 from bertsmith.config import ModelConfig
+from bertsmith.config.registered import ARCHITECTURES
 from bertsmith.durable import CHECKSUMS_FILE, damage
 from bertsmith.errors import ConfigError, ModelError
-from bertsmith.model.bert import ACTIVATIONS, Bert
-from bertsmith.model.shards import put, whole
-from bertsmith.model.stored import StoredTensors, files_of_index, opened
+from bertsmith.nn.shards import put, whole
+from bertsmith.saved.stored import StoredTensors, files_of_index, opened
 from bertsmith.tokenizer import TOKENIZER_FILES, Tokenizer
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
-
-_NAMES = {
-    "embeddings.word": "bert.embeddings.word_embeddings",
-    "embeddings.position": "bert.embeddings.position_embeddings",
-    "embeddings.token_type": "bert.embeddings.token_type_embeddings",
-    "embeddings.norm": "bert.embeddings.LayerNorm",
-    "pooler": "bert.pooler.dense",
-    "mlm_head.transform": "cls.predictions.transform.dense",
-    "mlm_head.norm": "cls.predictions.transform.LayerNorm",
-    "mlm_head": "cls.predictions",
-    "nsp_head": "cls.seq_relationship",
-}
-_LAYER_NAMES = {
-    "attention.output": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "intermediate": "intermediate.dense",
-    "output": "output.dense",
-    "output_norm": "output.LayerNorm",
-}
-_QKV = ("query", "key", "value")
-
-OPTIONAL_PARTS = {
-    "pooler": "bert.pooler.",
-    "mlm_head": "cls.predictions.",
-    "nsp_head": "cls.seq_relationship.",
-}
-"""Parts that a folder may lack (a bare `BertModel`, a `BertForMaskedLM`), by their prefix there."""
 
 _MAX_JSON_BYTES = 2**20
 _FILES = frozenset((CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES))
@@ -71,33 +45,23 @@ _LARGEST_SIZE, _MOST_LAYERS = 2**24, 512  # bounds on what a stranger's config m
 class ModelFolder(NamedTuple):
     """What a Hugging Face folder holds."""
 
-    model: Bert
+    model: Encoder
     tokenizer: Tokenizer
     missing: frozenset[str]
-    """Keys of `OPTIONAL_PARTS` that the folder has no weights for; they are as initialised."""
+    """Heads that the folder has no weights for; they are as initialised."""
 
 
-def hugging_face_names(name: str) -> list[str]:
-    """Names in the saved file of our parameter `name`: one, or three for the fused projection."""
-    module, _, kind = name.rpartition(".")
-    if module in _NAMES:
-        return [f"{_NAMES[module]}.{kind}"]
-    _, index, inner = module.split(".", 2)
-    prefix = f"bert.encoder.layer.{index}"
-    if inner == "attention.qkv":
-        return [f"{prefix}.attention.self.{part}.{kind}" for part in _QKV]
-    return [f"{prefix}.{_LAYER_NAMES[inner]}.{kind}"]
-
-
-def to_hugging_face(state: Mapping[str, Tensor], *, keeps: bool = True) -> dict[str, Tensor]:
-    """Our state dict under the names of `BertForPreTraining`, on the host, contiguous.
+def to_hugging_face(
+    state: Mapping[str, Tensor], architecture: Architecture, *, keeps: bool = True
+) -> dict[str, Tensor]:
+    """A state dict of ours under Hugging Face's names, on the host, contiguous.
 
     Of weights that are spread over ranks one at a time is gathered on its device; a rank that does
     not keep them has a part in that alone, and gets nothing.
     """
     out = {}
     for name, value in state.items():
-        names, gathered = hugging_face_names(name), whole(value.detach())
+        names, gathered = architecture.hugging_face_names(name), whole(value.detach())
         if keeps:
             for target, part in zip(names, gathered.cpu().chunk(len(names)), strict=True):
                 out[target] = part.contiguous().clone()
@@ -115,20 +79,21 @@ class Snapshot:
     tokenizer: Tokenizer
 
     @staticmethod
-    def of(model: Bert, tokenizer: Tokenizer, *, keeps: bool = True) -> Snapshot:
+    def of(model: Encoder, tokenizer: Tokenizer, *, keeps: bool = True) -> Snapshot:
         """A copy of `model` as it is now; of one on several ranks all ask, and one need keep it."""
+        architecture = _architecture(model)
         config = {
-            "architectures": ["BertForPreTraining" if model.judges_pairs else "BertForMaskedLM"],
-            "model_type": "bert",
+            "architectures": [architecture.pretraining_class(model.heads)],
+            "model_type": architecture.name,
             "vocab_size": model.vocab_size,
             "pad_token_id": tokenizer.pad_id,
             "tie_word_embeddings": True,
             "dtype": "float32",
-            **asdict(model.config),
+            **architecture.write_config(model.config),
             # Positions beyond it are as they were drawn; see docs/design/model.md.
             "trained_max_length": tokenizer.max_length,
         }
-        weights = to_hugging_face(model.state_dict(), keeps=keeps)
+        weights = to_hugging_face(model.state_dict(), architecture, keeps=keeps)
         return Snapshot(config=config, weights=weights, tokenizer=tokenizer)
 
     def write(self, folder: Path) -> None:
@@ -150,10 +115,10 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def load_model(folder: Path) -> ModelFolder:
-    """Read a BERT and its tokenizer from a Hugging Face folder.
+    """Read a model and its tokenizer from a Hugging Face folder.
 
     Raises:
-        ModelError: a file is missing or damaged, or it is not a BERT of the original structure.
+        ModelError: a file is missing or damaged, or it is of no architecture that is registered.
         TokenizerError: the tokenizer's files are missing or damaged.
     """
     refuse_damaged(folder)
@@ -167,7 +132,7 @@ def load_model(folder: Path) -> ModelFolder:
         )
     # On the meta device no memory is taken before the file has been held against the config.
     with torch.device("meta"):
-        model = Bert(config, vocab_size)
+        model = build(config, vocab_size)
     state, missing = read_weights(folder, model)
     model.to_empty(device="cpu")
     if missing:
@@ -204,16 +169,16 @@ def refuse_large_vocabulary(folder: Path, tokenizer: Tokenizer, rows: int) -> No
         )
 
 
-def load_weights(folder: Path, model: Bert) -> None:
+def load_weights(folder: Path, model: Encoder) -> None:
     """Set all weights of `model` to those of a folder. Raises: `ModelError`."""
     state, lacking = read_weights(folder, model)
-    missing = {part for part in lacking if hasattr(model, part)}
+    missing = lacking & model.heads
     if missing:
         raise ModelError(f"{folder} must hold {' and '.join(sorted(missing))}; it does not.")
     put_weights(model, state)
 
 
-def put_weights(model: Bert, state: Mapping[str, Tensor]) -> None:
+def put_weights(model: Encoder, state: Mapping[str, Tensor]) -> None:
     """Set weights of `model`, by our names; it may be spread over ranks."""
     own = model.state_dict()
     for name, value in state.items():
@@ -243,43 +208,23 @@ def read_config(folder: Path) -> tuple[ModelConfig, int]:
     """The shape of the model in a folder, and the rows of its embedding matrix.
 
     Raises:
-        ModelError: config.json is missing, damaged, or not a BERT's of the original structure.
+        ModelError: config.json is missing, damaged, or of no architecture that is registered.
     """
     found = read_json(folder / CONFIG_FILE)
-    expected = {
-        "model_type": ("bert", None),
-        "position_embedding_type": ("absolute", "absolute"),
-        "is_decoder": (False, False),
-        "tie_word_embeddings": (True, True),
-    }
-    for name, (wanted, default) in expected.items():
-        if found.get(name, default) != wanted:
-            raise ModelError(
-                f"{folder / CONFIG_FILE}: `{name}` must be {wanted!r} for a BERT of the original "
-                f"structure; got {found.get(name)!r}."
-            )
-    activation = found.get("hidden_act", "gelu")
-    if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        known = " or ".join(ACTIVATIONS)
-        raise ModelError(f"{folder}: `hidden_act` must be {known}; got {activation!r}.")
-    names = {field.name for field in fields(ModelConfig)}
     vocab_size = found.get("vocab_size", 30522)
+    if (name := found.get("model_type")) not in ARCHITECTURES:
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: `model_type` must be {' or '.join(ARCHITECTURES)}; got "
+            f"{name!r}."
+        )
+    try:
+        config = architecture_of(name).read_config(found)
+    except ConfigError as error:
+        raise ModelError(f"{folder / CONFIG_FILE}: {error}") from error
     if not isinstance(vocab_size, int) or not 1 <= vocab_size <= _LARGEST_SIZE:
         raise ModelError(
             f"{folder}: `vocab_size` must be from 1 to {_LARGEST_SIZE}; got {vocab_size!r}."
         )
-    try:
-        # Absent fields mean BERT_BASE's values, as in Hugging Face's BertConfig.
-        shape: dict[str, Any] = {
-            "num_hidden_layers": 12,
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_attention_heads": 12,
-        }
-        shape |= {name: value for name, value in found.items() if name in names}
-        config = ModelConfig(**shape)
-    except ConfigError as error:
-        raise ModelError(f"{folder / CONFIG_FILE}: {error}") from error
     positions, segments = config.max_position_embeddings, config.type_vocab_size
     sizes = (config.hidden_size, config.intermediate_size, positions, segments)
     if max(sizes) > _LARGEST_SIZE or config.num_hidden_layers > _MOST_LAYERS:
@@ -290,16 +235,16 @@ def read_config(folder: Path) -> tuple[ModelConfig, int]:
     return config, vocab_size
 
 
-def read_weights(folder: Path, model: Bert) -> tuple[dict[str, Tensor], frozenset[str]]:
+def read_weights(folder: Path, model: Encoder) -> tuple[dict[str, Tensor], frozenset[str]]:
     """The state dict from a folder's weights, without the parts that it lacks; names of those.
 
     Raises:
         ModelError: the file is missing or damaged, or a weight is not of `model`'s shape.
     """
-    expected = {name: hugging_face_names(name) for name in model.state_dict()}
-    state = {}
-    with _opened(folder) as stored:
-        missing = _missing_of(stored.names)
+    architecture, state = _architecture(model), {}
+    expected = {name: architecture.hugging_face_names(name) for name in model.state_dict()}
+    with _opened(folder, architecture) as stored:
+        missing = _missing_of(stored.names, architecture)
         for name, value in model.state_dict().items():
             if name.split(".")[0] in missing:
                 continue
@@ -313,13 +258,18 @@ def read_weights(folder: Path, model: Bert) -> tuple[dict[str, Tensor], frozense
     return state, missing
 
 
-def missing_parts(folder: Path) -> frozenset[str]:
-    """Keys of `OPTIONAL_PARTS` that a folder has no weights for. Raises: `ModelError`."""
-    with _opened(folder) as stored:
-        return _missing_of(stored.names)
+def missing_heads(folder: Path) -> frozenset[str]:
+    """Heads of its architecture that a folder has no weights for. Raises: `ModelError`."""
+    architecture = architecture_of(read_config(folder)[0].architecture)
+    with _opened(folder, architecture) as stored:
+        return _missing_of(stored.names, architecture)
 
 
-def _opened(folder: Path) -> AbstractContextManager[StoredTensors]:
+def _architecture(model: Encoder) -> Architecture:
+    return architecture_of(model.config.architecture)
+
+
+def _opened(folder: Path, architecture: Architecture) -> AbstractContextManager[StoredTensors]:
     """The weights of a folder: in one file if it is there, else in those of the index."""
     index = folder / INDEX_FILE
     names: dict[str, set[str] | None] = {WEIGHTS_FILE: None}
@@ -330,24 +280,15 @@ def _opened(folder: Path) -> AbstractContextManager[StoredTensors]:
                 "Weights in other formats (pickles among them) are not read."
             )
         names = files_of_index(index, read_json(index))
-    return opened(folder, names, _canonical)
+    return opened(folder, names, architecture.canonical)
 
 
-def _missing_of(names: Iterable[str]) -> frozenset[str]:
+def _missing_of(names: Iterable[str], architecture: Architecture) -> frozenset[str]:
     names = list(names)
     return frozenset(
-        part
-        for part, prefix in OPTIONAL_PARTS.items()
+        head
+        for head, prefix in architecture.heads.items()
         if not any(name.startswith(prefix) for name in names)
-    )
-
-
-def _canonical(name: str) -> str:
-    """The name in `BertForPreTraining`: bare encoders lack its prefix, old files say gamma."""
-    if name.startswith(("embeddings.", "encoder.", "pooler.")):
-        name = f"bert.{name}"
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
-        "LayerNorm.beta", "LayerNorm.bias"
     )
 
 

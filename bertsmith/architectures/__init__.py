@@ -1,0 +1,74 @@
+"""Families of networks: an architecture is a folder, and a line here."""
+
+from __future__ import annotations
+
+from bertsmith.architectures.base import (
+    MLM_HEAD,
+    NSP_HEAD,
+    POOLER,
+    Architecture,
+    Encoder,
+    MicroBatch,
+    MlmProjection,
+    Work,
+    call_module,
+)
+from bertsmith.architectures.bert import BertArchitecture
+from bertsmith.config import ModelConfig
+from bertsmith.config.registered import ARCHITECTURES
+from bertsmith.errors import ConfigError
+
+__all__ = [
+    "MLM_HEAD",
+    "NSP_HEAD",
+    "POOLER",
+    "Architecture",
+    "Encoder",
+    "MicroBatch",
+    "MlmProjection",
+    "Work",
+    "architecture_of",
+    "build",
+    "call_module",
+    "register",
+]
+
+_ARCHITECTURES: dict[str, Architecture] = {
+    architecture.name: architecture for architecture in (BertArchitecture(),)
+}
+
+
+def architecture_of(name: str) -> Architecture:
+    """The architecture of a name. Raises: `ConfigError` if there is none."""
+    if name not in _ARCHITECTURES:
+        known = " or ".join(_ARCHITECTURES)
+        raise ConfigError(f"`architecture` must be {known}; got {name!r}.")
+    return _ARCHITECTURES[name]
+
+
+def build(config: ModelConfig, vocab_size: int, heads: frozenset[str] | None = None) -> Encoder:
+    """A network of the architecture that its shape names.
+
+    Args:
+        config: its shape.
+        vocab_size: rows of the embedding matrix.
+        heads: that it has; None: all that its architecture knows.
+    """
+    architecture = architecture_of(config.architecture)
+    heads = frozenset(architecture.heads) if heads is None else heads
+    if lacking := heads - set(architecture.heads):
+        raise ConfigError(
+            f"The architecture {architecture.name} must have the heads of the objective; it lacks "
+            f"{' and '.join(sorted(lacking))}."
+        )
+    return architecture.build(config, vocab_size, heads)
+
+
+def register(architecture: Architecture) -> None:
+    """Let settings and folders name an architecture. Raises: `ConfigError` if its name is taken."""
+    if architecture.name in _ARCHITECTURES:
+        raise ConfigError(
+            f"There must be one architecture of a name; {architecture.name!r} is there."
+        )
+    _ARCHITECTURES[architecture.name] = architecture
+    ARCHITECTURES.append(architecture.name)

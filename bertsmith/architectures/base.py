@@ -1,0 +1,275 @@
+"""What the rest of the package asks of an architecture: its network, its names, what it costs.
+
+Legend: B = sequences; T = tokens of all of them; M = masked tokens; R = rows that are wanted of the
+last layer; H = hidden size; V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bertsmith.batch import Batch
+from bertsmith.config import ModelConfig
+from bertsmith.nn.layout import PackedInput, TokenSubset
+
+MLM_HEAD, POOLER, NSP_HEAD = "mlm_head", "pooler", "nsp_head"
+"""Names of the heads that objectives and fine-tuning ask for; each is a module of the network."""
+
+
+def call_module(module: nn.Module, *arguments: Any) -> Tensor:
+    """`module(*arguments)`."""
+    output: Tensor = module(*arguments)
+    return output
+
+
+class MlmProjection(NamedTuple):
+    """What the logits of the vocabulary are the product of: hidden · weightᵀ + bias."""
+
+    hidden: Tensor
+    """float [M, H]."""
+    weight: Tensor
+    """float [V, H]."""
+    bias: Tensor
+    """float [V]."""
+
+
+class Encoder(nn.Module, ABC):
+    """A network with the heads that were asked for.
+
+    Attributes:
+        config: its shape.
+        vocab_size: V; rows of the embedding matrix.
+        heads: those of `MLM_HEAD`, `POOLER` and `NSP_HEAD` that it has, as modules of these names.
+        layers: whose parameters FSDP shards one layer at a time.
+        recomputes: activation checkpointing: a layer keeps its input, and makes its activations
+            again in the backward pass.
+    """
+
+    config: ModelConfig
+    vocab_size: int
+    heads: frozenset[str]
+    layers: nn.ModuleList
+    recomputes = False
+
+    @abstractmethod
+    def forward(
+        self,
+        inputs: PackedInput,
+        subset: TokenSubset | None = None,
+        call: Callable[..., Tensor] = call_module,
+    ) -> Tensor:
+        """The hidden states of the last layer.
+
+        Args:
+            inputs: T tokens.
+            subset: the tokens whose vectors are wanted; None: all.
+            call: how the embeddings and each layer are called: `call(module, *arguments)`. Compiled
+                once, it serves all layers, since they differ in nothing but their tensors.
+
+        Returns:
+            [R, H].
+        """
+
+    @abstractmethod
+    def initialize(self, seed: int, *, looks_near: bool = False) -> None:
+        """Draw the weights, the same ones whatever the device.
+
+        Args:
+            seed: of what is drawn.
+            looks_near: begin with heads that look at the positions around a token, where the
+                architecture has such a beginning.
+        """
+
+    @abstractmethod
+    def hidden_matrices(self) -> dict[str, int]:
+        """Names of the weights that map hidden states to hidden states in a layer.
+
+        Muon updates them. Each with the number of matrices that are stacked in it along its rows:
+        query, key and value are 3 in one.
+        """
+
+    @property
+    @abstractmethod
+    def dropout_sites(self) -> int:
+        """How many dropouts there are; a task's own dropout takes the next number."""
+
+    @abstractmethod
+    def mlm_projection(self, hidden: Tensor) -> MlmProjection:
+        """The MLM head on the rows given, [M, H], but for the product with the vocabulary."""
+
+    @property
+    @abstractmethod
+    def mlm_bias(self) -> nn.Parameter:
+        """The bias of the vocabulary's logits, float32 [V]."""
+
+    @abstractmethod
+    def pool_cls(self, cls_hidden: Tensor) -> Tensor:
+        """The pooler on [CLS] vectors: [B, H] → [B, H]."""
+
+    @abstractmethod
+    def nsp_logits(self, pooled: Tensor) -> Tensor:
+        """[B, H] → [B, 2]; 0 = B follows A, 1 = B is random."""
+
+    def mlm_logits(self, hidden: Tensor) -> Tensor:
+        """Scores of every vocabulary entry at the rows given: [M, H] → [M, V]."""
+        return F.linear(*self.mlm_projection(hidden))
+
+    def pool(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """The pooler on each sequence's first vector: [T, H] → [B, H]."""
+        return self.pool_cls(hidden.index_select(0, cu_seqlens[:-1].long()))
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """`function(self, *arguments)`.
+
+        Where the weights are spread over ranks they are gathered meanwhile, heads included; a call
+        of the module itself would give those of the heads back before they were used.
+        """
+        return function(self, *arguments)
+
+
+class Work(Protocol):
+    """What the arithmetic of some batches goes by; `Batch` and `Sums` are such."""
+
+    @property
+    def num_tokens(self) -> int:
+        """T, padding left out."""
+
+    @property
+    def num_squared(self) -> int:
+        """The sum of the squared lengths, for attention."""
+
+    @property
+    def num_masked(self) -> int:
+        """M."""
+
+    @property
+    def num_sequences(self) -> int:
+        """B."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """What is in memory at once: sequences of one length."""
+
+    num_sequences: int
+    length: int
+    num_masked: int
+    """Tokens to predict in each sequence."""
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return self.num_sequences * self.length
+
+
+class Architecture(ABC):
+    """A family of networks.
+
+    Attributes:
+        name: `--architecture`, and `model_type` in config.json.
+        heads: heads that its networks can have, in a Hugging Face folder the prefix of the names of
+            each one's weights; a folder may lack any of them.
+        classifier_class: the `transformers` class of a network with a sequence classifier.
+    """
+
+    name: str
+    heads: Mapping[str, str]
+    classifier_class: str
+
+    @abstractmethod
+    def build(self, config: ModelConfig, vocab_size: int, heads: frozenset[str]) -> Encoder:
+        """A network with these heads; its weights are drawn later."""
+
+    @abstractmethod
+    def pretraining_class(self, heads: frozenset[str]) -> str:
+        """The `transformers` class of a network with these heads."""
+
+    @abstractmethod
+    def read_config(self, found: Mapping[str, Any]) -> ModelConfig:
+        """The shape that a config.json says. Raises: `ConfigError` if this package has no such."""
+
+    @abstractmethod
+    def write_config(self, config: ModelConfig) -> dict[str, Any]:
+        """What config.json says of the shape."""
+
+    @abstractmethod
+    def hugging_face_names(self, name: str) -> list[str]:
+        """Names in a Hugging Face folder of our parameter `name`.
+
+        Several where ours has their matrices stacked along its rows.
+        """
+
+    def canonical(self, name: str) -> str:
+        """The name that `hugging_face_names` gives, of a name found in a folder."""
+        return name
+
+    @abstractmethod
+    def training_flops(self, config: ModelConfig, vocab_size: int, work: Work) -> int:
+        """Floating-point operations of the matrix products, forward and backward.
+
+        Real tokens only, the vocabulary at masked positions only; a multiply and an add are two,
+        and a backward pass is two forward ones. What is no matrix product (softmax, norms) is not
+        counted, nor is any product that is made twice. This is the work of the model as it is
+        defined, all of its layers at all tokens: the measure of utilisation that others give, too.
+        Training leaves out `skipped_flops` of it.
+        """
+
+    @abstractmethod
+    def skipped_flops(self, config: ModelConfig, batch: Batch) -> int:
+        """The part of `training_flops` that is left out: the last layer where no head reads it."""
+
+    @abstractmethod
+    def layer_bytes(
+        self,
+        config: ModelConfig,
+        batch: MicroBatch,
+        asking: int | None = None,
+        *,
+        kind: str = "cpu",
+        is_half: bool = False,
+    ) -> int:
+        """What one layer keeps for the backward pass.
+
+        Args:
+            config: the network's shape.
+            batch: on the device at once.
+            asking: of so many tokens of each sequence its vectors are read; None: of all.
+            kind: of device: cpu, cuda or mps.
+            is_half: products in bfloat16; else in float32.
+        """
+
+    @abstractmethod
+    def activation_bytes(
+        self,
+        config: ModelConfig,
+        vocab_size: int,
+        batch: MicroBatch,
+        *,
+        kind: str = "cpu",
+        is_half: bool = False,
+        recomputes: bool = False,
+    ) -> int:
+        """What the forward pass keeps until the backward pass has used it.
+
+        Args:
+            config, batch, kind, is_half: as in `layer_bytes`.
+            vocab_size: V.
+            recomputes: activation checkpointing.
+        """
+
+    @abstractmethod
+    def working_bytes(
+        self, config: ModelConfig, vocab_size: int, batch: MicroBatch, *, is_half: bool = False
+    ) -> int:
+        """What is taken for a moment only, where that is most: by the loss, or by a layer's
+        backward pass.
+
+        Args:
+            config, vocab_size, batch, is_half: as in `activation_bytes`.
+        """

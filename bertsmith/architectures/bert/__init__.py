@@ -1,0 +1,16 @@
+"""The original BERT (Devlin et al. 2018)."""
+
+from __future__ import annotations
+
+from bertsmith.architectures.base import Encoder
+from bertsmith.architectures.bert.cost import BertCosts
+from bertsmith.architectures.bert.hugging_face import BertNames
+from bertsmith.architectures.bert.network import Bert
+from bertsmith.config import ModelConfig
+
+
+class BertArchitecture(BertNames, BertCosts):
+    """`transformers.BertForPreTraining` and its kin."""
+
+    def build(self, config: ModelConfig, vocab_size: int, heads: frozenset[str]) -> Encoder:
+        return Bert(config, vocab_size, heads)

@@ -1,0 +1,15 @@
+"""Names that settings may have; what is registered adds its own.
+
+`bertsmith.objectives.register` and `bertsmith.architectures.register` do.
+"""
+
+from __future__ import annotations
+
+OBJECTIVES = ["mlm+nsp", "mlm"]
+"""What a network is pretrained on."""
+
+PAIR_OBJECTIVES = ["mlm+nsp"]
+"""Those whose examples are sentence pairs; those of the others are single segments of text."""
+
+ARCHITECTURES = ["bert"]
+"""Families of networks."""

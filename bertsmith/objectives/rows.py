@@ -1,0 +1,121 @@
+"""Objectives that read some rows of the last layer: [CLS] of each sequence and the masked tokens.
+
+In training the last layer makes these rows alone, about one in six. Such an objective can be
+compiled (`training/compiled.py`): its losses are a function of tensors.
+
+Legend: B = sequences; T = tokens of all of them; M = masked tokens; R = B + M; H = hidden size.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bertsmith.architectures import Encoder
+from bertsmith.batch import Batch
+from bertsmith.hardware.device import to_device
+from bertsmith.nn.dropout import DropoutKey
+from bertsmith.nn.layout import Gather, Layout, PackedInput, TokenSubset
+from bertsmith.objectives.base import Objective, Scores
+
+
+class LastRows(NamedTuple):
+    """The last layer's vectors that are read, and what is to be predicted from them."""
+
+    hidden: Tensor
+    """float [R, H]; sequence by sequence [CLS], and then the masked tokens."""
+    masked_rows: Tensor
+    """int64 [M]; which rows are masked tokens."""
+    masked_labels: Tensor
+    """int64 [M]; the true tokens there; -100: filler."""
+    first_rows: Tensor
+    """int64 [B]; which rows are [CLS]."""
+    next_sentence_labels: Tensor
+    """int64 [B], or [0] of segments; -100: filler."""
+    masked_inverse: Tensor | None = None
+    """int64 [R]; the index of each row among the masked tokens, -1 if it is not; None: not known,
+    and nothing is filler."""
+    first_inverse: Tensor | None = None
+    """int64 [R]; the same among the [CLS] rows."""
+
+    @property
+    def has_filler(self) -> bool:
+        """Whether it is a micro-batch of a fixed shape, whose filler has no labels."""
+        return self.masked_inverse is not None
+
+    def masked(self) -> Tensor:
+        """[M, H]."""
+        return _select(self.hidden, self.masked_rows, self.masked_inverse)
+
+    def first(self) -> Tensor:
+        """[B, H]."""
+        return _select(self.hidden, self.first_rows, self.first_inverse)
+
+
+class RowObjective(Objective):
+    """Losses of the rows of `LastRows`."""
+
+    @abstractmethod
+    def row_losses(self, model: Encoder, rows: LastRows) -> tuple[Tensor, ...]:
+        """The sum of each term, float32 []; by tensor operations alone, without asking values."""
+
+    @abstractmethod
+    def row_scores(self, model: Encoder, rows: LastRows) -> dict[str, Scores]:
+        """How what each term scores fares, by the term's name."""
+
+    def losses(
+        self, model: Encoder, batch: Batch, dropout_key: int | None = None
+    ) -> tuple[Tensor, ...]:
+        return self.row_losses(model, last_rows(model, batch, dropout_key))
+
+    @torch.no_grad()
+    def score(self, model: Encoder, batch: Batch) -> dict[str, Scores]:
+        return self.row_scores(model, last_rows(model, batch))
+
+
+def last_rows(model: Encoder, batch: Batch, dropout_key: int | None = None) -> LastRows:
+    """The network's output on a batch."""
+    config, key = model.config, None
+    if dropout_key is not None and (
+        config.hidden_dropout_prob or config.attention_probs_dropout_prob
+    ):
+        key = DropoutKey(dropout_key, _token_positions(batch))
+    layout = Layout(batch.lengths, batch.cu_seqlens)
+    subset, masked_rows = _rows_to_read(batch)
+    ids, types, positions = batch.input_ids, batch.token_type_ids, batch.position_ids
+    # Not by a call of the module: one that is spread over ranks would give its weights back
+    # after it, before the heads have had them.
+    hidden = model.forward(PackedInput(ids, types, positions, layout, key), subset)
+    first_rows = subset.layout.cu_seqlens[:-1].long()
+    return LastRows(
+        hidden, masked_rows, batch.masked_labels, first_rows, batch.next_sentence_labels
+    )
+
+
+def _select(hidden: Tensor, rows: Tensor, inverse: Tensor | None) -> Tensor:
+    if inverse is None:
+        return hidden.index_select(0, rows)
+    selected: Tensor = Gather.apply(hidden, rows, inverse)
+    return selected
+
+
+def _token_positions(batch: Batch) -> Tensor:
+    """Of each token in the global batch: int64 [T]."""
+    starts = torch.tensor(batch.starts).repeat_interleave(torch.tensor(batch.lengths))
+    return to_device(starts, batch.position_ids.device) + batch.position_ids
+
+
+def _rows_to_read(batch: Batch) -> tuple[TokenSubset, Tensor]:
+    """Each sequence's [CLS] and masked tokens; and which of them are the masked ones: int64 [M]."""
+    first = batch.cu_seqlens[:-1].long()
+    positions, order = torch.cat([first, batch.masked_positions]).sort()
+    rows = torch.empty_like(order)
+    rows[order] = torch.arange(len(order), device=order.device)
+    cls, masked = rows.split((len(first), batch.num_masked))
+    cu_seqlens = F.pad(cls, (0, 1), value=len(rows)).int()
+    counts = tuple(1 + number for number in batch.num_masked_each)
+    return TokenSubset(positions, Layout(counts, cu_seqlens)), masked
