@@ -1,4 +1,4 @@
-"""How much arithmetic training takes, and how fast the machine could do it at best."""
+"""How fast the machine could train at best: the rate of a large matrix product."""
 
 from __future__ import annotations
 

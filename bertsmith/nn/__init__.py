@@ -1,1 +1,1 @@
-"""The network, its losses, and its form on disk."""
+"""Building blocks of networks on packed sequences."""

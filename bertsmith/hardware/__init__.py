@@ -1,0 +1,1 @@
+"""The machine: devices, precision, and how fast its matrix products are."""

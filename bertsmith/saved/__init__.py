@@ -1,0 +1,1 @@
+"""Models on disk: Hugging Face folders, their tensors, and what a path means."""
