@@ -14,7 +14,7 @@ from bertsmith.saved.hugging_face import read_json
 from bertsmith.training.budget import Spent
 from bertsmith.training.sums import Sums
 
-_FORMAT = 2
+_FORMAT = 3
 _MOST = 2**53  # beyond it a JSON number is not exact everywhere
 
 
@@ -80,21 +80,32 @@ class Progress:
         found = read_json(path)
         version = found.pop("format", None)
         if version != _FORMAT:
-            raise ModelError(f"{path} must be of format {_FORMAT}; it is of {version!r}.")
+            raise ModelError(
+                f"{path} must be of format {_FORMAT}; it is of {version!r}: go on with the version "
+                "of Bertsmith that wrote it, or begin another run."
+            )
         try:
             progress = msgspec.convert(found, Progress)
         except msgspec.ValidationError as error:
             raise ModelError(f"{path} is not the state of a run: {error}.") from error
-        if not all(0 <= number <= _MOST for number in _numbers(found)):
+        if not all(low <= number <= _MOST for low, number in _numbers(found)):
             raise ModelError(f"{path} is not the state of a run: a number in it is impossible.")
         return progress
 
 
-def _numbers(value: Any) -> list[float]:
-    """All numbers in a JSON value; what is none, as NaN, comes out as infinite."""
-    if isinstance(value, dict | list):
-        inner = value.values() if isinstance(value, dict) else value
-        return [number for part in inner for number in _numbers(part)]
+def _numbers(value: Any, least: float = 0.0) -> list[tuple[float, float]]:
+    """All numbers in a JSON value, each after the least that it may be: a loss may be negative.
+
+    What is no number, as NaN, comes out as infinite.
+    """
+    if isinstance(value, dict):
+        return [
+            found
+            for name, part in value.items()
+            for found in _numbers(part, -_MOST if name in ("losses", "mean_loss") else least)
+        ]
+    if isinstance(value, list):
+        return [found for part in value for found in _numbers(part, least)]
     if isinstance(value, int | float):
-        return [value if math.isfinite(value) else math.inf]
+        return [(least, value if math.isfinite(value) else math.inf)]
     return []
