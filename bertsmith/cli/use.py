@@ -116,7 +116,7 @@ class Evaluate:
     sentences: int = 200
     """Whole sentences whose pseudo-perplexity is taken, every token masked in turn; 0: none."""
     objective: str | None = None
-    """What is judged; without it, as in the run's training."""
+    """What is scored (mlm+nsp, mlm); without it, as in the run's training."""
     pairing: Literal["adjacent", "filled"] | None = None
     """How pairs are made; without it, as in the run's training."""
     max_length: int | None = None

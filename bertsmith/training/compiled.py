@@ -178,7 +178,7 @@ class CompiledEngine:
 def compiled_losses(
     model: Encoder, objective: RowObjective, shape: FixedShape, backend: Backend = "inductor"
 ) -> Callable[[Views], Tensor]:
-    """`fixed_losses` of a model and a shape, by `torch.compile`.
+    """The sum of each term of a micro-batch of fixed shape, by `torch.compile`: float32 [terms].
 
     Embeddings, a layer, the last layer (which makes fewer vectors) and the heads are compiled once
     each, however many layers there are.
