@@ -78,13 +78,14 @@ def test_scores_are_counted_where_they_are_kept(kind: str, is_half: bool, dropou
     model = replace(a_config().model, attention_probs_dropout_prob=dropout)
     for length in (512, 1024):
         model = replace(model, max_position_embeddings=length)
-        batch = MicroBatch(num_sequences=1, length=length, num_masked=1)
+        batch = MicroBatch(
+            num_sequences=1, length=length, num_masked=1, device_type=kind, is_half=is_half
+        )
         keeps = bool(dropout) or (kind == "cpu" and length <= 512)
         scores = model.num_attention_heads * length**2
-        found = BERT.layer_bytes(model, batch, kind=kind, is_half=is_half)
-        rest = BERT.layer_bytes(
-            replace(model, attention_probs_dropout_prob=0.0), batch, kind="mps", is_half=is_half
-        )
+        found = BERT.layer_bytes(model, batch)
+        undropped = replace(model, attention_probs_dropout_prob=0.0)
+        rest = BERT.layer_bytes(undropped, replace(batch, device_type="mps"))
         assert found - rest == keeps * scores * (2 if is_half else 4) + bool(dropout) * scores
 
 

@@ -161,6 +161,10 @@ class MicroBatch:
     length: int
     num_masked: int
     """Tokens to predict in each sequence."""
+    device_type: str = "cpu"
+    """cpu, cuda or mps."""
+    is_half: bool = False
+    """Whether products are in bfloat16; else in float32."""
 
     @property
     def num_tokens(self) -> int:
@@ -226,50 +230,30 @@ class Architecture(ABC):
 
     @abstractmethod
     def layer_bytes(
-        self,
-        config: ModelConfig,
-        batch: MicroBatch,
-        asking: int | None = None,
-        *,
-        kind: str = "cpu",
-        is_half: bool = False,
+        self, config: ModelConfig, batch: MicroBatch, num_wanted: int | None = None
     ) -> int:
         """What one layer keeps for the backward pass.
 
         Args:
             config: the network's shape.
             batch: on the device at once.
-            asking: of so many tokens of each sequence its vectors are read; None: of all.
-            kind: of device: cpu, cuda or mps.
-            is_half: products in bfloat16; else in float32.
+            num_wanted: of so many tokens of each sequence its vectors are read; None: of all.
         """
 
     @abstractmethod
     def activation_bytes(
-        self,
-        config: ModelConfig,
-        vocab_size: int,
-        batch: MicroBatch,
-        *,
-        kind: str = "cpu",
-        is_half: bool = False,
-        recomputes: bool = False,
+        self, config: ModelConfig, vocab_size: int, batch: MicroBatch, *, recomputes: bool = False
     ) -> int:
         """What the forward pass keeps until the backward pass has used it.
 
         Args:
-            config, batch, kind, is_half: as in `layer_bytes`.
+            config, batch: as in `layer_bytes`.
             vocab_size: V.
             recomputes: activation checkpointing.
         """
 
     @abstractmethod
-    def working_bytes(
-        self, config: ModelConfig, vocab_size: int, batch: MicroBatch, *, is_half: bool = False
-    ) -> int:
+    def working_bytes(self, config: ModelConfig, vocab_size: int, batch: MicroBatch) -> int:
         """What is taken for a moment only, where that is most: by the loss, or by a layer's
-        backward pass.
-
-        Args:
-            config, vocab_size, batch, is_half: as in `activation_bytes`.
+        backward pass; `config`, `vocab_size` and `batch` are as in `activation_bytes`.
         """

@@ -32,7 +32,7 @@ class ModelConfig:
     """Shape of the network: the original BERT (Devlin et al. 2018, section 3)."""
 
     architecture: str = setting("bert", choices=ARCHITECTURES)
-    """Family of networks."""
+    """Family of networks: bert, or one that was registered."""
     num_hidden_layers: int = setting(2, gt=0)
     """Transformer layers."""
     hidden_size: int = setting(128, gt=0)

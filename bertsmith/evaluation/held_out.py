@@ -43,6 +43,8 @@ class Evaluation:
     more frequent one, given to all, would reach. Of masked tokens `…_perplexity`, exp(loss), and
     what word frequencies alone would give, `unigram_…_loss` and `unigram_…_accuracy`, if they are
     known. None where no masked token was scored, since every word is unknown."""
+    unit: Literal["pairs", "segments"]
+    """What an example is."""
     num_pairs: int
     """Or segments."""
     num_masked_tokens: int
@@ -159,6 +161,7 @@ def evaluate(
     return Evaluation(
         # What takes no model comes last.
         figures=dict(sorted(figures.items(), key=lambda item: item[0].startswith("unigram"))),
+        unit="pairs" if batches.is_pairs else "segments",
         num_pairs=total,
         num_masked_tokens=masked.num_tokens if masked else 0,
         by_length=masked.by_length.bins() if masked else (),

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import torch
+
 from bertsmith.architectures import NSP_HEAD, Encoder
 from bertsmith.config import DataConfig, PreparationConfig, PretrainConfig, resolve
 from bertsmith.corpus import absolute_names, open_corpus
@@ -33,6 +35,14 @@ from bertsmith.tokenizer import Tokenizer
 _MANY_UNKNOWN = 0.5  # share of the tokens
 
 Pairing = Literal["adjacent", "filled"]
+
+
+class _Wishes(NamedTuple):
+    """Which examples are asked for; None: as in the run's training."""
+
+    objective: str | None
+    pairing: Pairing | None
+    max_length: int | None
 
 
 class _Opened(NamedTuple):
@@ -83,76 +93,97 @@ def evaluate_folder(
     """
     display = display or Display(quiet=True)
     where = choose_device(device)
+    wishes = _Wishes(objective, pairing, max_length)
+    opened = read_newest(path, lambda folder: _open(path, folder, corpus, split, wishes, display))
+    found = _evaluate(opened, split, num_sentences, where, display)
+    if not found.is_finite:
+        raise ModelError(
+            f"{opened.folder}: the model's losses are not finite numbers; its weights are far too "
+            "large."
+        )
+    _warn_of_what_was_not_scored(found, opened, display)
+    return found
 
-    def opened(folder: Path) -> _Opened:
-        model, tokenizer, missing = load_model(folder)
-        run_config = find_run_config(path)
-        config = resolve(file=run_config) if run_config else PretrainConfig()
-        data = replace(config.data, max_length=tokenizer.max_length)
-        if not run_config and NSP_HEAD in missing:
-            data = replace(data, objective="mlm")
-        data = _with_wishes(data, objective, pairing, max_length)
-        _refuse_missing(folder, data, missing)
-        if corpus is None and run_config is None:
-            raise CorpusError(
-                f"{path} is not a run, so the corpus must be named: --corpus NAME|PATH."
-            )
-        preparation = with_tokenizer_of(config.preparation, folder)
-        store = _open_text(preparation, tokenizer, corpus, split, display)
-        counts = _training_counts(preparation, tokenizer) if run_config else None
-        return _Opened(folder, model, tokenizer, data, store, counts)
 
-    folder, model, tokenizer, data, store, counts = read_newest(path, opened)
+def _open(
+    path: Path,
+    folder: Path,
+    corpus: Sequence[str] | None,
+    split: str,
+    wishes: _Wishes,
+    display: Display,
+) -> _Opened:
+    """The model in `folder`, which `path` stands for, and the text to evaluate it on."""
+    model, tokenizer, missing = load_model(folder)
+    run_config = find_run_config(path)
+    config = resolve(file=run_config) if run_config else PretrainConfig()
+    data = replace(config.data, max_length=tokenizer.max_length)
+    if not run_config and NSP_HEAD in missing:
+        data = replace(data, objective="mlm")
+    data = _with_wishes(data, wishes)
+    _refuse_missing(folder, data, missing)
+    if corpus is None and run_config is None:
+        raise CorpusError(f"{path} is not a run, so the corpus must be named: --corpus NAME|PATH.")
+    preparation = with_tokenizer_of(config.preparation, folder)
+    store = _open_text(preparation, tokenizer, corpus, split, display)
+    counts = _training_counts(preparation, tokenizer) if run_config else None
+    return _Opened(folder, model, tokenizer, data, store, counts)
+
+
+def _evaluate(
+    opened: _Opened, split: str, num_sentences: int, device: torch.device, display: Display
+) -> Evaluation:
+    """The figures, with a pseudo-perplexity if `num_sentences` is not 0."""
+    _, model, tokenizer, data, store, counts = opened
     counts_of: CountsOf = "training text"
     if counts is None:
         counts, counts_of = word_counts(store, tokenizer), "evaluated text"
     batches = evaluation_batches(store, tokenizer, data)
     if batches is None:
         raise DataError(f"The split {split} must have a sentence pair to evaluate on; it has none.")
-    model = model.to(where)
-    at_once = usual_micro_batch(where, model.config)
+    model = model.to(device)
+    at_once = usual_micro_batch(device, model.config)
     with display.stage(f"Evaluating on {split}") as progress:
         found = evaluate(
             model,
             objective_of(data.objective),
             batches,
-            device=where,
+            device=device,
             micro_batch=at_once,
             counts=counts,
             progress=progress,
         )
     found = replace(found, counts_of=counts_of)
-    if num_sentences > 0:
-        with display.stage("Masking every token of some sentences") as progress:
-            pseudo = pseudo_perplexity(
-                model,
-                store,
-                tokenizer,
-                num_sentences=num_sentences,
-                device=where,
-                tokens_at_once=at_once,
-                counts=counts,
-                progress=progress,
-            )
-        found = replace(found, pseudo=pseudo)
-    if not found.is_finite:
-        raise ModelError(
-            f"{folder}: the model's losses are not finite numbers; its weights are far too large."
+    if num_sentences <= 0:
+        return found
+    with display.stage("Masking every token of some sentences") as progress:
+        pseudo = pseudo_perplexity(
+            model,
+            store,
+            tokenizer,
+            num_sentences=num_sentences,
+            device=device,
+            tokens_at_once=at_once,
+            counts=counts,
+            progress=progress,
         )
-    if not found.num_masked_tokens:
-        unit = "pairs" if data.is_pairs else "segments"
+    return replace(found, pseudo=pseudo)
+
+
+def _warn_of_what_was_not_scored(found: Evaluation, opened: _Opened, display: Display) -> None:
+    terms = objective_of(opened.data.objective).terms
+    if any(term.predicts_masked_tokens for term in terms) and not found.num_masked_tokens:
         display.warn(
-            f"No masked token was scored: none of the {found.num_pairs:,} {unit} has a word that "
-            "the model knows. Evaluate on text in the language and spelling of its vocabulary."
+            f"No masked token was scored: none of the {found.num_pairs:,} {found.unit} has a word "
+            "that the model knows. Evaluate on text in the language and spelling of its vocabulary."
         )
-    elif (share := _share_unknown(store, tokenizer)) > _MANY_UNKNOWN:
+    elif (share := _share_unknown(opened.store, opened.tokenizer)) > _MANY_UNKNOWN:
         display.warn(
             f"{share:.0%} of the tokens of this text are unknown to the model, and not scored: the "
             "figures are of the others."
         )
     if found.pseudo is not None and not found.pseudo.num_tokens:
         display.warn("No sentence has a known word and fits in the model: no pseudo-perplexity.")
-    return found
 
 
 def _share_unknown(store: TokenStore, tokenizer: Tokenizer) -> float:
@@ -160,21 +191,15 @@ def _share_unknown(store: TokenStore, tokenizer: Tokenizer) -> float:
     return float(counts[tokenizer.unk_id] / max(counts.sum(), 1))
 
 
-def _with_wishes(
-    data: DataConfig, objective: str | None, pairing: Pairing | None, max_length: int | None
-) -> DataConfig:
+def _with_wishes(data: DataConfig, wishes: _Wishes) -> DataConfig:
     """`data` with what is asked for. Raises: `ModelError` for what the model cannot take."""
-    if max_length is not None and max_length > data.max_length:
+    if wishes.max_length is not None and wishes.max_length > data.max_length:
         raise ModelError(
             f"`max_length` must be at most the {data.max_length} tokens that the model was trained "
-            f"on; got {max_length}."
+            f"on; got {wishes.max_length}."
         )
-    return replace(
-        data,
-        objective=objective or data.objective,
-        pairing=pairing or data.pairing,
-        max_length=max_length or data.max_length,
-    )
+    asked = {name: value for name, value in wishes._asdict().items() if value is not None}
+    return replace(data, **asked)
 
 
 def _refuse_missing(folder: Path, data: DataConfig, missing: frozenset[str]) -> None:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from bertsmith.evaluation.held_out import Evaluation
 from bertsmith.evaluation.tally import Bin, perplexity_of
-from bertsmith.objectives import term_of
+from bertsmith.objectives import term_of, terms_in
 
 
 def print_evaluation(found: Evaluation, console: Console) -> None:
@@ -25,8 +25,7 @@ def print_evaluation(found: Evaluation, console: Console) -> None:
 
 def tables(found: Evaluation) -> dict[str, Table]:
     """The tables of an evaluation by their titles, first the figures over all."""
-    unit = "pairs" if "nsp_loss" in found.figures else "segments"
-    head = f"{found.num_pairs:,} {unit}, {found.num_masked_tokens:,} masked tokens"
+    head = f"{found.num_pairs:,} {found.unit}, {found.num_masked_tokens:,} masked tokens"
     made = {head: _table(("", "model", "floor", "what the floor is"), _overall(found))}
     if found.by_length:
         made["MLM by the length of the sequence, in tokens"] = _of_bins(found.by_length)
@@ -59,12 +58,11 @@ def _overall(found: Evaluation) -> list[Sequence[str]]:
     if found.counts_of == "evaluated text":
         words += ", of this very text"
     rows: list[Sequence[str]] = []
-    names = [key.removesuffix("_loss") for key in figures if key.endswith("_loss")]
-    for name in (name for name in names if not name.startswith("unigram_")):
+    for name in terms_in(figures):
         loss, floor, what = figures[f"{name}_loss"], figures.get(f"unigram_{name}_loss"), words
-        term, majority = term_of(name), figures.get(f"{name}_majority_accuracy")
-        if term is not None and term.chance_loss is not None:
-            floor, what = term.chance_loss, "chance"
+        majority, chance = figures.get(f"{name}_majority_accuracy"), term_of(name).chance_loss
+        if chance is not None:
+            floor, what = chance, "chance"
         label = name.upper()
         rows.append((f"{label} loss (nats)", _number(loss), _number(floor), what))
         if f"{name}_perplexity" in figures:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from bertsmith.config.registered import OBJECTIVES, PAIR_OBJECTIVES
 from bertsmith.errors import ConfigError
-from bertsmith.objectives.base import Objective, Scores, Term
+from bertsmith.objectives.base import Objective, Scores, Term, terms_in
 from bertsmith.objectives.mlm import MaskedLM
 from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
 
-__all__ = ["Objective", "Scores", "Term", "objective_of", "register", "term_of"]
+__all__ = ["Objective", "Scores", "Term", "objective_of", "register", "term_of", "terms_in"]
 
 _OBJECTIVES: dict[str, Objective] = {
     objective.name: objective for objective in (MaskedLMAndNextSentence(), MaskedLM())
@@ -23,10 +23,11 @@ def objective_of(name: str) -> Objective:
     return _OBJECTIVES[name]
 
 
-def term_of(name: str) -> Term | None:
-    """The term of a name; None if no objective has it, as where its code was not imported."""
+def term_of(name: str) -> Term:
+    """The term of a name; one that has nothing else where its objective was not imported."""
     terms = [term for objective in _OBJECTIVES.values() for term in objective.terms]
-    return next((term for term in terms if term.name == name), None)
+    unknown = Term(name=name, title=name.upper(), count=lambda _: 0)
+    return next((term for term in terms if term.name == name), unknown)
 
 
 def register(objective: Objective, *, reads_pairs: bool) -> None:

@@ -6,7 +6,7 @@ Legend: T = tokens of a batch; N = what a term scores in it (masked tokens, pair
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from bertsmith.architectures import Encoder
 from bertsmith.batch import Batch, Sizes
-from bertsmith.config.registered import PAIR_OBJECTIVES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +31,6 @@ class Term:
     perplexity, its floor by word frequencies, and figures by length and by frequency."""
     chance_loss: float | None = None
     """What guessing gives, in nats; drawn as the floor of its curve."""
-
-    @property
-    def label(self) -> str:
-        """As progress bar and closing lines name it: "MLM"."""
-        return self.name.upper()
 
 
 class Scores(NamedTuple):
@@ -67,11 +61,6 @@ class Objective(ABC):
     heads: ClassVar[frozenset[str]]
     splits: ClassVar[bool] = True
 
-    @property
-    def reads_pairs(self) -> bool:
-        """Whether its examples are sentence pairs; else they are single segments."""
-        return self.name in PAIR_OBJECTIVES
-
     @abstractmethod
     def losses(
         self, model: Encoder, batch: Batch, dropout_key: int | None = None
@@ -86,7 +75,10 @@ class Objective(ABC):
 
     @abstractmethod
     def score(self, model: Encoder, batch: Batch) -> dict[str, Scores]:
-        """How what each term scores fares, by the term's name, without dropout or gradients."""
+        """How what each term scores fares, by the term's name, without dropout or gradients.
+
+        Evaluations score a batch part by part, whatever `splits` says, and add up.
+        """
 
     def denominators(self, sizes: Sizes) -> list[int]:
         """What the sums of the terms are divided by: the counts of the global batch."""
@@ -101,3 +93,14 @@ class Objective(ABC):
         """
         means = [total / count for total, count in zip(sums, self.denominators(sizes), strict=True)]
         return sum(means[1:], start=means[0])
+
+
+def terms_in(figures: Iterable[str]) -> list[str]:
+    """Names of the terms whose losses are in a line of metrics or in an evaluation: `mlm`, `nsp`.
+
+    Args:
+        figures: names of figures; of `mlm_loss` comes `mlm`.
+    """
+    beside = ("validation_", "unigram_")
+    losses = (name for name in figures if name.endswith("_loss") and not name.startswith(beside))
+    return [name.removesuffix("_loss") for name in losses]

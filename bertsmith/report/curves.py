@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from bertsmith.durable import whole_file
 from bertsmith.errors import printable
-from bertsmith.objectives import term_of
-from bertsmith.report.metrics_file import losses_in, read_metrics
+from bertsmith.objectives import Term, term_of, terms_in
+from bertsmith.report.metrics_file import read_metrics
 
 _TRAINING, _VALIDATION = "#4c78a8", "#e45756"
 _POINTS = 5000  # several for each dot of the picture's width
@@ -43,23 +43,23 @@ def draw_curves(run: Path, closing: Mapping[str, Any] | None = None) -> Figure:
     lines = read_metrics(run, about=_POINTS)
     if closing is not None:
         lines.append({**closing, "finished": True})
-    names = dict.fromkeys(name for line in lines for name in losses_in(line))
-    panels = {name: _title(name) for name in names or ("mlm_loss", "nsp_loss")}
-    figure = Figure(figsize=(4.5 * len(panels), 3.6), dpi=120, layout="constrained")
+    names = dict.fromkeys(name for line in lines for name in terms_in(line))
+    terms = [term_of(name) for name in names or ("mlm", "nsp")]
+    figure = Figure(figsize=(4.5 * len(terms), 3.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     name = printable(run.resolve().name)  # as it is: a dollar in it begins no formula
     figure.suptitle(name, fontsize=10, color="#555555", parse_math=False)
-    grid = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (name, title) in zip(grid, panels.items(), strict=True):
-        floor = _floor(lines, name)
-        _draw_panel(axes, lines, name, floor)
-        axes.set_title(title, fontsize=11)
+    grid = figure.subplots(1, len(terms), squeeze=False)[0]
+    for axes, term in zip(grid, terms, strict=True):
+        floor = _floor(lines, term)
+        _draw_panel(axes, lines, f"{term.name}_loss", floor)
+        axes.set_title(term.title, fontsize=11)
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("loss (nats)")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if floor is not None:
-            label = "word frequencies" if _chance(name) is None else "chance"
+            label = "word frequencies" if term.chance_loss is None else "chance"
             axes.axhline(floor, color="#888888", linewidth=1, linestyle=":", label=label)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9)
@@ -96,21 +96,11 @@ def _write(figure: Figure, target: Path | io.BytesIO, suffix: str) -> None:
         figure.savefig(target, format=suffix)
 
 
-def _title(name: str) -> str:
-    term = term_of(name.removesuffix("_loss"))
-    return name.removesuffix("_loss").upper() if term is None else term.title
-
-
-def _chance(name: str) -> float | None:
-    term = term_of(name.removesuffix("_loss"))
-    return None if term is None else term.chance_loss
-
-
-def _floor(lines: list[dict[str, Any]], name: str) -> float | None:
-    """The loss of what takes no model: word frequencies on the validation text, or a coin."""
-    if (chance := _chance(name)) is not None:
-        return chance
-    known = (line.get(f"validation_unigram_{name}") for line in reversed(lines))
+def _floor(lines: list[dict[str, Any]], term: Term) -> float | None:
+    """The loss of what takes no model: chance, or word frequencies on the validation text."""
+    if term.chance_loss is not None:
+        return term.chance_loss
+    known = (line.get(f"validation_unigram_{term.name}_loss") for line in reversed(lines))
     return next((floor for floor in known if isinstance(floor, float)), None)
 
 

@@ -53,12 +53,6 @@ class _Closing(msgspec.Struct):
     phase_seconds: dict[str, _Figure] | msgspec.UnsetType = msgspec.UNSET
 
 
-def losses_in(figures: Iterable[str]) -> list[str]:
-    """Names of the losses of the objective's terms in a line or an evaluation, as `mlm_loss`."""
-    beside = ("validation_", "unigram_")
-    return [name for name in figures if name.endswith("_loss") and not name.startswith(beside)]
-
-
 def is_closing(line: dict[str, Any], terms: Iterable[Term]) -> bool:
     """Whether a line is the last one of a finished run, with all figures that are told of it.
 

@@ -199,11 +199,8 @@ def estimate(config: PretrainConfig, machine: Machine) -> Estimate:
             f"{training.batch_size}."
         )
     vocab_size = config.preparation.vocab_size
-    objective, architecture = (
-        objective_of(config.data.objective),
-        architecture_of(config.model.architecture),
-    )
-    model = empty_model(config.model, vocab_size, objective)
+    architecture = architecture_of(config.model.architecture)
+    model = empty_model(config.model, vocab_size, objective_of(config.data.objective))
     num_masked = max(1, round(config.data.mlm_probability * length))
     batch = _Work.of(training.batch_size, length, num_masked)
     flops = architecture.training_flops(config.model, vocab_size, batch)
@@ -316,9 +313,8 @@ def measured_rate(
         seconds.append(rounds * (parts["forward"] + parts["backward"]) + parts["optimizer"])
     work = _Work.of(config.training.batch_size, batch.lengths[0], batch.num_masked_each[0])
     architecture = architecture_of(config.model.architecture)
-    return architecture.training_flops(config.model, vocab_size, work) / statistics.median(
-        seconds[1:]
-    )
+    flops = architecture.training_flops(config.model, vocab_size, work)
+    return flops / statistics.median(seconds[1:])
 
 
 @dataclass(frozen=True)
@@ -374,24 +370,24 @@ def _memory(
     config: PretrainConfig, machine: Machine, model: Encoder, number: int, num_masked: int
 ) -> Memory:
     training, vocab_size = config.training, model.vocab_size
-    batch = MicroBatch(num_sequences=number, length=config.data.max_length, num_masked=num_masked)
-    is_half = compute_dtype(torch.device(machine.kind), training.precision) == torch.bfloat16
+    architecture = architecture_of(config.model.architecture)
+    dtype = compute_dtype(torch.device(machine.kind), training.precision)
+    batch = MicroBatch(
+        num_sequences=number,
+        length=config.data.max_length,
+        num_masked=num_masked,
+        device_type=machine.kind,
+        is_half=dtype == torch.bfloat16,
+    )
     weights = bytes_of_parameters(model)
     is_spread = training.parallel == "fsdp" and machine.devices > 1
     parts = machine.devices if is_spread else 1
     # FSDP scatters gradients with the last micro-batch of a step, and has them whole until then.
     accumulates = number < math.ceil(training.batch_size / machine.devices)
-    activations = architecture_of(config.model.architecture).activation_bytes(
-        config.model,
-        vocab_size,
-        batch,
-        kind=machine.kind,
-        is_half=is_half,
-        recomputes=training.recompute,
+    activations = architecture.activation_bytes(
+        config.model, vocab_size, batch, recomputes=training.recompute
     )
-    working = architecture_of(config.model.architecture).working_bytes(
-        config.model, vocab_size, batch, is_half=is_half
-    )
+    working = architecture.working_bytes(config.model, vocab_size, batch)
     working += int(_BETWEEN[machine.kind] * activations)
     if is_spread:  # one layer, and what is no layer's, are whole while they are at work
         layer = bytes_of_parameters(model.layers[0])

@@ -26,10 +26,10 @@ from bertsmith.hardware.device import (
     device_of_rank,
     keep_freed_memory,
 )
-from bertsmith.objectives import objective_of
+from bertsmith.objectives import objective_of, terms_in
 from bertsmith.preparation import report_json, with_absolute_paths, with_tokenizer_of
 from bertsmith.ranks import Ranks, is_restarted, joined, local_rank, may_be_restarted
-from bertsmith.report.metrics_file import MetricsFile, losses_in
+from bertsmith.report.metrics_file import MetricsFile
 from bertsmith.saved.hugging_face import Snapshot
 from bertsmith.saved.locate import MODEL_FOLDER, list_checkpoints
 from bertsmith.training.budget import Budget
@@ -77,7 +77,7 @@ class Run:
         has_pairs = "sentence_pairs_per_second" in m
         has_memory = "peak_memory_bytes" in m  # not of a run that an older version finished
         rate = m["sentence_pairs_per_second" if has_pairs else "segments_per_second"]
-        names = [name.removesuffix("_loss") for name in losses_in(m)]
+        names = terms_in(m)
         lines = [
             ", ".join(f"{name.upper()} loss {_number(m[f'{name}_loss'])}" for name in names),
             f"{rate:.1f} {'sentence pairs' if has_pairs else 'segments'}/sec on {m['device']}",

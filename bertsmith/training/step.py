@@ -137,10 +137,11 @@ def _with_what_fits(
             if not parallel.can_halve or len(parts) == batch.num_sequences:
                 parallel.zero_grad()
                 ranks = parallel.ranks
+                remedy = "--micro-batch" if parallel.objective.splits else "--batch-size"
                 whose = device.type if ranks.size == 1 else f"rank {ranks.rank} ({device.type})"
                 raise DeviceError(
                     f"{micro_batch:,} tokens at once do not fit in the memory of {whose}; "
-                    "lower --micro-batch, or give --recompute."
+                    f"lower {remedy}, or give --recompute."
                 ) from error
         # Not before the error is forgotten, which holds on to all that the pass had kept.
         parallel.zero_grad()

@@ -45,60 +45,47 @@ class BertCosts(Architecture):
         return 2 * 3 * (tokens * (2 * hidden**2 + 2 * hidden * inner) + 2 * scores * hidden)
 
     def activation_bytes(
-        self,
-        config: ModelConfig,
-        vocab_size: int,
-        batch: MicroBatch,
-        *,
-        kind: str = "cpu",
-        is_half: bool = False,
-        recomputes: bool = False,
+        self, config: ModelConfig, vocab_size: int, batch: MicroBatch, *, recomputes: bool = False
     ) -> int:
         hidden = config.hidden_size
         read = 1 + batch.num_masked
-        layer = self.layer_bytes(config, batch, kind=kind, is_half=is_half)
-        last = self.layer_bytes(config, batch, read, kind=kind, is_half=is_half)
+        layer = self.layer_bytes(config, batch)
+        last = self.layer_bytes(config, batch, read)
         entry = batch.num_tokens * hidden * _FLOAT
         if recomputes:
             layers = config.num_hidden_layers * entry + max(layer, last)
         else:
             layers = (config.num_hidden_layers - 1) * layer + last
         masked = batch.num_sequences * batch.num_masked
-        size = _HALF if is_half else _FLOAT
+        size = _HALF if batch.is_half else _FLOAT
         # Around the head's dense layer, and the gradient that the loss makes in its forward pass.
         around = 2 + _of_activation(config)
         head = masked * hidden * (around * size + _FLOAT) + vocab_size * (hidden + 1) * _FLOAT
         embeddings = 2 * entry + 4 * batch.num_tokens * _ID
         weights = 0
-        if is_half:  # autocast keeps what it casts until the pass is over
+        if batch.is_half:  # autocast keeps what it casts until the pass is over
             with torch.device("meta"):
                 model = Bert(config, vocab_size)
             weights = _HALF * sum(p.numel() for p in model.parameters())
         return layers + head + embeddings + weights
 
     def layer_bytes(
-        self,
-        config: ModelConfig,
-        batch: MicroBatch,
-        asking: int | None = None,
-        *,
-        kind: str = "cpu",
-        is_half: bool = False,
+        self, config: ModelConfig, batch: MicroBatch, num_wanted: int | None = None
     ) -> int:
         hidden, inner = config.hidden_size, config.intermediate_size
-        asking = batch.length if asking is None else asking
-        rows = batch.num_sequences * asking
+        wanted = batch.length if num_wanted is None else num_wanted
+        rows = batch.num_sequences * wanted
         inners = _of_activation(config) * inner
         keys = 2 * hidden * batch.num_tokens
-        is_last = asking < batch.length
+        is_last = wanted < batch.length
         scores = config.num_attention_heads * rows * batch.length
         drops = bool(config.attention_probs_dropout_prob)
         noise = rows * 2 * hidden if config.hidden_dropout_prob else 0
         noise += scores if drops else 0
-        dtype = torch.bfloat16 if is_half else torch.float32
-        if not keeps_scores(kind, dtype, batch.length, drops=drops):
+        dtype = torch.bfloat16 if batch.is_half else torch.float32
+        if not keeps_scores(batch.device_type, dtype, batch.length, drops=drops):
             scores = 0
-        if is_half:
+        if batch.is_half:
             # Norms keep float32; the linear layers their inputs, cast; attention what it was given.
             kept = rows * (2 * hidden * _FLOAT + (4 * hidden + inners) * _HALF)
             return kept + (keys + scores) * _HALF + noise
@@ -106,10 +93,8 @@ class BertCosts(Architecture):
         kept = rows * (6 * hidden + inners + (hidden if is_last else 0))
         return (kept + keys + scores) * _FLOAT + noise
 
-    def working_bytes(
-        self, config: ModelConfig, vocab_size: int, batch: MicroBatch, *, is_half: bool = False
-    ) -> int:
-        size = _HALF if is_half else _FLOAT
+    def working_bytes(self, config: ModelConfig, vocab_size: int, batch: MicroBatch) -> int:
+        size = _HALF if batch.is_half else _FLOAT
         masked = batch.num_sequences * batch.num_masked
         logits = rows_of_chunk(masked, vocab_size) * vocab_size * size
         backward = batch.num_tokens * (config.intermediate_size + 2 * config.hidden_size) * size
