@@ -46,27 +46,22 @@ def pretrain(
     profile: bool = False,
     **settings: Unpack[PretrainSettings],
 ) -> Run:
-    """Pretrain a BERT on a text.
+    """Pretrain a BERT on a text; gives the finished run.
 
-    In a notebook or at a Python prompt the closing figures are printed, as by the command line.
+    At a Python prompt or in a notebook the closing figures are printed, as by the command line.
 
     Args:
-        corpus: a corpus by name, a path, or several of either; default: the config's, else
-            wikitext-2.
+        corpus: a name, a path, or several of either; default: the config's, else wikitext-2.
         preset: textbook, tiny, mini, small, medium, base or large; default: textbook.
         recipe: default or chapter.
         config: a TOML file of settings, such as the config.toml of another run.
         output: the run's folder; default: a fresh one under `runs/`.
         overwrite: replace a run that is in `output`.
-        resume: go on with the run that is in `output`, with its settings but for the budget and
-            how it runs; where there is none, begin one with `corpus`.
+        resume: go on with the run in `output`, with its settings but for the budget and how it
+            runs; where there is none, begin one with `corpus`.
         quiet: show no progress, and no closing figures.
         profile: measure where the time of a step goes; on a GPU this slows it.
-        settings: any field of `PreparationConfig`, `DataConfig`, `ModelConfig` and
-            `TrainingConfig`, by name.
-
-    Returns:
-        The finished run: `output`, `metrics`, `sentence_pairs_per_second`.
+        settings: fields of `PreparationConfig`, `DataConfig`, `ModelConfig`, `TrainingConfig`.
 
     Raises:
         BertsmithError: what must hold, what was found, what to do.
@@ -76,27 +71,31 @@ def pretrain(
     from bertsmith.training.settings import Layers
 
     asked = _by_name(corpus, settings)
+    folder = None if output is None else Path(output)
     layers = Layers.of(
         preset=preset,
         recipe=recipe,
         config=config,
         corpus=asked.get("corpus", ()),
         init_from=asked.get("init_from"),
-        output=None if output is None else Path(output),
+        output=folder,
         resume=resume,
     )
     run = run_pretraining(
         layers.resolve(asked),
-        output=None if output is None else Path(output),
+        output=folder,
         overwrite=overwrite,
         resume=resume,
         quiet=quiet,
         profile=profile,
     )
-    is_interactive = hasattr(sys, "ps1")  # the text of Python's prompt; a notebook has it, too
-    if is_interactive and not quiet:
+    if not quiet and _is_interactive():
         show(closing_text(run))
     return run
+
+
+def _is_interactive() -> bool:
+    return hasattr(sys, "ps1")  # the text of Python's prompt; a notebook has it, too
 
 
 def closing_text(run: Run) -> str:

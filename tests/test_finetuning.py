@@ -440,11 +440,12 @@ def test_json_that_is_none_is_said_with_its_line(line: str, problem: str, tmp_pa
 def test_balanced_weights_are_those_of_scikit_learn() -> None:
     targets = np.array([0, 0, 0, 1, 2, 2])
     task = Task(classes=("a", "b", "c"))
-    found = class_weights(targets, task, FinetuneConfig(class_weights="balanced"))
+    cpu, balanced = torch.device("cpu"), FinetuneConfig(class_weights="balanced")
+    found = class_weights(targets, task, balanced, cpu)
     expected = compute_class_weight("balanced", classes=np.arange(3), y=targets)
     assert found is not None
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
-    assert class_weights(targets, task, FinetuneConfig()) is None
+    assert class_weights(targets, task, FinetuneConfig(), cpu) is None
 
 
 def test_rare_classes_can_weigh_more(folder: Path, tmp_path: Path) -> None:

@@ -55,6 +55,17 @@ def test_modules_import_only_from_lower_rows() -> None:
     assert not wrong
 
 
+def test_functions_fit_on_a_screen() -> None:
+    long = [
+        f"{path.relative_to(PACKAGE)}: {node.name} has {length} lines"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+        and (length := (node.end_lineno or 0) - node.lineno + 1) > 60
+    ]
+    assert not long
+
+
 def test_every_room_is_in_the_list() -> None:
     rooms = {row_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__", "__main__"}
     assert rooms == set(ROWS) - {"<root>"}

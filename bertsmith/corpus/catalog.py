@@ -138,6 +138,26 @@ def _as_validation(text: Corpus) -> Corpus:
     )
 
 
+def _select(name: str, columns: Columns, encoding: str, *, is_all: bool) -> Selection:
+    """The files of a path, an address or a pattern. Raises: `CorpusError` if there is none."""
+    place = str(file_of_standard_input()) if name == STANDARD_INPUT else name
+    try:
+        found = find_files(place, columns, encoding)
+    except UnfitError as error:
+        if is_all or not error.is_empty:
+            raise
+        found = Selection()  # nothing is lost where one of several is empty
+        found.leave_out(Path(name), error.kind)
+    if found is None and (is_address(name) or glob.has_magic(name)):
+        raise CorpusError(f"There is no file at {name}, or nothing answers there.")
+    if found is None:
+        raise CorpusError(
+            f"There is no corpus and no path {name!r}; {near(name, NAMES)} "
+            "Or name a text file or a folder."
+        )
+    return found
+
+
 def _open_one(
     name: str,
     rules: Rules,
@@ -169,21 +189,7 @@ def _open_one(
         raise CorpusError(
             f"{name} is a token store that is not finished; `bertsmith prepare` goes on with it."
         )
-    place = str(file_of_standard_input()) if name == STANDARD_INPUT else name
-    try:
-        found = find_files(place, columns, encoding)
-    except UnfitError as error:
-        if is_all or not error.is_empty:
-            raise
-        found = Selection()  # nothing is lost where one of several is empty
-        found.leave_out(path, error.kind)
-    if found is None and (is_address(name) or glob.has_magic(name)):
-        raise CorpusError(f"There is no file at {name}, or nothing answers there.")
-    if found is None:
-        raise CorpusError(
-            f"There is no corpus and no path {name!r}; {near(name, NAMES)} "
-            "Or name a text file or a folder."
-        )
+    found = _select(name, columns, encoding, is_all=is_all)
     warn_of_the_rest(name, found)
     warn_of_encodings(name, found)
     # A licence that comes or goes changes no text.

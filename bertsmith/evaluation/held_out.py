@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from bertsmith.architectures import Encoder
+from bertsmith.batch import Batch
 from bertsmith.config import DataConfig
 from bertsmith.data.batches import Batches
 from bertsmith.data.pairs import make_drawing
@@ -136,22 +137,10 @@ def evaluate(
         term.name: MaskedTally(counts) if term.predicts_masked_tokens else LossTally(term.count)
         for term in objective.terms
     }
-    places_of_none = np.zeros(1, dtype=np.int64)
-    for start in range(0, total, batches.batch_size * ranks.size):
-        first = start + ranks.rank * batches.batch_size
-        places = np.arange(first, min(first + batches.batch_size, total), dtype=np.int64)
-        parts = batches.examples(places if len(places) else places_of_none).split(micro_batch)
-        seen = 0
-        # Ranks that hold parts of one model must go through it equally often.
-        for number in range(int(ranks.gather([len(parts)]).max())):
-            part = parts[min(number, len(parts) - 1)]
-            scores = model.call(objective.score, part.to(device))
-            seen += part.num_sequences
-            progress(min(start + seen * ranks.size, total), total)
-            if number >= len(parts) or not len(places):
-                continue
-            for name, tally in tallies.items():
-                tally.add(part, scores[name])
+    for part, counted in _parts_of_rank(batches, total, micro_batch, ranks, progress):
+        scores = model.call(objective.score, part.to(device))
+        for name, tally in tallies.items() if counted else ():
+            tally.add(part, scores[name])
     model.train(was_training)
     figures: dict[str, float | None] = {}
     for name, tally in tallies.items():
@@ -167,3 +156,28 @@ def evaluate(
         by_length=masked.by_length.bins() if masked else (),
         by_frequency=masked.frequency_bins if masked else (),
     )
+
+
+def _parts_of_rank(
+    batches: Batches,
+    total: int,
+    micro_batch: int,
+    ranks: Ranks,
+    progress: Callable[[int, int], None],
+) -> Iterator[tuple[Batch, bool]]:
+    """Micro-batches for this rank's share of `total` examples, and whether each counts.
+
+    Ranks that hold parts of one model must go through it equally often: one that has fewer
+    micro-batches, or none, repeats some that do not count. `progress` is told after each.
+    """
+    none = np.zeros(1, dtype=np.int64)
+    for start in range(0, total, batches.batch_size * ranks.size):
+        first = start + ranks.rank * batches.batch_size
+        places = np.arange(first, min(first + batches.batch_size, total), dtype=np.int64)
+        parts = batches.examples(places if len(places) else none).split(micro_batch)
+        seen = 0
+        for number in range(int(ranks.gather([len(parts)]).max())):
+            part = parts[min(number, len(parts) - 1)]
+            yield part, number < len(parts) and len(places) > 0
+            seen += part.num_sequences
+            progress(min(start + seen * ranks.size, total), total)

@@ -126,19 +126,7 @@ def finetune_folder(
         with _taken(output, overwrite=overwrite), whole_folder(output.resolve()) as part:
             best, results = _train_all(folder.model, tables, config, device, baseline, display)
             snapshot(best.model, tokenizer, tables.task).write(part)
-            lines = tables.lines
-            _write_predictions(
-                part / "predictions-validation.tsv",
-                best.outputs,
-                tables.task,
-                lines["validation"],
-                tables.validation[1],
-            )
-            if tables.test is not None:
-                outputs = predict(best.model, tables.test, device)
-                _write_predictions(
-                    part / "predictions-test.tsv", outputs, tables.task, lines["test"], None
-                )
+            _write_all_predictions(part, best, tables, device)
             settings = {
                 "labels": _without_none(asdict(labelled)),
                 "finetuning": _without_none(asdict(config)),
@@ -148,6 +136,16 @@ def finetune_folder(
     except OSError as error:
         raise RunError(f"Cannot write to {output}: {error.strerror or error}.") from error
     return Finetuned(output=output, results={**results, "output": str(output)})
+
+
+def _write_all_predictions(folder: Path, best: Best, tables: _Tables, device: torch.device) -> None:
+    """Of the validation rows, and of the test rows if there are any."""
+    path, lines = folder / "predictions-validation.tsv", tables.lines
+    _write_predictions(path, best.outputs, tables.task, lines["validation"], tables.validation[1])
+    if tables.test is not None:
+        outputs = predict(best.model, tables.test, device)
+        path = folder / "predictions-test.tsv"
+        _write_predictions(path, outputs, tables.task, lines["test"], None)
 
 
 def _train_all(

@@ -61,24 +61,7 @@ def probe_folder(
     targets = task.targets(of_train)
     _check_folds(of_train, targets, task, config.folds)
     of_validation = None if validation is None else read_labelled(validation, labelled)
-    judged_on = None if of_validation is None else task.targets(of_validation)
-    results: dict[str, Any] = {
-        "task": "scores" if task.is_regression else "classes",
-        "classes": list(task.classes),
-        "pooling": config.pooling,
-        "folds": config.folds,
-        "rows": {"train": len(of_train), "train_left_out": of_train.num_left_out},
-    }
-    if not task.is_regression:
-        results["majority_accuracy"] = majority_accuracy(targets)
-    if of_validation is not None and judged_on is not None:
-        refuse_other_kind(of_train, of_validation)
-        results["rows"] |= {
-            "validation": len(of_validation),
-            "validation_left_out": of_validation.num_left_out,
-        }
-        if not task.is_regression:
-            results["validation_majority_accuracy"] = majority_accuracy(judged_on)
+    results = _about(task, config, of_train, of_validation)
     for kind in ("pretrained", "random") if baseline else ("pretrained",):
         if kind == "random":
             model.bert.initialize(config.seed)
@@ -87,14 +70,43 @@ def probe_folder(
         )
         with display.stage(f"Fitting to {kind} vectors"):
             fitted, results[kind] = _cross_validate(vectors, targets, task, config)
-        if of_validation is not None and judged_on is not None:
+        if of_validation is not None:
             vectors, results["rows"]["validation_cut"] = _encode(
                 model, of_validation, config.pooling, kind, display
             )
-            results[kind]["validation"] = metrics_of(
-                fitted.predict(vectors).astype(targets.dtype), judged_on, task
-            )
+            guesses = fitted.predict(vectors).astype(targets.dtype)
+            results[kind]["validation"] = metrics_of(guesses, task.targets(of_validation), task)
     return results
+
+
+def _about(
+    task: Task, config: ProbeConfig, train: LabelledTexts, validation: LabelledTexts | None
+) -> dict[str, Any]:
+    """What the figures are of, and what the most frequent class would reach.
+
+    Raises:
+        BertsmithError: the tables are of two kinds.
+    """
+    found: dict[str, Any] = {
+        "task": "scores" if task.is_regression else "classes",
+        "classes": list(task.classes),
+        "pooling": config.pooling,
+        "folds": config.folds,
+        "rows": {"train": len(train), "train_left_out": train.num_left_out},
+    }
+    if not task.is_regression:
+        found["majority_accuracy"] = majority_accuracy(task.targets(train))
+    if validation is None:
+        return found
+    judged_on = task.targets(validation)
+    refuse_other_kind(train, validation)
+    found["rows"] |= {
+        "validation": len(validation),
+        "validation_left_out": validation.num_left_out,
+    }
+    if not task.is_regression:
+        found["validation_majority_accuracy"] = majority_accuracy(judged_on)
+    return found
 
 
 def _encode(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +30,8 @@ from bertsmith.inference.texts import (
 )
 from bertsmith.random_bits import Stream, permute, random_bits
 from bertsmith.tokenizer import Tokenizer
-from bertsmith.training.optimizer import Optimizers, make_optimizers, rate_share
+from bertsmith.training.optimizer import make_optimizers, rate_share
+from bertsmith.training.step import clip_and_update
 
 _TOKENS_AT_ONCE = 2**14
 _RATE_OF_BASE, _WIDTH_OF_BASE = 3e-5, 768  # the original's, of BERT_BASE
@@ -112,29 +113,25 @@ def train_classifier(
         DivergenceError: the loss is not a finite number.
     """
     rows, targets = train
-    wanted = main_metric(config.metric, task)
     scale = _Scale.of(targets, task)
-    weights = class_weights(targets, task, config)
-    weights = weights if weights is None else weights.to(device)
+    weights = class_weights(targets, task, config, device)
     training = _as_training(config, model.bert.config.hidden_size)
     optimizers = make_optimizers(model, training)
     steps_per_epoch = math.ceil(len(rows) / config.batch_size)
     total = config.epochs * steps_per_epoch
-    best: Best | None = None
-    waited = 0
+    judge = _Judge(validation, task, main_metric(config.metric, task), scale, device)
     model.train()
     for step in range(total):
         epoch, within = divmod(step, steps_per_epoch)
         places = np.arange(within * config.batch_size, (within + 1) * config.batch_size)
         places = permute(places[places < len(rows)], len(rows), seed, epoch)  # int64 [B]
-        outputs = model(
-            pack([rows[i] for i in places.tolist()], device),
-            int(random_bits(seed, Stream.DROPOUT, step)[0]) if config.dropout_prob else None,
-        )
+        key = int(random_bits(seed, Stream.DROPOUT, step)[0]) if config.dropout_prob else None
+        outputs = model(pack([rows[i] for i in places.tolist()], device), key)
         loss = _loss(outputs, scale.scaled(targets[places]), task, weights)
         loss.backward()
         optimizers.set_rate(rate_share(training, (step + 0.5) / total))
-        _update(model, optimizers, config.max_grad_norm)
+        clip_and_update(model, optimizers, loss.detach(), config.max_grad_norm)
+        optimizers.zero_grad()
         progress(step + 1, total)
         if not _is_due(within + 1, steps_per_epoch, config.evaluations_per_epoch):
             continue
@@ -142,26 +139,54 @@ def train_classifier(
             raise DivergenceError(
                 f"At step {step + 1} the loss is not a finite number; lower --learning-rate."
             )
-        found = scale.back(predict(model, validation[0], device))
-        metrics = metrics_of(predictions_of(found, task), validation[1], task)
-        waited += 1
-        value = metrics[wanted]
+        judge.look_at(model, epochs=(step + 1) / steps_per_epoch)
+        if config.patience and judge.waited >= config.patience:
+            break
+    best = judge.best
+    assert best is not None  # the last step of an epoch is always judged
+    scale.into(best.model)
+    return replace(best, epochs=(step + 1) / steps_per_epoch)
+
+
+@dataclass
+class _Judge:
+    """Keeps the moment of a training that is best on the validation rows.
+
+    Args:
+        validation: rows and their targets.
+        task: what the targets are.
+        wanted: the metric that decides.
+        scale: of the model's outputs.
+        device: where the model is.
+    """
+
+    validation: tuple[Sequence[Row], Targets]
+    task: Task
+    wanted: str
+    scale: _Scale
+    device: torch.device
+    best: Best | None = None
+    waited: int = 0
+    """Evaluations since the best one."""
+
+    def look_at(self, model: SequenceClassifier, epochs: float) -> None:
+        """Evaluate `model` as it is after so many epochs."""
+        rows, targets = self.validation
+        found = self.scale.back(predict(model, rows, self.device))
+        metrics = metrics_of(predictions_of(found, self.task), targets, self.task)
+        self.waited += 1
+        value = metrics[self.wanted]
         assert value is not None  # `refuse_alike`
-        if best is None or value > best.value:
-            waited = 0
-            best = Best(
+        if self.best is None or value > self.best.value:
+            self.waited = 0
+            self.best = Best(
                 model=copy.deepcopy(model),
                 value=value,
                 metrics=metrics,
                 outputs=found,
-                epoch=(step + 1) / steps_per_epoch,
+                epoch=epochs,
                 epochs=0.0,
             )
-        if config.patience and waited >= config.patience:
-            break
-    assert best is not None  # the last step of an epoch is always judged
-    scale.into(best.model)
-    return Best(**{**vars(best), "epochs": (step + 1) / steps_per_epoch})
 
 
 @torch.inference_mode()
@@ -223,21 +248,15 @@ def _loss(outputs: Tensor, targets: Targets, task: Task, weights: Tensor | None)
     return F.cross_entropy(outputs, wanted, weight=weights)
 
 
-def class_weights(targets: Targets, task: Task, config: FinetuneConfig) -> Tensor | None:
+def class_weights(
+    targets: Targets, task: Task, config: FinetuneConfig, device: torch.device
+) -> Tensor | None:
     """N / (K · rows of the class), float32 [K] (scikit-learn's "balanced"); None: all alike."""
     if task.is_regression or config.class_weights == "none":
         return None
     counts = np.bincount(targets.astype(np.int64), minlength=len(task.classes))
-    return torch.from_numpy((len(targets) / (len(counts) * counts)).astype(np.float32))
-
-
-def _update(model: SequenceClassifier, optimizers: Optimizers, max_grad_norm: float) -> None:
-    parameters = [p for p in model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
-    if max_grad_norm:
-        torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
-    optimizers.step((~torch.isfinite(norm)).float())
-    optimizers.zero_grad()
+    weights = (len(targets) / (len(counts) * counts)).astype(np.float32)
+    return torch.from_numpy(weights).to(device)
 
 
 def _as_training(config: FinetuneConfig, hidden_size: int) -> TrainingConfig:

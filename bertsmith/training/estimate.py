@@ -204,19 +204,15 @@ def estimate(config: PretrainConfig, machine: Machine) -> Estimate:
     num_masked = max(1, round(config.data.mlm_probability * length))
     batch = _Work.of(training.batch_size, length, num_masked)
     flops = architecture.training_flops(config.model, vocab_size, batch)
-    limit = machine.memory
-    if limit is None:
-        limit = _memory_here(machine)
+    limit = _memory_here(machine) if machine.memory is None else machine.memory
     share = math.ceil(training.batch_size / machine.devices)
     number = _sequences_at_once(config, machine, model, share, num_masked, limit)
     accumulation = math.ceil(share / number)
     memory = _memory(config, machine, model, number, num_masked)
     fits = limit is None or memory.total <= limit * SHARE_OF_FREE
     rate = machine.flops_per_second
-    is_here = machine.memory is None and machine.kind in available_devices()
-    if rate is None and fits and is_here:
-        rate = measured_rate(config, vocab_size, number, torch.device(machine.kind))
-        rate /= machine.devices if machine.kind == "cpu" else 1  # which they share
+    if rate is None and fits:
+        rate = _rate_here(config, machine, number)
     seconds = flops / (rate * machine.devices) if rate else None
     steps = _steps(config, batch.num_tokens, seconds)
     return Estimate(
@@ -246,6 +242,15 @@ def estimate(config: PretrainConfig, machine: Machine) -> Estimate:
         tokens=None if steps is None else steps * batch.num_tokens,
         seconds=None if steps is None or seconds is None else steps * seconds,
     )
+
+
+def _rate_here(config: PretrainConfig, machine: Machine, number: int) -> float | None:
+    """FLOP/s of each device by a few steps; None: the machine is not this one."""
+    if machine.memory is not None or machine.kind not in available_devices():
+        return None
+    device = torch.device(machine.kind)
+    rate = measured_rate(config, config.preparation.vocab_size, number, device)
+    return rate / (machine.devices if machine.kind == "cpu" else 1)  # which they share
 
 
 def sent_bytes(

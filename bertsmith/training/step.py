@@ -174,7 +174,7 @@ def clip_and_update(
     Args:
         model: with gradients of the whole step.
         optimizers: of its parameters.
-        sums: float32 [terms]; the losses of the step.
+        sums: float32 [terms] or []; the losses of the step.
         max_grad_norm: 0 = no clipping.
 
     Returns:
