@@ -50,7 +50,9 @@ def kill_kind(
     for at in tried:
         run = folder / str(at)
         died = machine.run(*begin(run), under=run, at=at)
-        assert died.status == -signal.SIGKILL, (at, died)
+        # Curves are drawn by the clock: a run may end before the last changes of another.
+        assert died.status == (-signal.SIGKILL if died.calls < 1 else 0), (at, died)
+        assert died.calls < at, (at, died)
         for checkpoint in list_checkpoints(run):
             assert damage(checkpoint) is None, (at, checkpoint)
         ended = machine.run(*resume_arguments(run), under=run)
