@@ -65,7 +65,7 @@ def padded(batch: Batch) -> dict[str, torch.Tensor]:
         "token_type_ids": pad(batch.token_type_ids),
         "attention_mask": mask,
         "labels": pad(labels).masked_fill(mask == 0, -100),
-        "next_sentence_label": batch.next_sentence_labels,
+        "next_sentence_label": batch.sequence_labels,
     }
 
 

@@ -286,7 +286,7 @@ def similar(
     from bertsmith.corpus.lines import read_lines
     from bertsmith.inference.model import load as load_model
     from bertsmith.inference.similar import similar_places
-    from bertsmith.inference.texts import refuse_no_text
+    from bertsmith.tokenizer.texts import refuse_no_text
 
     for given in filter(None, (word, to)):
         refuse_no_text(given)
@@ -389,7 +389,7 @@ def probe(
     Raises:
         BertsmithError: what must hold, what was found, what to do.
     """
-    from bertsmith.finetuning.probe import probe_folder
+    from bertsmith.probing import probe_folder
 
     labelled, config = _parted(settings, LabelledConfig, ProbeConfig)
     return probe_folder(

@@ -19,7 +19,7 @@ class Sizes(NamedTuple):
     num_sequences: int
     """B."""
     num_pairs: int
-    """B, or 0 of segments."""
+    """B, or 0 where sequences have no label, as segments."""
     num_tokens: int
     """T."""
     num_masked: int
@@ -48,8 +48,9 @@ class Batch:
     """int64 [M]; places in [0, T) to predict, rising."""
     masked_labels: Tensor
     """int64 [M]; the true tokens there."""
-    next_sentence_labels: Tensor
-    """int64 [B]; 0 = B follows A, 1 = B is random (Hugging Face's meaning). Of segments [0]."""
+    sequence_labels: Tensor
+    """int64 [B], or float32 of scores: what the objective says of each sequence. Of pairs 0 = B
+    follows A, 1 = B is random (Hugging Face's meaning); [0] where sequences have no label."""
     lengths: tuple[int, ...]
     """B lengths in tokens, falling; on the host, so that no step waits for the device."""
     num_masked_each: tuple[int, ...]
@@ -79,8 +80,8 @@ class Batch:
 
     @property
     def num_pairs(self) -> int:
-        """B, or 0 of segments."""
-        return len(self.next_sentence_labels)
+        """B, or 0 where sequences have no label, as segments."""
+        return len(self.sequence_labels)
 
     @property
     def num_squared(self) -> int:
@@ -126,7 +127,7 @@ class Batch:
             cu_seqlens=self.cu_seqlens[first : last + 1] - start,
             masked_positions=self.masked_positions[begin:stop] - start,
             masked_labels=self.masked_labels[begin:stop],
-            next_sentence_labels=self.next_sentence_labels[first:last],
+            sequence_labels=self.sequence_labels[first:last],
             lengths=self.lengths[first:last],
             num_masked_each=self.num_masked_each[first:last],
             starts=self.starts[first:last],

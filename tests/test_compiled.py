@@ -60,7 +60,7 @@ def make_batch(lengths: list[int], masks: list[int], seed: int = 0) -> Batch:
         cu_seqlens=torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
         masked_positions=torch.from_numpy(masked.astype(np.int64)),
         masked_labels=torch.from_numpy(rng.integers(1, 90, len(masked))),
-        next_sentence_labels=torch.from_numpy(rng.integers(0, 2, len(lengths))),
+        sequence_labels=torch.from_numpy(rng.integers(0, 2, len(lengths))),
         lengths=tuple(lengths),
         num_masked_each=tuple(masks),
         starts=tuple(starts.tolist()),
@@ -90,7 +90,7 @@ def sequences_of(batch: FixedBatch) -> list[tuple[Any, ...]]:
         assert int(positions.max()) < batch.shape.max_length
         scored = labels != IGNORED
         label_of = dict(zip(masked_rows[scored].tolist(), labels[scored].tolist(), strict=True))
-        for number, pair in enumerate(constants["next_sentence_labels"].tolist()):
+        for number, pair in enumerate(constants["sequence_labels"].tolist()):
             start, end = ends[number : number + 2]
             first, last = row_ends[number : number + 2]
             own = rows[first:last]
@@ -125,7 +125,7 @@ def expected_of(batch: Batch) -> list[tuple[Any, ...]]:
                 tuple((batch.starts[number] + positions).tolist()),
                 (0, *(batch.masked_positions[own] - start).tolist()),
                 tuple(batch.masked_labels[own].tolist()),
-                int(batch.next_sentence_labels[number]),
+                int(batch.sequence_labels[number]),
             )
         )
     return found

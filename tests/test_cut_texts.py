@@ -16,7 +16,7 @@ import bertsmith
 from bertsmith.cli.main import main
 from bertsmith.errors import InputError
 from bertsmith.inference.model import PretrainedModel
-from bertsmith.inference.texts import cuts, kept_places, say_what_was_cut
+from bertsmith.tokenizer.texts import cuts, kept_places, say_what_was_cut
 from bertsmith.training.pretrain import Run
 
 

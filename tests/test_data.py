@@ -410,9 +410,7 @@ def test_micro_batches_are_the_batch(
     parts = batch.split(most_tokens)
     assert [row for part in parts for row in sequences(part)] == sequences(batch)
     assert sum(part.num_masked for part in parts) == batch.num_masked
-    assert torch.equal(
-        torch.cat([part.next_sentence_labels for part in parts]), batch.next_sentence_labels
-    )
+    assert torch.equal(torch.cat([part.sequence_labels for part in parts]), batch.sequence_labels)
     assert all(part.num_tokens <= most_tokens or part.num_sequences == 1 for part in parts)
     assert sum((part.starts for part in parts), ()) == batch.starts
     assert batch.starts == tuple(batch.cu_seqlens[:-1].tolist())

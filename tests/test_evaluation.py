@@ -82,7 +82,7 @@ def test_figures_are_what_they_are_called(
     assert found.figures["nsp_accuracy"] == pytest.approx(
         judged["nsp"].correct.double().mean().item()
     )
-    random = every.next_sentence_labels.double().mean().item()
+    random = every.sequence_labels.double().mean().item()
     assert found.figures["nsp_majority_accuracy"] == max(random, 1 - random)
     assert found.figures["unigram_mlm_loss"] == pytest.approx(
         -log_shares(counts)[labels].mean(), rel=1e-6

@@ -29,7 +29,7 @@ from bertsmith.finetuning.labels import Task, task_of
 from bertsmith.finetuning.metrics import majority_accuracy, metrics_of, predictions_of
 from bertsmith.finetuning.tables import read_labelled
 from bertsmith.finetuning.train import class_weights, default_learning_rate, predict, tokenize
-from bertsmith.inference.texts import pack
+from bertsmith.nn.layout import PackedInput
 from bertsmith.saved.hugging_face import Snapshot
 from bertsmith.tokenizer import Tokenizer
 from tests.support.labelled import FAST, rows_of, write
@@ -82,7 +82,7 @@ def test_outputs_do_not_depend_on_the_batch(tiny_model: Bert, tokenizer: Tokeniz
     alone = np.concatenate([predict(model, [row], torch.device("cpu")) for row in rows])
     np.testing.assert_allclose(together, alone, atol=1e-5)
     with torch.no_grad():
-        dropped = model(pack(rows, torch.device("cpu")), dropout_key=1).numpy()
+        dropped = model(PackedInput.of(rows, torch.device("cpu")), dropout_key=1).numpy()
     np.testing.assert_allclose(together, dropped, atol=1e-5)  # its dropout is 0
 
 

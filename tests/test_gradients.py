@@ -72,7 +72,7 @@ def plain_gradients(model: nn.Module, batch: Batch, dtype: torch.dtype) -> dict[
         attention_mask=pad(torch.ones_like(batch.input_ids)),
     )
     loss = F.cross_entropy(found.prediction_logits.flatten(0, 1), pad(labels, -100).flatten())
-    loss = loss + F.cross_entropy(found.seq_relationship_logits, batch.next_sentence_labels)
+    loss = loss + F.cross_entropy(found.seq_relationship_logits, batch.sequence_labels)
     model.zero_grad()
     loss.backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -167,7 +167,7 @@ def test_dropout_is_the_same_where_the_last_layer_makes_all(tiny_model: Bert, ba
     logits = model.mlm_logits(hidden[batch.masked_positions])
     mlm = F.cross_entropy(logits, batch.masked_labels, reduction="sum")
     scores = model.nsp_logits(model.pool(hidden, batch.cu_seqlens))
-    nsp = F.cross_entropy(scores, batch.next_sentence_labels, reduction="sum")
+    nsp = F.cross_entropy(scores, batch.sequence_labels, reduction="sum")
     torch.testing.assert_close(torch.stack(some), torch.stack([mlm, nsp]))
     undropped = losses_of(model, batch).mlm
     assert not torch.isclose(undropped, mlm, rtol=1e-4), "dropout must be on"

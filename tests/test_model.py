@@ -349,7 +349,7 @@ def plain_loss(model: Bert, batch: Batch) -> Tensor:
     labels[batch.masked_positions] = batch.masked_labels
     nsp = model.nsp_logits(model.pool(hidden, batch.cu_seqlens))
     return F.cross_entropy(model.mlm_logits(hidden), labels) + F.cross_entropy(
-        nsp, batch.next_sentence_labels
+        nsp, batch.sequence_labels
     )
 
 

@@ -278,7 +278,7 @@ def _padded_part(
         found["attention_mask"] = mask
     if pairs:
         found["token_type_ids"] = pad(batch.token_type_ids)
-        found["next_sentence_label"] = batch.next_sentence_labels
+        found["next_sentence_label"] = batch.sequence_labels
     return {name: _pinned(value, device) for name, value in found.items()}
 
 

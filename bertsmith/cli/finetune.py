@@ -92,7 +92,7 @@ def finetune(command: Finetune) -> None:
 
 def probe(command: Probe) -> None:
     """Probe, and print the figures beside those of a random encoder."""
-    from bertsmith.finetuning.probe import probe_folder
+    from bertsmith.probing import probe_folder
 
     with _told_once():
         results = probe_folder(

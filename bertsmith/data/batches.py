@@ -119,7 +119,7 @@ class Batches:
             cu_seqlens=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
             masked_positions=torch.from_numpy(masked),
             masked_labels=torch.from_numpy(labels),
-            next_sentence_labels=torch.from_numpy(
+            sequence_labels=torch.from_numpy(
                 spans.is_random[order if self._drawing.is_pairs else order[:0]].astype(np.int64)
             ),
             lengths=tuple(lengths.tolist()),

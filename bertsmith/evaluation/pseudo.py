@@ -125,7 +125,7 @@ def _masked_in_turn(ids: Int64, scored: Int64, tokenizer: Tokenizer) -> Batch:
         cu_seqlens=torch.from_numpy(starts.astype(np.int32)),
         masked_positions=torch.from_numpy(starts[:-1] + scored + 1),
         masked_labels=torch.from_numpy(ids[scored]),
-        next_sentence_labels=torch.zeros(0, dtype=torch.int64),
+        sequence_labels=torch.zeros(0, dtype=torch.int64),
         lengths=(length,) * num_copies,
         num_masked_each=(1,) * num_copies,
     )

@@ -43,10 +43,10 @@ from bertsmith.finetuning.metrics import (
 from bertsmith.finetuning.tables import read_labelled, refuse_other_kind
 from bertsmith.finetuning.train import Best, Row, predict, tokenize, train_classifier
 from bertsmith.hardware.device import choose_device, keep_freed_memory
-from bertsmith.inference.texts import warn
 from bertsmith.saved.hugging_face import CONFIG_FILE, ModelFolder, load_model
 from bertsmith.saved.locate import read_newest
 from bertsmith.tokenizer import Tokenizer
+from bertsmith.tokenizer.texts import warn
 
 RESULTS_FILE = "results.json"
 SETTINGS_FILE = "finetune.toml"

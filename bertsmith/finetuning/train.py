@@ -22,14 +22,14 @@ from bertsmith.errors import DivergenceError
 from bertsmith.finetuning.classifier import SequenceClassifier
 from bertsmith.finetuning.labels import Targets, Task
 from bertsmith.finetuning.metrics import main_metric, metrics_of, predictions_of
-from bertsmith.inference.texts import (
+from bertsmith.nn.layout import PackedInput
+from bertsmith.random_bits import Stream, permute, random_bits
+from bertsmith.tokenizer import Tokenizer
+from bertsmith.tokenizer.texts import (
     kept_places,
-    pack,
     say_what_is_unknown,
     say_what_was_cut,
 )
-from bertsmith.random_bits import Stream, permute, random_bits
-from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.optimizer import make_optimizers, rate_share
 from bertsmith.training.step import clip_and_update
 
@@ -126,7 +126,7 @@ def train_classifier(
         places = np.arange(within * config.batch_size, (within + 1) * config.batch_size)
         places = permute(places[places < len(rows)], len(rows), seed, epoch)  # int64 [B]
         key = int(random_bits(seed, Stream.DROPOUT, step)[0]) if config.dropout_prob else None
-        outputs = model(pack([rows[i] for i in places.tolist()], device), key)
+        outputs = model(PackedInput.of([rows[i] for i in places.tolist()], device), key)
         loss = _loss(outputs, scale.scaled(targets[places]), task, weights)
         loss.backward()
         optimizers.set_rate(rate_share(training, (step + 0.5) / total))
@@ -204,7 +204,7 @@ def predict(
     while done < len(order):
         longest = len(rows[order[done]].ids)
         group = order[done : done + max(1, _TOKENS_AT_ONCE // longest)]
-        found[group] = model(pack([rows[i] for i in group], device)).float().cpu().numpy()
+        found[group] = model(PackedInput.of([rows[i] for i in group], device)).float().cpu().numpy()
         done += len(group)
     if not np.isfinite(found).all():
         raise DivergenceError("The outputs are not finite numbers; lower --learning-rate.")

@@ -15,19 +15,18 @@ import torch
 from bertsmith.architectures import MLM_HEAD, NSP_HEAD, POOLER, Encoder
 from bertsmith.errors import InputError, ModelError
 from bertsmith.hardware.device import choose_device
-from bertsmith.inference.texts import (
-    Row,
+from bertsmith.nn.layout import PackedInput, TokenRow
+from bertsmith.saved.hugging_face import load_model
+from bertsmith.saved.locate import read_newest
+from bertsmith.tokenizer import TokenizedText, Tokenizer
+from bertsmith.tokenizer.texts import (
     cuts,
     kept_places,
-    pack,
     refuse_no_text,
     say_what_is_unknown,
     say_what_was_cut,
     shown,
 )
-from bertsmith.saved.hugging_face import load_model
-from bertsmith.saved.locate import read_newest
-from bertsmith.tokenizer import TokenizedText, Tokenizer
 
 Float32 = npt.NDArray[np.float32]
 
@@ -290,7 +289,7 @@ class PretrainedModel:
         say_what_was_cut(lengths, self.tokenizer.max_length, source=source)
 
     @torch.inference_mode()
-    def hidden_states(self, rows: Sequence[Row]) -> list[Float32]:
+    def hidden_states(self, rows: Sequence[TokenRow]) -> list[Float32]:
         """The vector of each token, float32 [n, H] of each row; in the order given."""
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
         found: dict[int, Float32] = {}
@@ -306,9 +305,9 @@ class PretrainedModel:
                 found[i] = hidden[begin:end].copy()
         return [found[i] for i in range(len(rows))]
 
-    def _forward(self, rows: Sequence[Row]) -> torch.Tensor:
+    def _forward(self, rows: Sequence[TokenRow]) -> torch.Tensor:
         """[T, H] of texts laid end to end."""
-        return self.bert(pack(rows, self._device))
+        return self.bert(PackedInput.of(rows, self._device))
 
 
 def load(path: str | Path, *, device: str = "auto") -> PretrainedModel:

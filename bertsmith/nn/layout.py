@@ -6,11 +6,11 @@ C = channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -97,6 +97,20 @@ class Layout:
         return flat if self.is_full else Gather.apply(flat, self.rows, None)
 
 
+class TokenRow(Protocol):
+    """A text or pair in tokens."""
+
+    @property
+    def ids(self) -> list[int]:
+        """[CLS] text [SEP] (text [SEP])."""
+        ...
+
+    @property
+    def segments(self) -> list[int]:
+        """0 of the first text, 1 of the second."""
+        ...
+
+
 class PackedInput(NamedTuple):
     """What an encoder takes: tokens of all sequences end to end, and how they lie."""
 
@@ -109,6 +123,21 @@ class PackedInput(NamedTuple):
     layout: Layout
     dropout_key: DropoutKey | None = None
     """Of the tokens; None outside training."""
+
+    @staticmethod
+    def of(rows: Sequence[TokenRow], device: torch.device) -> PackedInput:
+        """Lay texts or pairs end to end, in their order."""
+        lengths = [len(row.ids) for row in rows]
+
+        def flat(lists: Iterable[Iterable[int]]) -> Tensor:
+            return torch.tensor([x for values in lists for x in values], device=device)
+
+        return PackedInput(
+            flat(row.ids for row in rows),
+            flat(row.segments for row in rows),
+            flat(range(length) for length in lengths),
+            Layout.of(lengths, device),
+        )
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,11 @@ class MaskedLMAndNextSentence(RowObjective):
 
     def row_losses(self, model: Encoder, rows: LastRows) -> tuple[Tensor, ...]:
         mlm = mlm_loss(model, rows)
-        labels = rows.next_sentence_labels.long()
+        labels = rows.sequence_labels.long()
         return mlm, F.cross_entropy(_nsp_logits(model, rows), labels, reduction="sum")
 
     def row_scores(self, model: Encoder, rows: LastRows) -> dict[str, Scores]:
-        mlm, labels = mlm_scores(model, rows), rows.next_sentence_labels
+        mlm, labels = mlm_scores(model, rows), rows.sequence_labels
         logits = _nsp_logits(model, rows)
         losses = F.cross_entropy(logits, labels, reduction="none").float()
         return {MLM.name: mlm, NSP.name: Scores(losses, logits.argmax(1) == labels, labels)}

@@ -34,8 +34,8 @@ class LastRows(NamedTuple):
     """int64 [M]; the true tokens there; -100: filler."""
     first_rows: Tensor
     """int64 [B]; which rows are [CLS]."""
-    next_sentence_labels: Tensor
-    """int64 [B], or [0] of segments; -100: filler."""
+    sequence_labels: Tensor
+    """int64 [B], or float32 of scores; [0] where sequences have no label; -100: filler."""
     masked_inverse: Tensor | None = None
     """int64 [R]; the index of each row among the masked tokens, -1 if it is not; None: not known,
     and nothing is filler."""
@@ -91,9 +91,7 @@ def last_rows(model: Encoder, batch: Batch, dropout_key: int | None = None) -> L
     # after it, before the heads have had them.
     hidden = model.forward(PackedInput(ids, types, positions, layout, key), subset)
     first_rows = subset.layout.cu_seqlens[:-1].long()
-    return LastRows(
-        hidden, masked_rows, batch.masked_labels, first_rows, batch.next_sentence_labels
-    )
+    return LastRows(hidden, masked_rows, batch.masked_labels, first_rows, batch.sequence_labels)
 
 
 def _select(hidden: Tensor, rows: Tensor, inverse: Tensor | None) -> Tensor:

@@ -240,10 +240,8 @@ def fixed_rows(
     hidden = model.forward(inputs, TokenSubset(rows, row_layout, token_rows), call)
     # Sequences that are empty begin behind the last row.
     first_rows = constants["row_cu_seqlens"][:-1].clamp(max=len(rows) - 1).long()
-    next_sentence_labels = constants["next_sentence_labels"].long()
-    return LastRows(
-        hidden, masked_rows, labels, first_rows, next_sentence_labels, row_masks, row_firsts
-    )
+    sequence_labels = constants["sequence_labels"].long()
+    return LastRows(hidden, masked_rows, labels, first_rows, sequence_labels, row_masks, row_firsts)
 
 
 def _mark(*packed: Tensor) -> None:

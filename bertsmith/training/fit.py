@@ -269,7 +269,7 @@ def made_up_batch(config: PretrainConfig, vocab_size: int, num_sequences: int) -
         cu_seqlens=(torch.arange(num_sequences + 1) * length).int(),
         masked_positions=(first[:, None] + torch.arange(1, num_masked + 1)).flatten(),
         masked_labels=torch.zeros(num_sequences * num_masked, dtype=torch.int64),
-        next_sentence_labels=torch.zeros(
+        sequence_labels=torch.zeros(
             num_sequences if config.data.is_pairs else 0, dtype=torch.int64
         ),
         lengths=(length,) * num_sequences,

@@ -67,7 +67,7 @@ class FixedShape:
             "denominators": self.terms,  # float32
             "cu_seqlens": self.sequences + 1,
             "row_cu_seqlens": self.sequences + 1,
-            "next_sentence_labels": self.sequences,
+            "sequence_labels": self.sequences,
         }
         return {**sizes, "unused": -sum(sizes.values()) % _ALIGNMENT}
 
@@ -269,10 +269,10 @@ def _lay_out(
     masked_rows[masked:] = len(rows) - 1
     labels[:masked] = batch.masked_labels.numpy()[source]
     labels[masked:] = IGNORED
-    constants["next_sentence_labels"][:] = IGNORED
+    constants["sequence_labels"][:] = IGNORED
     if shape.is_pairs:
-        pair_labels = batch.next_sentence_labels[torch.from_numpy(own)]
-        constants["next_sentence_labels"][:sequences] = pair_labels
+        pair_labels = batch.sequence_labels[torch.from_numpy(own)]
+        constants["sequence_labels"][:sequences] = pair_labels
 
 
 def constants_of(shape: FixedShape, constants: Tensor) -> dict[str, Tensor]:

@@ -1,53 +1,17 @@
-"""Texts on their way into a model: cut to length, laid end to end.
-
-Legend: B = texts or pairs; T = tokens of all of them.
-"""
+"""Texts on their way into a model: cut to its length, and what is said of that."""
 
 from __future__ import annotations
 
 import inspect
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from bertsmith.errors import InputError
-from bertsmith.nn.layout import Layout, PackedInput
 from bertsmith.tokenizer.truncation import NUM_SPECIAL_IN_PAIR, truncated_lengths
 
 _SHOWN = 60  # characters of a text in a message
-
-
-class Row(Protocol):
-    """A text or pair in tokens."""
-
-    @property
-    def ids(self) -> list[int]:
-        """[CLS] text [SEP] (text [SEP])."""
-        ...
-
-    @property
-    def segments(self) -> list[int]:
-        """0 of the first text, 1 of the second."""
-        ...
-
-
-def pack(rows: Sequence[Row], device: torch.device) -> PackedInput:
-    """Lay rows end to end, in their order."""
-    lengths = [len(row.ids) for row in rows]
-
-    def flat(lists: Iterable[Iterable[int]]) -> Tensor:
-        return torch.tensor([x for values in lists for x in values], device=device)
-
-    return PackedInput(
-        flat(row.ids for row in rows),
-        flat(row.segments for row in rows),
-        flat(range(length) for length in lengths),
-        Layout.of(lengths, device),
-    )
 
 
 def kept_places(segments: Sequence[int], max_length: int) -> list[int]:
