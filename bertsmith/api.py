@@ -325,6 +325,7 @@ def finetune(
     test: str | Path | None = None,
     baseline: bool = True,
     overwrite: bool = False,
+    resume: bool = False,
     quiet: bool = False,
     **settings: Unpack[FinetuneSettings],
 ) -> Finetuned:
@@ -333,10 +334,11 @@ def finetune(
     Args:
         path: as in `load`.
         train, validation: tables of labelled texts: .tsv, .csv, .jsonl, .json or .parquet.
-        output: the folder to make, a Hugging Face `BertForSequenceClassification`.
+        output: the folder to make, a Hugging Face model with a sequence classifier.
         test: a table of texts to predict.
         baseline: whether the same is done from random weights.
-        overwrite: replace an earlier fine-tuning in `output`.
+        overwrite: replace an earlier fine-tuning in `output`, or one that was not finished.
+        resume: go on with one that was not finished; begin one if there is none.
         quiet: show no progress.
         settings: any field of `FinetuneConfig` and `LabelledConfig`, by name.
 
@@ -359,6 +361,7 @@ def finetune(
         config=config,
         baseline=baseline,
         overwrite=overwrite,
+        resume=resume,
         display=Display(quiet=quiet),
     )
 

@@ -6,7 +6,7 @@ Legend: B = sequences; T = tokens of all of them; M = tokens to predict.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -132,3 +132,16 @@ class Batch:
             num_masked_each=self.num_masked_each[first:last],
             starts=self.starts[first:last],
         )
+
+
+class BatchSource(Protocol):
+    """The batches of a training, as a function of their number."""
+
+    @property
+    def num_examples(self) -> int:
+        """Of an epoch, over all ranks."""
+        ...
+
+    def batch(self, number: int) -> Batch:
+        """The batch of a number, from 0; of several ranks the part of this one."""
+        ...

@@ -24,12 +24,14 @@ from bertsmith.architectures.bert.network import Bert
 from bertsmith.cli.main import main
 from bertsmith.config import FinetuneConfig, LabelledConfig, ModelConfig
 from bertsmith.errors import BertsmithError
-from bertsmith.finetuning.classifier import SequenceClassifier
+from bertsmith.finetuning.batches import packed
+from bertsmith.finetuning.classifier import classifier_on
 from bertsmith.finetuning.labels import Task, task_of
 from bertsmith.finetuning.metrics import majority_accuracy, metrics_of, predictions_of
+from bertsmith.finetuning.rows import tokenize
 from bertsmith.finetuning.tables import read_labelled
-from bertsmith.finetuning.train import class_weights, default_learning_rate, predict, tokenize
-from bertsmith.nn.layout import PackedInput
+from bertsmith.finetuning.train import class_weights, default_learning_rate, predict
+from bertsmith.objectives.classification import SequenceClassification
 from bertsmith.saved.hugging_face import Snapshot
 from bertsmith.tokenizer import Tokenizer
 from tests.support.labelled import FAST, rows_of, write
@@ -70,8 +72,8 @@ def test_the_classifier_is_that_of_transformers(
 
 @pytest.mark.filterwarnings("ignore:1 of 3 texts were cut")
 def test_outputs_do_not_depend_on_the_batch(tiny_model: Bert, tokenizer: Tokenizer) -> None:
-    model = SequenceClassifier(tiny_model, 3)
-    model.initialize_head(0)
+    model = classifier_on(tiny_model, 0.0, 3)
+    model.initialize(0)
     short = copy.copy(tokenizer)
     short.max_length = 12
     rows, num_cut = tokenize(
@@ -82,7 +84,7 @@ def test_outputs_do_not_depend_on_the_batch(tiny_model: Bert, tokenizer: Tokeniz
     alone = np.concatenate([predict(model, [row], torch.device("cpu")) for row in rows])
     np.testing.assert_allclose(together, alone, atol=1e-5)
     with torch.no_grad():
-        dropped = model(PackedInput.of(rows, torch.device("cpu")), dropout_key=1).numpy()
+        dropped = SequenceClassification().outputs(model, packed(rows), dropout_key=1).numpy()
     np.testing.assert_allclose(together, dropped, atol=1e-5)  # its dropout is 0
 
 
@@ -556,7 +558,7 @@ def test_a_probe_says_what_was_cut_and_refuses_other_kinds(folder: Path, tmp_pat
 def test_what_cannot_be_written_is_said_before_the_work(
     folder: Path, tables: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bertsmith.finetuning.finetune._train", None)  # would be called
+    monkeypatch.setattr("bertsmith.finetuning.train.Training.run", None)  # would be called
     (tmp_path / "file").write_text("mine")
     with pytest.raises(BertsmithError, match="Cannot write to"):
         bertsmith.finetune(folder, **tables, output=tmp_path / "file" / "x", quiet=True)

@@ -11,11 +11,12 @@ import bertsmith
 from bertsmith.durable import damage
 from bertsmith.errors import RunError
 from bertsmith.finetuning import finetune
+from bertsmith.finetuning.train import Training
 from tests.support.labelled import FAST, rows_of, write
 
 
 def test_one_at_a_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    output, train = tmp_path / "out" / "mine", finetune._train_all
+    output, run = tmp_path / "out" / "mine", Training.run
     options: dict[str, Any] = {**FAST, "epochs": 1, "baseline": False, "quiet": True}
     options |= {"train": write(tmp_path / "train.tsv", rows_of(40)), "output": output}
     options |= {"validation": write(tmp_path / "dev.tsv", rows_of(20, seed=1))}
@@ -25,10 +26,10 @@ def test_one_at_a_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(RunError, match="is in use by another fine-tuning") as caught:
             bertsmith.finetune(folder, **options, overwrite=True)
         told.append(str(caught.value))
-        return train(*args)
+        return run(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(finetune, "_train_all", again)
+        patch.setattr(Training, "run", again)
         bertsmith.finetune(folder, **options)
     assert str(output) in told[0]
     assert damage(output) is None

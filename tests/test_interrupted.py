@@ -61,6 +61,17 @@ def on_call(number: int, action: Callable[[], None], plain: Callable[..., Any]) 
     return wrapped
 
 
+def on_the_way(found: Any) -> Any:
+    """`evaluate` of `found`, but for the one of all pairs at the end."""
+
+    def evaluate(*args: Any, **options: Any) -> held_out.Evaluation:
+        chosen = held_out.evaluate if options["most_pairs"] is None else found
+        made: held_out.Evaluation = chosen(*args, **options)
+        return made
+
+    return evaluate
+
+
 def ask_to_stop() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -87,7 +98,7 @@ def test_a_validation_is_left_and_made_by_who_goes_on(
                 patch.setattr(RowObjective, "score", on_call(2, ask_to_stop, judged))
             return evaluate(*args, **options)
 
-        patch.setattr("bertsmith.training.evaluator.evaluate", counted)
+        patch.setattr("bertsmith.training.evaluator.evaluate", on_the_way(counted))
         with pytest.raises(RunStopped):
             pretrain(run, text_file, steps=6, **OFTEN)
     assert list_checkpoints(run)[-1].name == f"step-{2 * number:08}"
@@ -177,7 +188,7 @@ def weights_validated(
     """Digests of the weights at the validations after steps 2, 4 and 6."""
     seen: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr("bertsmith.training.evaluator.evaluate", condemning(set(), seen))
+        patch.setattr("bertsmith.training.evaluator.evaluate", on_the_way(condemning(set(), seen)))
         pretrain(tmp_path / "plain", text_file, steps=6, **COINCIDING)
     return seen
 
@@ -198,7 +209,7 @@ def test_weights_that_their_validation_condemns_are_not_gone_back_to(
 
     def evaluate(*, interrupted_at: int) -> None:
         found = condemning(condemned, [], interrupted_at=interrupted_at)
-        monkeypatch.setattr("bertsmith.training.evaluator.evaluate", found)
+        monkeypatch.setattr("bertsmith.training.evaluator.evaluate", on_the_way(found))
 
     evaluate(interrupted_at=0)
     undisturbed = pretrain(tmp_path / "undisturbed", text_file, **settings)
@@ -225,7 +236,7 @@ def test_the_last_good_checkpoint_is_none_that_was_condemned(
     settings = {**COINCIDING, "steps": 6, "keep_checkpoints": 1, "max_rollbacks": 0}
     run, condemned = tmp_path / "r", {weights_validated[1]}
     found = condemning(condemned, [], interrupted_at=2)
-    monkeypatch.setattr("bertsmith.training.evaluator.evaluate", found)
+    monkeypatch.setattr("bertsmith.training.evaluator.evaluate", on_the_way(found))
     with pytest.raises(RunStopped):
         pretrain(run, text_file, **settings)
     for _ in range(2):
@@ -257,7 +268,8 @@ def test_a_rollback_behind_a_validation_that_was_left_is_the_same(
     seen: list[str] = []
     with monkeypatch.context() as patch:
         patch.setattr(
-            "bertsmith.training.evaluator.evaluate", condemning(set(), seen, interrupted_at=2)
+            "bertsmith.training.evaluator.evaluate",
+            on_the_way(condemning(set(), seen, interrupted_at=2)),
         )
         with pytest.raises(RunStopped):
             pretrain(tmp_path / "r", text_file, **settings)
@@ -308,7 +320,7 @@ def test_slow_validations_are_few_where_the_clock_decides(
         time.sleep(0.5 if "minutes" in settings else 0.0)
         return evaluate(*args, **options)
 
-    monkeypatch.setattr("bertsmith.training.evaluator.evaluate", slow)
+    monkeypatch.setattr("bertsmith.training.evaluator.evaluate", on_the_way(slow))
     run = pretrain(tmp_path / "r", text_file, **settings)
     assert calls == expected
     assert run.metrics["validation_mlm_loss"] > 0

@@ -13,16 +13,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import bertsmith
+from bertsmith.architectures import CLASSIFIER, build
 from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Sizes
 from bertsmith.cli.main import main
-from bertsmith.config import DataConfig
+from bertsmith.config import DataConfig, ModelConfig
 from bertsmith.data.store import build_store
 from bertsmith.errors import BertsmithError, DivergenceError, ModelError
 from bertsmith.evaluation.held_out import evaluate, evaluation_batches
 from bertsmith.evaluation.pseudo import pseudo_perplexity
 from bertsmith.finetuning.labels import Task
 from bertsmith.finetuning.metrics import metrics_of, spread_of
+from bertsmith.finetuning.rows import Row
 from bertsmith.finetuning.train import predict
 from bertsmith.preparation import vocabulary
 from bertsmith.report.metrics_file import read_metrics
@@ -303,13 +305,10 @@ def test_a_probe_shows_what_validation_rows_cannot_tell(
 
 
 def test_outputs_that_are_no_numbers_are_not_taken_for_a_class() -> None:
-    class Broken(torch.nn.Module):
-        classifier = torch.nn.Linear(2, 2)
-
-        def forward(self, rows: Any) -> torch.Tensor:
-            return torch.full((len(rows.layout.lengths), 2), float("nan"))
-
-    from bertsmith.finetuning.train import Row
-
+    shape = ModelConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    model = build(shape, 30, frozenset({CLASSIFIER}), num_labels=2)
+    model.initialize(0)
+    assert predict(model, [Row([1, 2], [0, 0])], CPU).shape == (1, 2)
+    torch.nn.init.constant_(model.get_submodule(CLASSIFIER).get_parameter("bias"), float("nan"))
     with pytest.raises(DivergenceError, match="not finite"):
-        predict(Broken(), [Row([1, 2], [0, 0])], CPU)  # type: ignore[arg-type]
+        predict(model, [Row([1, 2], [0, 0])], CPU)

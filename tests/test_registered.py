@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 import bertsmith
 from bertsmith import architectures, objectives
-from bertsmith.architectures import MLM_HEAD, Architecture, Encoder, MlmProjection, call_module
+from bertsmith.architectures import (
+    CLASSIFIER,
+    MLM_HEAD,
+    Architecture,
+    Encoder,
+    MlmProjection,
+    call_module,
+)
 from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig, registered
 from bertsmith.errors import ConfigError, RunStopped
@@ -25,6 +32,7 @@ from bertsmith.objectives import Objective, Scores, Term
 from bertsmith.objectives.mlm import MLM, MaskedLM
 from bertsmith.objectives.rows import LastRows, RowObjective, last_rows
 from bertsmith.training.trainer import Trainer
+from tests.support.labelled import FAST, rows_of, write
 from tests.support.runs import TINY_RUN, result_of
 
 PACKAGE = Path(bertsmith.__file__).parent
@@ -73,13 +81,19 @@ class Spread(Objective):
 class Bag(Encoder):
     """A layer that looks at no other token."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int, heads: frozenset[str]) -> None:
+    def __init__(
+        self, config: ModelConfig, vocab_size: int, heads: frozenset[str], num_labels: int
+    ) -> None:
         super().__init__()
         self.config, self.vocab_size, self.heads = config, vocab_size, heads
+        self.num_labels = num_labels
         size = config.hidden_size
         self.words = nn.Embedding(vocab_size, size)
         self.layers = nn.ModuleList(nn.Linear(size, size) for _ in range(config.num_hidden_layers))
-        self.mlm_head = nn.Linear(size, vocab_size)
+        if MLM_HEAD in heads:
+            self.mlm_head = nn.Linear(size, vocab_size)
+        if CLASSIFIER in heads:
+            self.classifier = nn.Linear(size, num_labels)
 
     def forward(
         self,
@@ -117,16 +131,21 @@ class Bag(Encoder):
     def nsp_logits(self, pooled: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def class_logits(self, pooled: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(pooled)
+        return logits
+
 
 class BagArchitecture(Architecture):
     name = "bag"
-    heads: Mapping[str, str] = {MLM_HEAD: "decoder."}
-    classifier_class = "BagForSequenceClassification"
+    heads: Mapping[str, str] = {MLM_HEAD: "decoder.", CLASSIFIER: "classifier."}
 
-    def build(self, config: ModelConfig, vocab_size: int, heads: frozenset[str]) -> Encoder:
-        return Bag(config, vocab_size, heads)
+    def build(
+        self, config: ModelConfig, vocab_size: int, heads: frozenset[str], num_labels: int
+    ) -> Encoder:
+        return Bag(config, vocab_size, heads, num_labels)
 
-    def pretraining_class(self, heads: frozenset[str]) -> str:
+    def transformers_class(self, heads: frozenset[str]) -> str:
         return "BagForMaskedLM"
 
     def read_config(self, found: Mapping[str, Any]) -> ModelConfig:
@@ -225,6 +244,11 @@ def test_an_architecture_trains_resumes_and_is_used(
     model = bertsmith.load(whole.output)
     assert model.encode("a crane").tokens.shape[1] == TINY_RUN["hidden_size"]
     assert model.fill("the [MASK] crane")
+    table = write(tmp_path / "t.tsv", rows_of(80))
+    tuned = bertsmith.finetune(
+        whole.output, train=table, validation=table, output=tmp_path / "d", quiet=True, **FAST
+    )
+    assert tuned.results["pretrained"]["accuracy"]["mean"] == 0.5, "it reads [CLS] alone"
     with pytest.raises(ConfigError, match="lacks nsp_head and pooler"):
         bertsmith.pretrain(
             text_file,

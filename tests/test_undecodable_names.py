@@ -10,7 +10,7 @@ import pytest
 
 import bertsmith
 from bertsmith.errors import BertsmithError
-from bertsmith.finetuning import finetune
+from bertsmith.finetuning.train import Training
 from bertsmith.preparation import prepare_store
 from bertsmith.training import pretrain as training
 from tests.support.labelled import rows_of, write
@@ -40,7 +40,7 @@ def test_outputs_are_refused_before_the_work(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module, name in ((training, "prepare"), (finetune, "_train_all")):
+    for module, name in ((training, "prepare"), (Training, "run")):
         monkeypatch.setattr(module, name, None)  # would be called
     tables: dict[str, Any] = {
         "train": write(tmp_path / "train.tsv", rows_of(40)),

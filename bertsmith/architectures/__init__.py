@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bertsmith.architectures.base import (
+    CLASSIFIER,
     MLM_HEAD,
     NSP_HEAD,
     POOLER,
@@ -19,6 +20,7 @@ from bertsmith.config.registered import ARCHITECTURES
 from bertsmith.errors import ConfigError
 
 __all__ = [
+    "CLASSIFIER",
     "MLM_HEAD",
     "NSP_HEAD",
     "POOLER",
@@ -46,22 +48,29 @@ def architecture_of(name: str) -> Architecture:
     return _ARCHITECTURES[name]
 
 
-def build(config: ModelConfig, vocab_size: int, heads: frozenset[str] | None = None) -> Encoder:
+def build(
+    config: ModelConfig,
+    vocab_size: int,
+    heads: frozenset[str] | None = None,
+    *,
+    num_labels: int = 0,
+) -> Encoder:
     """A network of the architecture that its shape names.
 
     Args:
         config: its shape.
         vocab_size: rows of the embedding matrix.
-        heads: that it has; None: all that its architecture knows.
+        heads: that it has; None: all that its architecture knows but for a classifier.
+        num_labels: outputs of a classifier.
     """
     architecture = architecture_of(config.architecture)
-    heads = frozenset(architecture.heads) if heads is None else heads
+    heads = frozenset(architecture.heads) - {CLASSIFIER} if heads is None else heads
     if lacking := heads - set(architecture.heads):
         raise ConfigError(
             f"The architecture {architecture.name} must have the heads of the objective; it lacks "
             f"{' and '.join(sorted(lacking))}."
         )
-    return architecture.build(config, vocab_size, heads)
+    return architecture.build(config, vocab_size, heads, num_labels)
 
 
 def register(architecture: Architecture) -> None:

@@ -1,7 +1,7 @@
 """What the rest of the package asks of an architecture: its network, its names, what it costs.
 
 Legend: B = sequences; T = tokens of all of them; M = masked tokens; R = rows that are wanted of the
-last layer; H = hidden size; V = vocabulary.
+last layer; H = hidden size; V = vocabulary; K = outputs of a classifier.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig
 from bertsmith.nn.layout import PackedInput, TokenSubset
 
-MLM_HEAD, POOLER, NSP_HEAD = "mlm_head", "pooler", "nsp_head"
+MLM_HEAD, POOLER, NSP_HEAD, CLASSIFIER = "mlm_head", "pooler", "nsp_head", "classifier"
 """Names of the heads that objectives and fine-tuning ask for; each is a module of the network."""
 
 
@@ -45,7 +45,9 @@ class Encoder(nn.Module, ABC):
     Attributes:
         config: its shape.
         vocab_size: V; rows of the embedding matrix.
-        heads: those of `MLM_HEAD`, `POOLER` and `NSP_HEAD` that it has, as modules of these names.
+        heads: those of `MLM_HEAD`, `POOLER`, `NSP_HEAD` and `CLASSIFIER` that it has, as modules of
+            these names.
+        num_labels: K; 0 without a classifier.
         layers: whose parameters FSDP shards one layer at a time.
         recomputes: activation checkpointing: a layer keeps its input, and makes its activations
             again in the backward pass.
@@ -54,6 +56,7 @@ class Encoder(nn.Module, ABC):
     config: ModelConfig
     vocab_size: int
     heads: frozenset[str]
+    num_labels: int
     layers: nn.ModuleList
     recomputes = False
 
@@ -115,6 +118,10 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def nsp_logits(self, pooled: Tensor) -> Tensor:
         """[B, H] → [B, 2]; 0 = B follows A, 1 = B is random."""
+
+    @abstractmethod
+    def class_logits(self, pooled: Tensor) -> Tensor:
+        """[B, H] → [B, K]: of classes, or a score."""
 
     def mlm_logits(self, hidden: Tensor) -> Tensor:
         """Scores of every vocabulary entry at the rows given: [M, H] → [M, V]."""
@@ -179,19 +186,19 @@ class Architecture(ABC):
         name: `--architecture`, and `model_type` in config.json.
         heads: heads that its networks can have, in a Hugging Face folder the prefix of the names of
             each one's weights; a folder may lack any of them.
-        classifier_class: the `transformers` class of a network with a sequence classifier.
     """
 
     name: str
     heads: Mapping[str, str]
-    classifier_class: str
 
     @abstractmethod
-    def build(self, config: ModelConfig, vocab_size: int, heads: frozenset[str]) -> Encoder:
+    def build(
+        self, config: ModelConfig, vocab_size: int, heads: frozenset[str], num_labels: int
+    ) -> Encoder:
         """A network with these heads; its weights are drawn later."""
 
     @abstractmethod
-    def pretraining_class(self, heads: frozenset[str]) -> str:
+    def transformers_class(self, heads: frozenset[str]) -> str:
         """The `transformers` class of a network with these heads."""
 
     @abstractmethod

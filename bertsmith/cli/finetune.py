@@ -15,6 +15,7 @@ from bertsmith.cli.arguments import Flag, RunPath
 from bertsmith.config import FinetuneConfig, LabelledConfig, ProbeConfig
 from bertsmith.display import Display, show, show_json
 from bertsmith.errors import printable
+from bertsmith.ranks import rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,9 @@ class Finetune:
     baseline: bool = True
     """Do the same from random weights, to see what pretraining gave."""
     overwrite: Flag = False
-    """Replace an earlier fine-tuning in the output folder."""
+    """Replace an earlier fine-tuning in the output folder, or one that was not finished."""
+    resume: Flag = False
+    """Go on with a fine-tuning that was stopped or killed: the same command, with this beside."""
     quiet: Flag = False
     """Show no progress."""
     json: Flag = False
@@ -78,8 +81,11 @@ def finetune(command: Finetune) -> None:
             config=command.training,
             baseline=command.baseline,
             overwrite=command.overwrite,
+            resume=command.resume,
             display=Display(quiet=command.quiet),
         )
+    if rank():  # the first one shows what all have
+        return
     results = found.results
     if command.json:
         show_json(results)

@@ -76,8 +76,13 @@ class FinetuneConfig:
     """Evaluations without a better one after which training stops; 0: it never does."""
     max_length: int | None = setting(None, gt=0)
     """Longest sequence in tokens; None: as in pretraining. Longer texts are cut, and counted."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    micro_batch: int | Literal["auto"] = setting("auto", gt=0, may_change=True)
+    """Tokens in memory at once; changes memory, speed and how sums round. auto: what suits the
+    device, and half where that does not fit in a GPU's memory."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", may_change=True)
     """Where to train; auto takes CUDA, then MPS, then the CPU."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the matrix products; auto is bfloat16 on CUDA, else float32."""
 
     def __post_init__(self) -> None:
         check(self)

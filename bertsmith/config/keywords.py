@@ -122,7 +122,9 @@ class FinetuneSettings(LabelledSettings, total=False):
     evaluations_per_epoch: int
     patience: int
     max_length: int | None
+    micro_batch: int | Literal["auto"]
     device: Literal["auto", "cpu", "cuda", "mps"]
+    precision: Literal["auto", "float32", "bfloat16"]
 
 
 class ProbeSettings(LabelledSettings, total=False):

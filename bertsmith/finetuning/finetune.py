@@ -1,55 +1,64 @@
 """Fine-tuning from files to a folder: several seeds, and the same from random weights beside.
 
-The folder is a Hugging Face `BertForSequenceClassification` (the best seed's), and with it:
+The folder is a Hugging Face model with a sequence classifier (the best seed's), and with it:
 
 results.json                  all figures
-finetune.toml                 the settings
+finetune.toml                 the settings, and digests of what was read
 predictions-validation.tsv    of the best seed
 predictions-test.tsv          the same, if there is a test file
 """
 
 from __future__ import annotations
 
-import copy
-import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+import msgspec
 import tomli_w
 import torch
 from filelock import FileLock, Timeout
 
-from bertsmith.architectures import Encoder
 from bertsmith.config import FinetuneConfig, LabelledConfig
 from bertsmith.display import Display
-from bertsmith.durable import make_folder, whole_folder
-from bertsmith.errors import InputError, RunError
+from bertsmith.durable import make_folder, remove_leftovers, whole_folder
+from bertsmith.errors import ConfigError, DivergenceError, InputError, RunError, RunStopped
 from bertsmith.extras import require
-from bertsmith.finetuning.classifier import SequenceClassifier, snapshot, with_dropout
-from bertsmith.finetuning.labels import Targets, Task, task_of
+from bertsmith.finetuning.classifier import snapshot
 from bertsmith.finetuning.metrics import (
     main_metric,
     majority_accuracy,
-    predictions_of,
     refuse_alike,
     spread_of,
 )
-from bertsmith.finetuning.tables import read_labelled, refuse_other_kind
-from bertsmith.finetuning.train import Best, Row, predict, tokenize, train_classifier
-from bertsmith.hardware.device import choose_device, keep_freed_memory
-from bertsmith.saved.hugging_face import CONFIG_FILE, ModelFolder, load_model
+from bertsmith.finetuning.predictions import write_predictions
+from bertsmith.finetuning.rows import Tables, read_tables, tokenizer_of_length
+from bertsmith.finetuning.train import Trained, Training
+from bertsmith.finetuning.work import SETTINGS_FILE, Work, read_settings, refuse_other, settings_of
+from bertsmith.hardware.device import (
+    choose_device,
+    compute_dtype,
+    deterministic,
+    device_of_rank,
+    keep_freed_memory,
+)
+from bertsmith.ranks import Ranks, joined, local_rank
+from bertsmith.saved.hugging_face import (
+    CONFIG_FILE,
+    ModelFolder,
+    load_model,
+    load_weights,
+    refuse_damaged,
+)
 from bertsmith.saved.locate import read_newest
-from bertsmith.tokenizer import Tokenizer
-from bertsmith.tokenizer.texts import warn
 
 RESULTS_FILE = "results.json"
-SETTINGS_FILE = "finetune.toml"
+
+_Kind = str  # "pretrained" or "random": what a training begins with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,21 +69,6 @@ class Finetuned:
     """The model's folder."""
     results: dict[str, Any] = field(repr=False)
     """What results.json holds."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Tables:
-    """Rows of the files, in tokens."""
-
-    train: tuple[list[Row], Targets]
-    validation: tuple[list[Row], Targets]
-    test: list[Row] | None
-    lines: dict[str, list[int]]
-    """Where the rows of each table stand in its file."""
-    task: Task
-    has_pairs: bool
-    sizes: dict[str, int]
-    """Counts of rows of each table: used, left out, cut."""
 
 
 def finetune_folder(
@@ -88,207 +82,336 @@ def finetune_folder(
     config: FinetuneConfig | None = None,
     baseline: bool = True,
     overwrite: bool = False,
+    resume: bool = False,
     display: Display | None = None,
 ) -> Finetuned:
     """Train a classifier or regressor on the encoder in `path`.
 
     Args:
-        path: a run, a checkpoint, or a Hugging Face BERT folder.
+        path: a run, a checkpoint, or a Hugging Face folder of an architecture that is registered.
         train, validation: tables of labelled texts; see `read_labelled`.
         output: the folder that is made; nothing is in it before all is done.
         test: a table of texts to predict; labels in it are not looked at.
         labelled: what the tables mean.
         config: how it is learnt.
         baseline: whether the same is done from random weights, to see what pretraining gave.
-        overwrite: replace an earlier fine-tuning in `output`.
+        overwrite: replace an earlier fine-tuning in `output`, or one that was not finished.
+        resume: go on with one that was not finished; begin one if there is none. All else must be
+            as it was.
         display: shows what goes on; default: a silent one.
 
     Raises:
         BertsmithError: a file, a label, a setting or the output does not suit.
+        RunStopped: a signal asked for it; `resume` goes on.
     """
     require("finetune", "Fine-tuning")
     labelled, config = labelled or LabelledConfig(), config or FinetuneConfig()
-    display = display or Display(quiet=True)
-    device = choose_device(config.device)
-    _check_output(output, overwrite=overwrite)
-    folder = read_newest(path, load_model)
-    tokenizer = _of_length(folder, config)
-    with display.stage("Reading the tables"):
-        tables = _read(train, validation, test, labelled, tokenizer)
-    if tables.has_pairs and folder.model.config.type_vocab_size < 2:
-        raise InputError("The model has one segment; it cannot take pairs of texts.")
-    metric = main_metric(config.metric, tables.task)
-    refuse_alike(validation, tables.validation[1], tables.task, metric)
-    if device.type == "cpu":
-        keep_freed_memory()
-    try:
-        # Made before the work begins: what cannot be written is said at once.
-        with _taken(output, overwrite=overwrite), whole_folder(output.resolve()) as part:
-            best, results = _train_all(folder.model, tables, config, device, baseline, display)
-            snapshot(best.model, tokenizer, tables.task).write(part)
-            _write_all_predictions(part, best, tables, device)
-            settings = {
-                "labels": _without_none(asdict(labelled)),
-                "finetuning": _without_none(asdict(config)),
-            }
-            (part / SETTINGS_FILE).write_text(tomli_w.dumps(settings), encoding="utf-8")
-            (part / RESULTS_FILE).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"Cannot write to {output}: {error.strerror or error}.") from error
+    if resume and overwrite:
+        raise RunError("A fine-tuning is resumed or replaced; give --resume or --overwrite.")
+    kind = choose_device(config.device)
+    with joined(uses_cuda=kind.type == "cuda") as ranks:
+        shown = (display or Display(quiet=True)) if ranks.is_first else Display(is_silent=True)
+        with ranks.together(), _warned_once(ranks):
+            device = device_of_rank(kind, local_rank()) if ranks.size > 1 else kind
+            _check_output(output, overwrite=overwrite, resume=resume)
+            folder = read_newest(path, load_model)
+            training, tables = _ready(
+                *(folder, train, validation, test, labelled),
+                *(_settled(config, device), device, ranks, shown),
+            )
+        settings = settings_of(labelled, training, tables, baseline=baseline)
+        kinds = ("pretrained", "random") if baseline else ("pretrained",)
+        job = _Job(training=training, tables=tables, kinds=kinds, output=output, settings=settings)
+        results = job.run(overwrite=overwrite, resume=resume)
     return Finetuned(output=output, results={**results, "output": str(output)})
 
 
-def _write_all_predictions(folder: Path, best: Best, tables: _Tables, device: torch.device) -> None:
-    """Of the validation rows, and of the test rows if there are any."""
-    path, lines = folder / "predictions-validation.tsv", tables.lines
-    _write_predictions(path, best.outputs, tables.task, lines["validation"], tables.validation[1])
-    if tables.test is not None:
-        outputs = predict(best.model, tables.test, device)
-        path = folder / "predictions-test.tsv"
-        _write_predictions(path, outputs, tables.task, lines["test"], None)
+def _settled(config: FinetuneConfig, device: torch.device) -> FinetuneConfig:
+    """With the precision that auto means here: one that goes on computes as before."""
+    is_half = compute_dtype(device, config.precision) == torch.bfloat16
+    return replace(config, precision="bfloat16" if is_half else "float32")
 
 
-def _train_all(
-    pretrained: Encoder,
-    tables: _Tables,
-    config: FinetuneConfig,
-    device: torch.device,
-    baseline: bool,
-    display: Display,
-) -> tuple[Best, dict[str, Any]]:
-    """Every seed, from both kinds of weights; the best one of the pretrained, and all figures."""
-    wanted = main_metric(config.metric, tables.task)
-    kinds = ("pretrained", "random") if baseline else ("pretrained",)
-    best: Best | None = None
-    best_seed = config.seeds[0]
-    summaries = {}
-    for kind in kinds:
-        summary = _Summary()
-        for seed in config.seeds:
-            found = _train(kind, pretrained, tables, config, seed, device, display)
-            summary.add(found)
-            if kind == "pretrained" and (best is None or found.value > best.value):
-                best, best_seed = found, seed
-        summaries[kind] = summary.to_json()
-    assert best is not None
-    results: dict[str, Any] = {
-        "task": "scores" if tables.task.is_regression else "classes",
-        "classes": list(tables.task.classes),
-        "metric": wanted,
-        "seeds": list(config.seeds),
-        "best_seed": best_seed,
-        **summaries,
-        "rows": tables.sizes,
-    }
-    if not tables.task.is_regression:
-        results["majority_accuracy"] = majority_accuracy(tables.validation[1])
-    return best, results
-
-
-def _train(
-    kind: str,
-    pretrained: Encoder,
-    tables: _Tables,
-    config: FinetuneConfig,
-    seed: int,
-    device: torch.device,
-    display: Display,
-) -> Best:
-    bert = with_dropout(pretrained, config.dropout_prob)
-    if kind == "random":
-        bert.initialize(seed)
-    model = SequenceClassifier(bert, tables.task.num_outputs)
-    model.initialize_head(seed)
-    weights = "pretrained" if kind == "pretrained" else "random"
-    with display.stage(f"Training from {weights} weights, seed {seed}") as progress:
-        return train_classifier(
-            model.to(device),
-            tables.train,
-            tables.validation,
-            tables.task,
-            config,
-            seed=seed,
-            device=device,
-            progress=progress,
-        )
-
-
-def _read(
+def _ready(
+    folder: ModelFolder,
     train: Path,
     validation: Path,
     test: Path | None,
     labelled: LabelledConfig,
-    tokenizer: Tokenizer,
-) -> _Tables:
-    tables = {
-        "train": read_labelled(train, labelled),
-        "validation": read_labelled(validation, labelled),
-    }
-    if test is not None:
-        tables["test"] = read_labelled(test, labelled, needs_labels=False)
-    task = task_of(tables["train"], labelled)
-    rows: dict[str, list[Row]] = {}
-    sizes: dict[str, int] = {}
-    for name, table in tables.items():
-        refuse_other_kind(tables["train"], table)
-        rows[name], num_cut = tokenize(table.texts, tokenizer, source=str(table.path))
-        sizes |= {name: len(table), f"{name}_left_out": table.num_left_out, f"{name}_cut": num_cut}
-    return _Tables(
-        train=(rows["train"], task.targets(tables["train"])),
-        validation=(rows["validation"], task.targets(tables["validation"])),
-        test=rows.get("test"),
-        lines={name: table.lines for name, table in tables.items()},
-        task=task,
-        has_pairs=tables["train"].has_pairs,
-        sizes=sizes,
+    config: FinetuneConfig,
+    device: torch.device,
+    ranks: Ranks,
+    display: Display,
+) -> tuple[Training, Tables]:
+    """What is trained, and on what, held against each other."""
+    tokenizer = tokenizer_of_length(folder, config)
+    with display.stage("Reading the tables"):
+        tables = read_tables(train, validation, test, labelled, tokenizer)
+    _refuse(folder, tables, config, validation, ranks)
+    training = Training(
+        pretrained=folder.model,
+        train=tables.train,
+        validation=tables.validation,
+        task=tables.task,
+        tokenizer=tokenizer,
+        config=config,
+        device=device,
+        ranks=ranks,
+        display=display,
     )
+    return training, tables
 
 
-def _of_length(folder: ModelFolder, config: FinetuneConfig) -> Tokenizer:
-    """The tokenizer with the longest length that is trained on, which is saved with the model."""
-    most = folder.model.config.max_position_embeddings
-    asked = config.max_length or min(folder.tokenizer.max_length, most)
-    if not 3 < asked <= most:
-        raise InputError(
-            f"`max_length` must be from 4 to the model's {most} positions; got {asked}."
+def _refuse(
+    folder: ModelFolder, tables: Tables, config: FinetuneConfig, validation: Path, ranks: Ranks
+) -> None:
+    """Raise what is wrong with model, tables and settings together."""
+    if tables.has_pairs and folder.model.config.type_vocab_size < 2:
+        raise InputError("The model has one segment; it cannot take pairs of texts.")
+    metric = main_metric(config.metric, tables.task)
+    refuse_alike(validation, tables.validation[1], tables.task, metric)
+    rows = min(config.batch_size, len(tables.train[0]))
+    if rows < ranks.size:
+        raise ConfigError(
+            f"`batch_size` must be at least one for each of the {ranks.size} ranks, and so must "
+            f"the training rows; got {rows}."
         )
-    if asked > folder.tokenizer.max_length:
-        warn(
-            f"The model was trained on {folder.tokenizer.max_length} tokens: what its positions "
-            f"up to {asked} mean it learns from the labelled rows alone."
-        )
-    tokenizer = copy.copy(folder.tokenizer)
-    tokenizer.max_length = asked
-    return tokenizer
 
 
-def _check_output(output: Path, *, overwrite: bool) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """All trainings of a fine-tuning; every rank does the same, and the first one alone writes."""
+
+    training: Training
+    tables: Tables
+    kinds: tuple[_Kind, ...]
+    output: Path
+    settings: dict[str, Any]
+
+    def run(self, *, overwrite: bool, resume: bool) -> dict[str, Any]:
+        """Begin or go on, finish, and write the output; what results.json holds."""
+        ranks, stop, device = self.training.ranks, self.training.stop, self.training.device
+        lock, work = None, Work(self.output)
+        if device.type == "cpu":
+            keep_freed_memory()
+        try:
+            with ranks.together(), _written_to(self.output):
+                if ranks.is_first:
+                    lock = _locked(self.output)
+                    _check_output(self.output, overwrite=overwrite, resume=resume)
+                is_finished = resume and _is_finetuned(self.output) and not work.is_there
+                if ranks.is_first:
+                    self._make_ready(work, is_finished=is_finished, resume=resume)
+            if ranks.from_first(is_finished):
+                return self._earlier_results()
+            with self._ending_well(work), stop.heard(), deterministic(device):
+                trained = self._train_all(work)
+                # What is left can be done again in a moment.
+                stop.leave_at_once()
+                results = self._results(trained)
+                with ranks.together(is_long=True), _written_to(self.output):
+                    if ranks.is_first:
+                        self._write(work, trained, results)
+            return results
+        finally:
+            if lock is not None:
+                Path(lock.lock_file).unlink(missing_ok=True)
+                lock.release()
+
+    def _make_ready(self, work: Work, *, is_finished: bool, resume: bool) -> None:
+        """Remove what a killed process left, and begin or go on."""
+        output = self.output.resolve()
+        remove_leftovers(output.parent, output.name.__eq__)
+        if is_finished:
+            work.remove()
+        elif not work.is_there:
+            if resume:
+                self.training.display.say(
+                    f"There is no fine-tuning of {self.output} to go on with: beginning one."
+                )
+            work.begin(self.settings)
+        elif resume:
+            refuse_other(read_settings(work.path), self.settings)
+            self.training.display.say(f"Going on with the fine-tuning of {self.output}.")
+        else:
+            work.begin(self.settings)
+
+    def _earlier_results(self) -> dict[str, Any]:
+        """Those of the fine-tuning that is in the output."""
+        with self.training.ranks.together():
+            refuse_other(read_settings(self.output), self.settings)
+            results = msgspec.json.decode((self.output / RESULTS_FILE).read_bytes())
+        self.training.display.say(f"The fine-tuning {self.output} is finished.")
+        found: dict[str, Any] = results
+        return found
+
+    def _train_all(self, work: Work) -> dict[_Kind, dict[int, Trained]]:
+        """Every seed, from both kinds of weights."""
+        found: dict[_Kind, dict[int, Trained]] = {kind: {} for kind in self.kinds}
+        with _written_to(self.output):
+            for kind in self.kinds:
+                for seed in self.training.config.seeds:
+                    found[kind][seed] = self._train(work, kind, seed)
+                    self._keep_best_weights(work, kind, found[kind])
+        return found
+
+    @contextmanager
+    def _ending_well(self, work: Work) -> Iterator[None]:
+        """Say what a signal leaves behind, and leave nothing that cannot be gone on with."""
+        is_first = self.training.ranks.is_first
+        try:
+            yield
+        except RunStopped as stopped:
+            if is_first and not work.has_progress():
+                work.remove()
+                raise
+            raise RunStopped(
+                stopped.by,
+                f"stopped by {stopped.by.name}; what was trained is kept. To go on, give the same "
+                "command with --resume beside it.",
+            ) from None
+        except DivergenceError:
+            if is_first:  # trained on as before, it diverges again
+                work.remove()
+            raise
+
+    def _train(self, work: Work, kind: _Kind, seed: int) -> Trained:
+        ranks = self.training.ranks
+        with ranks.together():
+            trained = work.trained(kind, seed)
+        if trained is None:
+            trained = self.training.run(kind, seed, work.training(kind, seed))
+            if ranks.is_first:
+                work.finish(kind, seed, trained)
+        return trained
+
+    def _keep_best_weights(self, work: Work, kind: _Kind, trained: dict[int, Trained]) -> None:
+        if self.training.ranks.is_first:
+            best = self._best_seed(trained) if kind == "pretrained" else None
+            for seed in trained:
+                if seed != best:
+                    work.drop_weights(kind, seed)
+
+    def _best_seed(self, trained: dict[int, Trained]) -> int:
+        def value(seed: int) -> float:
+            found = trained[seed].metrics[self._metric]
+            assert found is not None  # `refuse_alike`
+            return found
+
+        return max(trained, key=value)  # the first one of several
+
+    @property
+    def _metric(self) -> str:
+        return main_metric(self.training.config.metric, self.tables.task)
+
+    def _results(self, trained: dict[_Kind, dict[int, Trained]]) -> dict[str, Any]:
+        """All figures."""
+        task = self.tables.task
+        results: dict[str, Any] = {
+            "task": "scores" if task.is_regression else "classes",
+            "classes": list(task.classes),
+            "metric": self._metric,
+            "seeds": list(self.training.config.seeds),
+            "best_seed": self._best_seed(trained["pretrained"]),
+            **{kind: _summary(list(trained[kind].values())) for kind in self.kinds},
+            "rows": self.tables.sizes,
+        }
+        if not task.is_regression:
+            results["majority_accuracy"] = majority_accuracy(self.tables.validation[1])
+        return results
+
+    def _write(
+        self, work: Work, trained: dict[_Kind, dict[int, Trained]], results: dict[str, Any]
+    ) -> None:
+        """The output, of the weights of the best moment of the best seed."""
+        training, tables, seed = self.training, self.tables, results["best_seed"]
+        weights = work.weights(seed, trained["pretrained"][seed])
+        refuse_damaged(weights)
+        model = training.model()
+        load_weights(weights, model)
+        with whole_folder(self.output.resolve()) as part:
+            for name, rows, targets in (
+                ("validation", *tables.validation),
+                ("test", tables.test, None),
+            ):
+                if rows is not None:
+                    outputs = training.scale.back(training.predict(model, rows))
+                    path, lines = part / f"predictions-{name}.tsv", tables.lines[name]
+                    write_predictions(path, outputs, tables.task, lines, targets)
+            training.scale.into(model)
+            snapshot(model, training.tokenizer, tables.task).write(part)
+            (part / SETTINGS_FILE).write_text(tomli_w.dumps(self.settings), encoding="utf-8")
+            (part / RESULTS_FILE).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        work.remove()
+
+
+def _summary(trained: Sequence[Trained]) -> dict[str, Any]:
+    """Each metric's mean, deviation and values; when the best moments were, and the ends."""
+    names = trained[0].metrics
+    summary: dict[str, Any] = {
+        name: spread_of([found.metrics[name] for found in trained]) for name in names
+    }
+    summary["best_epochs"] = [found.epoch for found in trained]
+    summary["epochs"] = [found.epochs for found in trained]
+    return summary
+
+
+@contextmanager
+def _written_to(output: Path) -> Iterator[None]:
+    """What the system refuses to write inside is turned into an error that names the output."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"Cannot write to {output}: {error.strerror or error}. Where training had begun, "
+            "--resume goes on with it."
+        ) from error
+
+
+@contextmanager
+def _warned_once(ranks: Ranks) -> Iterator[None]:
+    """What is said of the tables, the first rank says for all."""
+    with warnings.catch_warnings():
+        if not ranks.is_first:
+            warnings.simplefilter("ignore")
+        yield
+
+
+def _is_finetuned(output: Path) -> bool:
+    return (output / RESULTS_FILE).is_file() and (output / CONFIG_FILE).is_file()
+
+
+def _check_output(output: Path, *, overwrite: bool, resume: bool) -> None:
     """Refuse to write over anything but an earlier fine-tuning, and over that unless asked to."""
     if output.exists() and not output.is_dir():
         raise RunError(f"The output {output} must be a folder; it is a file.")
+    if not (overwrite or resume) and Work(output).is_there:
+        raise RunError(
+            f"The fine-tuning of {output} was not finished; go on with it by --resume, or begin "
+            "anew with --overwrite."
+        )
     if not output.exists() or not any(output.iterdir()):
         return
-    is_ours = (output / RESULTS_FILE).is_file() and (output / CONFIG_FILE).is_file()
-    if not is_ours:
+    if not _is_finetuned(output):
         raise RunError(
             f"The output folder {output} must be new, empty or an earlier fine-tuning; it has "
             "other files. Name another with --output."
         )
-    if not overwrite:
+    if not (overwrite or resume):
         raise RunError(
             f"The output folder {output} already holds a fine-tuned model; name another with "
             "--output, or replace it with --overwrite."
         )
 
 
-@contextmanager
-def _taken(output: Path, *, overwrite: bool) -> Iterator[None]:
-    """The output for one process at a time; what another one has put there meanwhile is seen.
+def _locked(output: Path) -> FileLock:
+    """The output for one process at a time.
 
     The lock lies beside the folder, which is replaced as a whole, and is removed at the end.
 
     Raises:
-        RunError: another process has it, or what is there may not be replaced.
+        RunError: another process has it.
+        OSError: nothing can be written there.
     """
     path = output.resolve()
     make_folder(path.parent)
@@ -300,70 +423,4 @@ def _taken(output: Path, *, overwrite: bool) -> Iterator[None]:
             f"The output folder {output} is in use by another fine-tuning; wait for it, or name "
             "another with --output."
         ) from error
-    try:
-        _check_output(output, overwrite=overwrite)
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-
-
-class _Summary:
-    """Figures of several trainings."""
-
-    def __init__(self) -> None:
-        self._metrics: list[dict[str, float | None]] = []
-        self._epochs: list[tuple[float, float]] = []
-
-    def add(self, found: Best) -> None:
-        """Count one; its weights are let go."""
-        self._metrics.append(found.metrics)
-        self._epochs.append((found.epoch, found.epochs))
-
-    def to_json(self) -> dict[str, Any]:
-        """Each metric's mean, deviation and values; when the best moments were, and the ends."""
-        summary: dict[str, Any] = {
-            name: spread_of([metrics[name] for metrics in self._metrics])
-            for name in self._metrics[0]
-        }
-        summary["best_epochs"] = [best for best, _ in self._epochs]
-        summary["epochs"] = [end for _, end in self._epochs]
-        return summary
-
-
-def _write_predictions(
-    path: Path,
-    outputs: npt.NDArray[np.float32],
-    task: Task,
-    lines: Sequence[int],
-    targets: Targets | None,
-) -> None:
-    """A row for each row of the table: where it ends there, the prediction, the label if known.
-
-    Of classes, each one's probability follows.
-    """
-    header = ["line", "prediction", *([] if targets is None else ["label"]), *task.classes]
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(_prediction_rows(outputs, task, lines, targets))
-
-
-def _prediction_rows(
-    outputs: npt.NDArray[np.float32], task: Task, lines: Sequence[int], targets: Targets | None
-) -> Iterable[list[str]]:
-    shares = torch.from_numpy(outputs).softmax(-1).numpy()
-    for number, prediction in enumerate(predictions_of(outputs, task).tolist()):
-        row = [str(lines[number])]
-        if task.is_regression:
-            row += [f"{prediction:.9g}"]
-            row += [] if targets is None else [f"{targets[number]:.9g}"]
-        else:
-            row += [task.classes[prediction]]
-            row += [] if targets is None else [task.classes[targets[number]]]
-            row += [f"{share:.6f}" for share in shares[number]]
-        yield row
-
-
-def _without_none(table: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in table.items() if value is not None}
+    return lock

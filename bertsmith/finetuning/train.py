@@ -1,251 +1,223 @@
-"""One training of a classifier: from labelled rows to the weights of its best moment.
+"""One training of a classifier, by the engine of pretraining: from labelled rows to figures.
 
-Legend: N = rows; B = those of a step; K = outputs.
+Legend: N = rows; K = outputs.
 """
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from bertsmith.architectures import CLASSIFIER, Encoder
 from bertsmith.config import FinetuneConfig, TrainingConfig
+from bertsmith.display import Display
 from bertsmith.errors import DivergenceError
-from bertsmith.finetuning.classifier import SequenceClassifier
+from bertsmith.finetuning.batches import LabelledBatches, packed
+from bertsmith.finetuning.classifier import classifier_on
 from bertsmith.finetuning.labels import Targets, Task
 from bertsmith.finetuning.metrics import main_metric, metrics_of, predictions_of
-from bertsmith.nn.layout import PackedInput
-from bertsmith.random_bits import Stream, permute, random_bits
+from bertsmith.finetuning.rows import Row
+from bertsmith.hardware.device import autocast, usual_micro_batch
+from bertsmith.objectives.classification import SequenceClassification
+from bertsmith.ranks import ALONE, Ranks
 from bertsmith.tokenizer import Tokenizer
-from bertsmith.tokenizer.texts import (
-    kept_places,
-    say_what_is_unknown,
-    say_what_was_cut,
-)
-from bertsmith.training.optimizer import make_optimizers, rate_share
-from bertsmith.training.step import clip_and_update
+from bertsmith.training.checkpoint import Checkpoints
+from bertsmith.training.divergence import Diverged
+from bertsmith.training.engine import EagerEngine
+from bertsmith.training.evaluator import interruptible
+from bertsmith.training.initial import FirstWeights
+from bertsmith.training.observers import Observer, StepEvent
+from bertsmith.training.parallel import Parallel
+from bertsmith.training.stop import StopRequest
+from bertsmith.training.sums import Sums
+from bertsmith.training.trainer import Selection, Trainer
 
 _TOKENS_AT_ONCE = 2**14
 _RATE_OF_BASE, _WIDTH_OF_BASE = 3e-5, 768  # the original's, of BERT_BASE
+_REPORTS = 200  # of progress, in a training
 
-
-class Row(NamedTuple):
-    """A text or pair, cut to length."""
-
-    ids: list[int]
-    segments: list[int]
+Rows = tuple[Sequence[Row], Targets]
+"""N rows and their labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Best:
-    """The moment of a training with the best figures on the validation rows."""
+class Trained:
+    """A finished training."""
 
-    model: SequenceClassifier
-    """With the weights of that moment."""
-    value: float
-    """Of the metric that it is the best by."""
     metrics: dict[str, float | None]
-    outputs: npt.NDArray[np.float32]
-    """[N, K]; of the validation rows."""
+    """On the validation rows, where they were best."""
     epoch: float
-    """When it was."""
+    """When that was."""
     epochs: float
     """When training ended."""
+    step: int
+    """Whose checkpoint has the weights of the best moment."""
 
 
-def tokenize(
-    texts: Sequence[tuple[str, str | None]], tokenizer: Tokenizer, *, source: str = ""
-) -> tuple[list[Row], int]:
-    """Rows of at most the tokenizer's `max_length` tokens, and how many were longer.
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How classifiers are trained on the same rows.
 
-    Those that are cut or hold no known word are said, as of `source`.
+    Args:
+        pretrained: the encoder, on the host.
+        train, validation: rows and their labels.
+        task: what the labels are.
+        tokenizer: saved with the checkpoints.
+        config: with a precision other than auto.
+        device: where.
+        ranks: who trains.
+        display: shows how far it is.
+        stop: asked after each micro-batch whether to stop.
     """
-    rows, lengths = [], []
-    num_cut = num_unknown = 0
-    special = frozenset(tokenizer.special_ids.tolist())
-    for ids, segments in tokenizer.encode_many(texts):
-        kept = kept_places(segments, tokenizer.max_length)
-        lengths.append(len(ids))
-        num_cut += len(kept) < len(ids)
-        num_unknown += tokenizer.unk_id in ids and special.issuperset(ids)
-        rows.append(Row([ids[i] for i in kept], [segments[i] for i in kept]))
-    say_what_is_unknown(num_unknown, len(rows), source=source)
-    say_what_was_cut(lengths, tokenizer.max_length, source=source)
-    return rows, num_cut
+
+    pretrained: Encoder
+    train: Rows
+    validation: Rows
+    task: Task
+    tokenizer: Tokenizer
+    config: FinetuneConfig
+    device: torch.device
+    ranks: Ranks
+    display: Display
+    stop: StopRequest = field(default_factory=StopRequest)
+
+    def run(self, kind: str, seed: int, folder: Path) -> Trained:
+        """Train one, or the rest of it, with its checkpoints in `folder`.
+
+        Args:
+            kind: "pretrained" or "random": what it begins with.
+            seed: of the classifier's first weights, order and dropout.
+            folder: the training's own.
+
+        Raises:
+            DivergenceError: the loss is not a finite number.
+            RunStopped: a signal came; a checkpoint of the last step is on disk.
+            RunError: no checkpoint in `folder` is whole.
+            OSError: a checkpoint cannot be written.
+        """
+        title = f"Training from {kind} weights, seed {seed}"
+        checkpoints = Checkpoints(folder, keep=1, keep_every=None, ranks=self.ranks)
+        newest = checkpoints.newest_whole(self.display.warn)
+        with self.display.stage(title) as progress:
+            trainer = self._trainer(kind, seed, checkpoints, progress)
+            trainer.begin(newest)
+            try:
+                trainer.train()
+            except DivergenceError as error:
+                found = error.__cause__
+                where = f"At step {found.step} {found}" if isinstance(found, Diverged) else title
+                raise DivergenceError(f"{where}; lower --learning-rate.") from error
+        best = trainer.progress.best
+        assert best is not None  # the last step is always evaluated
+        epochs = trainer.progress.spent.pairs / len(self.train[0])
+        return Trained(metrics=best.figures, epoch=best.epoch, epochs=epochs, step=best.step)
+
+    def model(self) -> Encoder:
+        """A network with a classifier, on the device; its weights are drawn later."""
+        num_labels = self.task.num_outputs
+        return classifier_on(self.pretrained, self.config.dropout_prob, num_labels).to(self.device)
+
+    @property
+    def scale(self) -> Scale:
+        """Between the model's outputs and the labels."""
+        return Scale.of(self.train[1], self.task)
+
+    def predict(self, model: Encoder, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
+        """Outputs in the precision of the training; see `predict`."""
+        return predict(model, rows, self.device, precision=self.config.precision)
+
+    def _trainer(
+        self,
+        kind: str,
+        seed: int,
+        checkpoints: Checkpoints,
+        progress: Callable[[int, int], None],
+    ) -> Trainer:
+        model, config = self.model(), self.config
+        rows, targets = self.train
+        weights = class_weights(targets, self.task, config, self.device)
+        objective = SequenceClassification(
+            is_regression=self.task.is_regression, class_weights=weights
+        )
+        parallel = Parallel(model, objective, self.ranks, "ddp", self.device)
+        batch_size = min(config.batch_size, len(rows))
+        batches = LabelledBatches(
+            rows,
+            self.scale.scaled(targets),
+            batch_size=batch_size,
+            seed=seed,
+            rank=self.ranks.rank,
+            num_ranks=self.ranks.size,
+        )
+        steps = max(1, -(-config.epochs * len(rows) // batch_size))
+        training = as_training(config, model, steps=steps, batch_size=batch_size, seed=seed)
+        alone = self.ranks.size == 1
+        engine = EagerEngine(
+            parallel,
+            training,
+            batches,
+            self.device,
+            micro_batch=_micro_batch(config, self.device, model),
+            before_micro_batch=self.stop.interrupt_if_asked if alone else lambda: None,
+        )
+        state = self.pretrained.state_dict() if kind == "pretrained" else {}
+        names = model.state_dict().keys()
+        return Trainer(
+            parallel=parallel,
+            first_weights=FirstWeights(
+                seed=seed,
+                looks_near=False,
+                state={name: value for name, value in state.items() if name in names},
+                mlm_bias=None,
+            ),
+            batches=batches,
+            evaluator=_RowsEvaluator(training=self, model=model),
+            tokenizer=self.tokenizer,
+            config=training,
+            observer=_Reporter(progress, steps),
+            checkpoints=checkpoints,
+            stop=self.stop,
+            display=self.display,
+            device=self.device,
+            engine=engine,
+            selection=Selection(
+                metric=main_metric(config.metric, self.task), patience=config.patience
+            ),
+            evaluations=config.epochs * config.evaluations_per_epoch,
+        )
+
+
+def as_training(
+    config: FinetuneConfig, model: Encoder, *, steps: int, batch_size: int, seed: int
+) -> TrainingConfig:
+    """The settings of a training, as those of pretraining."""
+    return TrainingConfig(
+        steps=steps,
+        batch_size=batch_size,
+        optimizer="adamw",
+        learning_rate=config.learning_rate or default_learning_rate(model.config.hidden_size),
+        adam_beta2=0.999,
+        weight_decay=config.weight_decay,
+        lr_scheduler_type="linear",
+        warmup_ratio=config.warmup_ratio,
+        max_grad_norm=config.max_grad_norm,
+        seed=seed,
+        precision=config.precision,
+        log_every=max(1, steps // _REPORTS),
+        max_rollbacks=0,
+        spike_factor=0.0,
+    )
 
 
 def default_learning_rate(hidden_size: int) -> float:
     """3e-5 for BERT_BASE's width, and more for narrower networks: by the power 1.5 of the ratio."""
     return _RATE_OF_BASE * (_WIDTH_OF_BASE / hidden_size) ** 1.5
-
-
-def train_classifier(
-    model: SequenceClassifier,
-    train: tuple[Sequence[Row], Targets],
-    validation: tuple[Sequence[Row], Targets],
-    task: Task,
-    config: FinetuneConfig,
-    *,
-    seed: int,
-    device: torch.device,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Best:
-    """Train `model` and keep the moment that is best on `validation`.
-
-    Args:
-        model: on `device`, its head drawn.
-        train, validation: rows and their targets.
-        task: what the targets are.
-        config: how.
-        seed: of order and dropout.
-        device: where the model is.
-        progress: told the steps done and in all.
-
-    Raises:
-        DivergenceError: the loss is not a finite number.
-    """
-    rows, targets = train
-    scale = _Scale.of(targets, task)
-    weights = class_weights(targets, task, config, device)
-    training = _as_training(config, model.bert.config.hidden_size)
-    optimizers = make_optimizers(model, training)
-    steps_per_epoch = math.ceil(len(rows) / config.batch_size)
-    total = config.epochs * steps_per_epoch
-    judge = _Judge(validation, task, main_metric(config.metric, task), scale, device)
-    model.train()
-    for step in range(total):
-        epoch, within = divmod(step, steps_per_epoch)
-        places = np.arange(within * config.batch_size, (within + 1) * config.batch_size)
-        places = permute(places[places < len(rows)], len(rows), seed, epoch)  # int64 [B]
-        key = int(random_bits(seed, Stream.DROPOUT, step)[0]) if config.dropout_prob else None
-        outputs = model(PackedInput.of([rows[i] for i in places.tolist()], device), key)
-        loss = _loss(outputs, scale.scaled(targets[places]), task, weights)
-        loss.backward()
-        optimizers.set_rate(rate_share(training, (step + 0.5) / total))
-        clip_and_update(model, optimizers, loss.detach(), config.max_grad_norm)
-        optimizers.zero_grad()
-        progress(step + 1, total)
-        if not _is_due(within + 1, steps_per_epoch, config.evaluations_per_epoch):
-            continue
-        if not math.isfinite(loss.item()):
-            raise DivergenceError(
-                f"At step {step + 1} the loss is not a finite number; lower --learning-rate."
-            )
-        judge.look_at(model, epochs=(step + 1) / steps_per_epoch)
-        if config.patience and judge.waited >= config.patience:
-            break
-    best = judge.best
-    assert best is not None  # the last step of an epoch is always judged
-    scale.into(best.model)
-    return replace(best, epochs=(step + 1) / steps_per_epoch)
-
-
-@dataclass
-class _Judge:
-    """Keeps the moment of a training that is best on the validation rows.
-
-    Args:
-        validation: rows and their targets.
-        task: what the targets are.
-        wanted: the metric that decides.
-        scale: of the model's outputs.
-        device: where the model is.
-    """
-
-    validation: tuple[Sequence[Row], Targets]
-    task: Task
-    wanted: str
-    scale: _Scale
-    device: torch.device
-    best: Best | None = None
-    waited: int = 0
-    """Evaluations since the best one."""
-
-    def look_at(self, model: SequenceClassifier, epochs: float) -> None:
-        """Evaluate `model` as it is after so many epochs."""
-        rows, targets = self.validation
-        found = self.scale.back(predict(model, rows, self.device))
-        metrics = metrics_of(predictions_of(found, self.task), targets, self.task)
-        self.waited += 1
-        value = metrics[self.wanted]
-        assert value is not None  # `refuse_alike`
-        if self.best is None or value > self.best.value:
-            self.waited = 0
-            self.best = Best(
-                model=copy.deepcopy(model),
-                value=value,
-                metrics=metrics,
-                outputs=found,
-                epoch=epochs,
-                epochs=0.0,
-            )
-
-
-@torch.inference_mode()
-def predict(
-    model: SequenceClassifier, rows: Sequence[Row], device: torch.device
-) -> npt.NDArray[np.float32]:
-    """Outputs of the rows, in their order: float32 [N, K].
-
-    Raises:
-        DivergenceError: one is not a finite number; as a class it would be taken for one.
-    """
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
-    found = np.empty((len(rows), model.classifier.out_features), dtype=np.float32)
-    done = 0
-    while done < len(order):
-        longest = len(rows[order[done]].ids)
-        group = order[done : done + max(1, _TOKENS_AT_ONCE // longest)]
-        found[group] = model(PackedInput.of([rows[i] for i in group], device)).float().cpu().numpy()
-        done += len(group)
-    if not np.isfinite(found).all():
-        raise DivergenceError("The outputs are not finite numbers; lower --learning-rate.")
-    return found
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """Scores are learnt with mean 0 and deviation 1, whatever unit they come in."""
-
-    mean: float = 0.0
-    deviation: float = 1.0
-
-    @classmethod
-    def of(cls, targets: Targets, task: Task) -> _Scale:
-        if not task.is_regression:
-            return cls()
-        values = targets.astype(np.float64)
-        return cls(float(values.mean()), float(values.std()) or 1.0)
-
-    def scaled(self, targets: Targets) -> Targets:
-        if self == _Scale():
-            return targets
-        return ((targets - self.mean) / self.deviation).astype(np.float32)
-
-    def back(self, outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return (outputs * self.deviation + self.mean).astype(np.float32)
-
-    def into(self, model: SequenceClassifier) -> None:
-        """Let the model's outputs be in the unit of the scores."""
-        with torch.no_grad():
-            model.classifier.weight.mul_(self.deviation)
-            model.classifier.bias.mul_(self.deviation).add_(self.mean)
-
-
-def _loss(outputs: Tensor, targets: Targets, task: Task, weights: Tensor | None) -> Tensor:
-    """The mean over B rows: squared error of scores, cross entropy of classes."""
-    wanted = torch.from_numpy(targets).to(outputs.device)
-    if task.is_regression:
-        return F.mse_loss(outputs[:, 0], wanted)
-    return F.cross_entropy(outputs, wanted, weight=weights)
 
 
 def class_weights(
@@ -259,18 +231,134 @@ def class_weights(
     return torch.from_numpy(weights).to(device)
 
 
-def _as_training(config: FinetuneConfig, hidden_size: int) -> TrainingConfig:
-    """The settings of the optimizer and the schedule, which are those of pretraining."""
-    return TrainingConfig(
-        optimizer="adamw",
-        learning_rate=config.learning_rate or default_learning_rate(hidden_size),
-        adam_beta2=0.999,
-        weight_decay=config.weight_decay,
-        lr_scheduler_type="linear",
-        warmup_ratio=config.warmup_ratio,
-    )
+@torch.inference_mode()
+def predict(
+    model: Encoder,
+    rows: Sequence[Row],
+    device: torch.device,
+    *,
+    precision: str = "float32",
+    ranks: Ranks = ALONE,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> npt.NDArray[np.float32]:
+    """Outputs of the rows, in their order: float32 [N, K]; the ranks share the work.
+
+    Args:
+        model: with a classifier, on `device`.
+        rows: N.
+        device: where.
+        precision: of the matrix products.
+        ranks: who calls it; all have the same rows, and get all outputs.
+        progress: told the rows done and in all; on every rank equally often.
+
+    Raises:
+        DivergenceError: one is not a finite number; as a class it would be taken for one.
+    """
+    objective = SequenceClassification()
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
+    found = np.zeros((len(rows), model.num_labels))
+    done = number = 0
+    while done < len(order):
+        group = order[done : done + max(1, _TOKENS_AT_ONCE // len(rows[order[done]].ids))]
+        if number % ranks.size == ranks.rank:
+            batch = packed([rows[i] for i in group]).to(device)
+            with autocast(device, precision):
+                found[group] = objective.outputs(model, batch).float().cpu().numpy()
+        done, number = done + len(group), number + 1
+        progress(done, len(order))
+    found = ranks.sum(found)  # each is a number and zeros: exact
+    if not np.isfinite(found).all():
+        raise DivergenceError("The outputs are not finite numbers; lower --learning-rate.")
+    return found.astype(np.float32)
 
 
-def _is_due(step: int, steps_per_epoch: int, times: int) -> bool:
-    """Whether rows are judged after this step of an epoch (from 1); after its last one always."""
-    return step * times // steps_per_epoch > (step - 1) * times // steps_per_epoch
+@dataclass(frozen=True)
+class Scale:
+    """Scores are learnt with mean 0 and deviation 1, whatever unit they come in."""
+
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    @classmethod
+    def of(cls, targets: Targets, task: Task) -> Scale:
+        """That of some labels; classes have none."""
+        if not task.is_regression:
+            return cls()
+        values = targets.astype(np.float64)
+        return cls(float(values.mean()), float(values.std()) or 1.0)
+
+    def scaled(self, targets: Targets) -> Targets:
+        """Labels in the model's unit."""
+        if self == Scale():
+            return targets
+        return ((targets - self.mean) / self.deviation).astype(np.float32)
+
+    def back(self, outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Outputs in the unit of the labels."""
+        return (outputs * self.deviation + self.mean).astype(np.float32)
+
+    def into(self, model: Encoder) -> None:
+        """Let the model's outputs be in the unit of the labels."""
+        classifier = model.get_submodule(CLASSIFIER)
+        with torch.no_grad():
+            for name, parameter in classifier.named_parameters():
+                parameter.mul_(self.deviation)
+                if name == "bias":
+                    parameter.add_(self.mean)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What an evaluation found; see `Evaluated`."""
+
+    is_finite: bool
+    figures: dict[str, float | None]
+
+    def metrics(self) -> Mapping[str, float | None]:
+        return self.figures
+
+
+@dataclass(kw_only=True)
+class _RowsEvaluator:
+    """Evaluates the validation rows; see `Evaluator`."""
+
+    training: Training
+    model: Encoder
+    started: float = 0.0
+
+    def has_time(self, timed: Sums) -> bool:
+        return True
+
+    def run(self, micro_batch: int) -> _Found:
+        how = self.training
+        rows, targets = how.validation
+        try:
+            outputs = predict(
+                self.model,
+                rows,
+                how.device,
+                precision=how.config.precision,
+                ranks=how.ranks,
+                progress=interruptible(lambda done, total: None, how.stop, how.ranks),
+            )
+        except DivergenceError:
+            return _Found(is_finite=False, figures={})
+        predictions = predictions_of(how.scale.back(outputs), how.task)
+        return _Found(is_finite=True, figures=metrics_of(predictions, targets, how.task))
+
+
+class _Reporter(Observer):
+    """Tells how many steps are done."""
+
+    def __init__(self, progress: Callable[[int, int], None], steps: int) -> None:
+        self._progress, self._steps = progress, steps
+
+    def on_step(self, event: StepEvent) -> None:
+        self._progress(event.step, self._steps)
+
+
+def _micro_batch(config: FinetuneConfig, device: torch.device, model: Encoder) -> int:
+    """Tokens at once; where they do not fit in a GPU's memory, a step goes on with half."""
+    if config.micro_batch == "auto":
+        return usual_micro_batch(device, model.config)
+    return config.micro_batch

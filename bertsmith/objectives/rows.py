@@ -79,11 +79,7 @@ class RowObjective(Objective):
 
 def last_rows(model: Encoder, batch: Batch, dropout_key: int | None = None) -> LastRows:
     """The network's output on a batch."""
-    config, key = model.config, None
-    if dropout_key is not None and (
-        config.hidden_dropout_prob or config.attention_probs_dropout_prob
-    ):
-        key = DropoutKey(dropout_key, _token_positions(batch))
+    key = token_dropout_key(model, batch, dropout_key)
     layout = Layout(batch.lengths, batch.cu_seqlens)
     subset, masked_rows = _rows_to_read(batch)
     ids, types, positions = batch.input_ids, batch.token_type_ids, batch.position_ids
@@ -101,10 +97,16 @@ def _select(hidden: Tensor, rows: Tensor, inverse: Tensor | None) -> Tensor:
     return selected
 
 
-def _token_positions(batch: Batch) -> Tensor:
-    """Of each token in the global batch: int64 [T]."""
+def token_dropout_key(model: Encoder, batch: Batch, dropout_key: int | None) -> DropoutKey | None:
+    """The keys of a batch's tokens, by their places in the global batch; None: nothing drops."""
+    config = model.config
+    if dropout_key is None or not (
+        config.hidden_dropout_prob or config.attention_probs_dropout_prob
+    ):
+        return None
     starts = torch.tensor(batch.starts).repeat_interleave(torch.tensor(batch.lengths))
-    return to_device(starts, batch.position_ids.device) + batch.position_ids
+    positions = to_device(starts, batch.position_ids.device) + batch.position_ids
+    return DropoutKey(dropout_key, positions)
 
 
 def _rows_to_read(batch: Batch) -> tuple[TokenSubset, Tensor]:

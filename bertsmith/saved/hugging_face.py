@@ -11,7 +11,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bertsmith.architectures import Architecture, Encoder, architecture_of, build
+from bertsmith.architectures import CLASSIFIER, Architecture, Encoder, architecture_of, build
 from bertsmith.config import ModelConfig
 from bertsmith.config.registered import ARCHITECTURES
 from bertsmith.durable import CHECKSUMS_FILE, damage
@@ -83,7 +83,7 @@ class Snapshot:
         """A copy of `model` as it is now; of one on several ranks all ask, and one need keep it."""
         architecture = _architecture(model)
         config = {
-            "architectures": [architecture.pretraining_class(model.heads)],
+            "architectures": [architecture.transformers_class(model.heads)],
             "model_type": architecture.name,
             "vocab_size": model.vocab_size,
             "pad_token_id": tokenizer.pad_id,
@@ -93,6 +93,8 @@ class Snapshot:
             # Positions beyond it are as they were drawn; see docs/design/model.md.
             "trained_max_length": tokenizer.max_length,
         }
+        if CLASSIFIER in model.heads:
+            config |= labels_config([f"LABEL_{number}" for number in range(model.num_labels)])
         weights = to_hugging_face(model.state_dict(), architecture, keeps=keeps)
         return Snapshot(config=config, weights=weights, tokenizer=tokenizer)
 
@@ -102,6 +104,14 @@ class Snapshot:
         (folder / CONFIG_FILE).write_text(config, encoding="utf-8")
         save_tensors(self.weights, folder / WEIGHTS_FILE)
         self.tokenizer.save(folder)
+
+
+def labels_config(names: Sequence[str]) -> dict[str, Any]:
+    """What config.json says of the outputs of a classifier."""
+    return {
+        "id2label": {str(number): name for number, name in enumerate(names)},
+        "label2id": {name: number for number, name in enumerate(names)},
+    }
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -171,8 +181,7 @@ def refuse_large_vocabulary(folder: Path, tokenizer: Tokenizer, rows: int) -> No
 
 def load_weights(folder: Path, model: Encoder) -> None:
     """Set all weights of `model` to those of a folder. Raises: `ModelError`."""
-    state, lacking = read_weights(folder, model)
-    missing = lacking & model.heads
+    state, missing = read_weights(folder, model)
     if missing:
         raise ModelError(f"{folder} must hold {' and '.join(sorted(missing))}; it does not.")
     put_weights(model, state)
@@ -236,7 +245,7 @@ def read_config(folder: Path) -> tuple[ModelConfig, int]:
 
 
 def read_weights(folder: Path, model: Encoder) -> tuple[dict[str, Tensor], frozenset[str]]:
-    """The state dict from a folder's weights, without the parts that it lacks; names of those.
+    """The state dict from a folder's weights, without the heads that it lacks; names of those.
 
     Raises:
         ModelError: the file is missing or damaged, or a weight is not of `model`'s shape.
@@ -244,7 +253,7 @@ def read_weights(folder: Path, model: Encoder) -> tuple[dict[str, Tensor], froze
     architecture, state = _architecture(model), {}
     expected = {name: architecture.hugging_face_names(name) for name in model.state_dict()}
     with _opened(folder, architecture) as stored:
-        missing = _missing_of(stored.names, architecture)
+        missing = _missing_of(stored.names, architecture) & model.heads
         for name, value in model.state_dict().items():
             if name.split(".")[0] in missing:
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,10 +10,10 @@ import torch
 from bertsmith.architectures import architecture_of
 from bertsmith.config import PretrainConfig
 from bertsmith.errors import DivergenceError
-from bertsmith.evaluation.held_out import evaluate
-from bertsmith.hardware.device import autocast, compute_dtype, describe_device, peak_bytes
+from bertsmith.hardware.device import compute_dtype, describe_device, peak_bytes
 from bertsmith.hardware.rate import matrix_product_rate
 from bertsmith.ranks import Ranks
+from bertsmith.training.evaluator import HeldOutEvaluator
 from bertsmith.training.phases import PhaseClock
 from bertsmith.training.trainer import Trainer
 
@@ -20,7 +21,12 @@ _SECONDS_AGAIN = 3.0  # for a measurement that the steps have proved wrong
 
 
 def closing_figures(
-    trainer: Trainer, config: PretrainConfig, *, num_parameters: int, clock: PhaseClock | None
+    trainer: Trainer,
+    evaluator: HeldOutEvaluator | None,
+    config: PretrainConfig,
+    *,
+    num_parameters: int,
+    clock: PhaseClock | None,
 ) -> dict[str, Any]:
     """The figures of a run whose budget is spent, by name, as its last line of metrics has them.
 
@@ -28,6 +34,7 @@ def closing_figures(
 
     Args:
         trainer: of the run.
+        evaluator: of its validation split; None: it has none.
         config: all settings.
         num_parameters: of the network.
         clock: has measured the parts of the steps; None: nobody asked for them.
@@ -39,7 +46,7 @@ def closing_figures(
         **_of_training(trainer, num_parameters),
         **_utilisation(trainer, config),
         "max_length": config.data.max_length,
-        **_of_validation(trainer),
+        **_of_validation(trainer, evaluator),
     }
     if clock is not None:
         figures["phase_seconds"] = clock.parts(trainer.seconds)
@@ -96,25 +103,14 @@ def _utilisation(trainer: Trainer, config: PretrainConfig) -> dict[str, float | 
     }
 
 
-def _of_validation(trainer: Trainer) -> dict[str, float | int | None]:
+def _of_validation(
+    trainer: Trainer, evaluator: HeldOutEvaluator | None
+) -> Mapping[str, float | int | None]:
     """Figures over all of the validation split; empty if there is none."""
-    if trainer.validation is None:
+    if evaluator is None:
         trainer.display.say("No validation: no pair is held out.")
         return {}
-    with (
-        trainer.display.stage("Validating") as progress,
-        autocast(trainer.device, trainer.config.precision),
-    ):
-        found = evaluate(
-            trainer.model,
-            trainer.parallel.objective,
-            trainer.validation,
-            device=trainer.device,
-            micro_batch=trainer.engine.micro_batch,
-            ranks=trainer.ranks,
-            counts=trainer.word_counts,
-            progress=progress,
-        )
+    found = evaluator.evaluate_all(trainer.engine.micro_batch)
     if not found.is_finite:
         raise trainer.ranks.of_all(
             DivergenceError(

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from bertsmith.batch import Batch
+from bertsmith.batch import Batch, BatchSource
 from bertsmith.config import PretrainConfig, TrainingConfig
 from bertsmith.data.batches import Batches
 from bertsmith.hardware.device import autocast, compute_dtype
@@ -62,7 +62,7 @@ class EagerEngine:
         self,
         parallel: Parallel,
         config: TrainingConfig,
-        batches: Batches,
+        batches: BatchSource,
         device: torch.device,
         *,
         micro_batch: int,

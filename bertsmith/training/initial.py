@@ -144,7 +144,7 @@ class FirstWeights:
 
             state, missing = read_newest(Path(begins_from), read)
         bias = None
-        if MLM_HEAD in missing & model.heads and config.training.mlm_bias_init == "frequency":
+        if MLM_HEAD in missing and config.training.mlm_bias_init == "frequency":
             # The head then starts as good as word counts alone can be, and has context to learn.
             bias = log_shares(word_counts(prepared.batches.store, prepared.tokenizer))
         looks_near = config.training.attention_init == "near" and begins_from is None

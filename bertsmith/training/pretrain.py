@@ -38,6 +38,7 @@ from bertsmith.training.closing import closing_figures, describe_devices
 from bertsmith.training.compiled import CompiledEngine
 from bertsmith.training.earlier import EarlierRun
 from bertsmith.training.engine import Engine, engine_for
+from bertsmith.training.evaluator import HeldOutEvaluator
 from bertsmith.training.fit import fitting_micro_batch
 from bertsmith.training.initial import FirstWeights, embedding_rows
 from bertsmith.training.observers import (
@@ -351,13 +352,13 @@ class _Job:
         self.checkpoints.only_while(prepared.store.refuse_changed)
         if self.folder is not None and not resumes:
             self.folder.begin(to_toml(config), report_json(prepared.report))
-        counts = word_counts(prepared.batches.store, prepared.tokenizer)
+        evaluator = self._evaluator(parallel, prepared, stop)
         with stop.heard(), self._observers(bar, *curves) as observers:
             trainer = Trainer(
                 parallel=parallel,
                 first_weights=first,
                 batches=prepared.batches,
-                validation=prepared.validation,
+                evaluator=evaluator,
                 tokenizer=prepared.tokenizer,
                 config=config.training,
                 observer=observers,
@@ -366,7 +367,6 @@ class _Job:
                 display=self.display,
                 device=self.device,
                 engine=engine,
-                word_counts=counts,
                 reproducibility_settings=held(config),
                 phase=self.clock or unmeasured,
             )
@@ -378,7 +378,7 @@ class _Job:
             # What is left can be done again in a moment: a signal need not wait for it.
             stop.leave_at_once()
             closing = closing_figures(
-                trainer, config, num_parameters=num_parameters, clock=self.clock
+                trainer, evaluator, config, num_parameters=num_parameters, clock=self.clock
             )
             self._save_model(trainer)
             # What is killed before all observers know of the end is finished again.
@@ -426,6 +426,21 @@ class _Job:
         if is_compiled:
             self.display.say("The first step compiles, which takes up to a minute.")
         return engine
+
+    def _evaluator(
+        self, parallel: Parallel, prepared: Prepared, stop: StopRequest
+    ) -> HeldOutEvaluator | None:
+        if prepared.validation is None:
+            return None
+        return HeldOutEvaluator(
+            parallel=parallel,
+            batches=prepared.validation,
+            config=self.config.training,
+            device=self.device,
+            stop=stop,
+            display=self.display,
+            word_counts=word_counts(prepared.batches.store, prepared.tokenizer),
+        )
 
     def _say_resumed(self, trainer: Trainer, config: PretrainConfig) -> None:
         """Write down the settings that the run goes on with, and say from where.

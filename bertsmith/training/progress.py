@@ -15,6 +15,7 @@ from bertsmith.training.budget import Spent
 from bertsmith.training.sums import Sums
 
 _FORMAT = 3
+_MAY_BE_NEGATIVE = ("losses", "mean_loss", "figures")
 _MOST = 2**53  # beyond it a JSON number is not exact everywhere
 
 
@@ -29,6 +30,17 @@ class Totals:
     first_step_seconds: float = 0.0
     cut_pairs: int = 0
     cut_tokens: int = 0
+
+
+@dataclass(kw_only=True)
+class BestMoment:
+    """The evaluation with the best figures so far."""
+
+    step: int
+    epoch: float
+    """Passes over the training examples before it."""
+    figures: dict[str, float | None]
+    """Of the evaluation, by name."""
 
 
 @dataclass(kw_only=True)
@@ -49,6 +61,9 @@ class Progress:
     """How long metrics.jsonl was."""
     owes_validation: bool = False
     """Whether one was due and is not made yet, because there was no time or a signal came."""
+    best: BestMoment | None = None
+    """None: nothing is selected by, or there was no evaluation yet."""
+    evaluations_since_best: int = 0
     budget: str = ""
     """Whose last tenth `totals.closing` is of."""
     held: dict[str, Any] = field(default_factory=dict)
@@ -94,7 +109,7 @@ class Progress:
 
 
 def _numbers(value: Any, least: float = 0.0) -> list[tuple[float, float]]:
-    """All numbers in a JSON value, each after the least that it may be: a loss may be negative.
+    """All numbers in a JSON value, each after the least that it may be.
 
     What is no number, as NaN, comes out as infinite.
     """
@@ -102,7 +117,7 @@ def _numbers(value: Any, least: float = 0.0) -> list[tuple[float, float]]:
         return [
             found
             for name, part in value.items()
-            for found in _numbers(part, -_MOST if name in ("losses", "mean_loss") else least)
+            for found in _numbers(part, -_MOST if name in _MAY_BE_NEGATIVE else least)
         ]
     if isinstance(value, list):
         return [found for part in value for found in _numbers(part, least)]

@@ -16,19 +16,19 @@ from typing import Any, NoReturn
 
 import torch
 
+from bertsmith.batch import BatchSource
 from bertsmith.config import TrainingConfig
 from bertsmith.data.ahead import BatchesAhead
-from bertsmith.data.batches import Batches
 from bertsmith.display import Display
 from bertsmith.errors import DivergenceError, RunError, RunStopped
 from bertsmith.hardware.device import autocast
-from bertsmith.random_bits import Int64, Stream, random_bits
+from bertsmith.random_bits import Stream, random_bits
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.budget import Budget, is_due
 from bertsmith.training.checkpoint import Checkpoints, restore
 from bertsmith.training.divergence import Diverged, has_finite_weights
 from bertsmith.training.engine import Engine
-from bertsmith.training.evaluator import Evaluator
+from bertsmith.training.evaluator import Evaluated, Evaluator
 from bertsmith.training.initial import FirstWeights
 from bertsmith.training.observers import (
     BeginEvent,
@@ -42,7 +42,7 @@ from bertsmith.training.optimizer import rate_share
 from bertsmith.training.parallel import Parallel
 from bertsmith.training.pending import PendingLosses
 from bertsmith.training.phases import Phase, unmeasured
-from bertsmith.training.progress import Progress
+from bertsmith.training.progress import BestMoment, Progress
 from bertsmith.training.stop import Interrupted, StopRequest
 from bertsmith.training.sums import Sums
 
@@ -65,6 +65,16 @@ class _Due:
         return self.metrics or self.evaluation or self.checkpoint
 
 
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Keeps the checkpoint of the best evaluation, and may end training early."""
+
+    metric: str
+    """The figure of an evaluation that is to be large."""
+    patience: int
+    """Evaluations without a better one after which training ends; 0: it never does."""
+
+
 @dataclass(kw_only=True)
 class Trainer:
     """A training run in progress.
@@ -73,7 +83,7 @@ class Trainer:
         parallel: the model, on `device`, and the ranks that train it.
         first_weights: where the run begins; None: nothing goes back behind its checkpoint.
         batches: of the training split; this rank's part of them.
-        validation: the fixed held-out pairs, or None.
+        evaluator: evaluates the model on the way; None: nothing is held out.
         tokenizer: saved with every checkpoint.
         config: the training section.
         observer: is told of steps, evaluations, checkpoints and rollbacks.
@@ -82,15 +92,16 @@ class Trainer:
         display: has warnings, and says what is done between two steps.
         device: where.
         engine: makes the steps; it has the optimizers.
-        word_counts: int64 [V]; of the training text, for what word frequencies alone would give.
+        selection: which evaluation's checkpoint is kept; None: the newest ones are.
+        evaluations: how many there are in a run, about, if settings do not say how often.
         reproducibility_settings: those that a resumed run must have, too.
         phase: measures the parts of a step.
     """
 
     parallel: Parallel
     first_weights: FirstWeights | None
-    batches: Batches
-    validation: Batches | None
+    batches: BatchSource
+    evaluator: Evaluator | None
     tokenizer: Tokenizer
     config: TrainingConfig
     observer: Observer
@@ -99,7 +110,8 @@ class Trainer:
     display: Display
     device: torch.device
     engine: Engine
-    word_counts: Int64 | None = None
+    selection: Selection | None = None
+    evaluations: int = EVALUATIONS_A_RUN
     reproducibility_settings: dict[str, Any] = field(default_factory=dict)
     phase: Phase = unmeasured
     progress: Progress = field(default_factory=Progress)
@@ -112,18 +124,6 @@ class Trainer:
         self.model, self.ranks = self.parallel.model, self.parallel.ranks
         self._budget = Budget.of(self.config, self.batches.num_examples)
         self._pending = PendingLosses(self.parallel.objective, self.config.spike_factor)
-        self._evaluator = None if self.validation is None else self._make_evaluator(self.validation)
-
-    def _make_evaluator(self, validation: Batches) -> Evaluator:
-        return Evaluator(
-            parallel=self.parallel,
-            batches=validation,
-            config=self.config,
-            device=self.device,
-            stop=self.stop,
-            display=self.display,
-            word_counts=self.word_counts,
-        )
 
     @property
     def seconds(self) -> float:
@@ -172,14 +172,14 @@ class Trainer:
             OSError: the run's folder cannot be written.
         """
         now = self._start_clock()
-        if self._evaluator is not None:
-            self._evaluator.started = now
+        if self.evaluator is not None:
+            self.evaluator.started = now
         self._pending.first_step = self.progress.spent.step + 1
         self.model.train()
         try:
             with self._batch_source() as get_batch:
                 self._warm_up()
-                while self.share_spent < 1 or self._evaluation_is_overdue:
+                while not self._is_finished or self._evaluation_is_overdue:
                     try:
                         if self._evaluation_is_overdue:
                             self._make_overdue_evaluation()
@@ -192,6 +192,13 @@ class Trainer:
                 self.checkpoints.wait()
             raise
         self.checkpoints.wait()
+
+    @property
+    def _is_finished(self) -> bool:
+        """Whether the budget is spent, or enough evaluations were no better than the best."""
+        patience = self.selection.patience if self.selection else 0
+        is_patient = not patience or self.progress.evaluations_since_best < patience
+        return self.share_spent == 1 or not is_patient
 
     def _start_clock(self) -> float:
         """Count time on from that in `progress`; gives `time.perf_counter()`."""
@@ -236,7 +243,7 @@ class Trainer:
             stop = self._evaluate()
         if self.share_spent == 1 and self._is_limited_by_time:
             self.progress.owes_validation = False  # there is time for the closing figures alone
-        if due.checkpoint or stop is not None:
+        if due.checkpoint or stop is not None or self._is_best:
             self._save_checkpoint()
         self.checkpoints.check()
         self._pending.clock += time.perf_counter() - paused
@@ -256,7 +263,7 @@ class Trainer:
         config, progress, spent = self.config, self.progress, self.progress.spent
         shares = (share_before, self.share_spent)
         is_last = shares[1] == 1
-        if is_last or is_due(config.validate_every, EVALUATIONS_A_RUN, spent, *shares):
+        if is_last or is_due(config.validate_every, self.evaluations, spent, *shares):
             progress.owes_validation = True
         is_checkpoint_due = is_due(config.checkpoint_every, CHECKPOINTS_A_RUN, spent, *shares)
         return _Due(
@@ -318,8 +325,8 @@ class Trainer:
         seconds = time.perf_counter() - self._origin
         has_time = (
             not self._is_limited_by_time
-            or self._evaluator is None
-            or self._evaluator.has_time(self.progress.totals.timed)
+            or self.evaluator is None
+            or self.evaluator.has_time(self.progress.totals.timed)
         )
         found = self.ranks.gather([seconds, float(self.stop.by or 0), float(has_time)])
         self.progress.spent.seconds = float(found[0, 0])
@@ -408,11 +415,11 @@ class Trainer:
             Diverged: its loss is not finite.
         """
         progress = self.progress
-        if self._evaluator is None:
+        if self.evaluator is None:
             progress.owes_validation = False
             return None
         try:
-            found = self._evaluator.run(self.engine.micro_batch)
+            found = self.evaluator.run(self.engine.micro_batch)
         except Interrupted as interrupted:
             return interrupted.by
         if not found.is_finite:
@@ -421,7 +428,27 @@ class Trainer:
         self.observer.on_evaluation(
             EvaluationEvent(step=progress.spent.step, figures=found.metrics())
         )
+        if self.selection is not None:
+            self._select(found, self.selection.metric)
         return None
+
+    def _select(self, found: Evaluated, metric: str) -> None:
+        """Count an evaluation that is no better than the best; else it is the best one now."""
+        progress, figures = self.progress, dict(found.metrics())
+        value, best = figures[metric], progress.best
+        assert value is not None  # what selects has a value whatever the model gives
+        progress.evaluations_since_best += 1
+        least = None if best is None else best.figures[metric]
+        if least is None or value > least:
+            epoch = progress.spent.pairs / self.batches.num_examples
+            progress.best = BestMoment(step=progress.spent.step, epoch=epoch, figures=figures)
+            progress.evaluations_since_best = 0
+
+    @property
+    def _is_best(self) -> bool:
+        """Whether the last step had the best evaluation."""
+        best = self.progress.best
+        return best is not None and best.step == self.progress.spent.step
 
     def _save_checkpoint(self) -> None:
         self._saved_step = self.progress.spent.step
@@ -447,7 +474,7 @@ class Trainer:
         self.checkpoints.wait()
         skipped = self.progress.skipped
         if len(skipped) >= self.config.max_rollbacks:
-            raise self.ranks.of_all(self._too_many_rollbacks(event))
+            raise self.ranks.of_all(self._too_many_rollbacks(event)) from event
         self.begin(self.checkpoints.newest_whole(self.display.warn))
         progress = self.progress
         progress.skipped = [*skipped, event.batch_number]

@@ -134,7 +134,7 @@ def test_preparations_of_every_kind(
 @pytest.mark.slow
 @pytest.mark.parametrize("replaces", [False, True])
 def test_finetunings(machine: Machine, text_file: Path, tmp_path: Path, replaces: bool) -> None:
-    """What is there is the earlier one, nothing, or the whole; done again it is the same."""
+    """What is there is the earlier one, nothing, or the whole; resumed, or done again, the same."""
     first = tmp_path / "run"
     assert machine.run(*arguments_of("AdamW", text_file, first), under=first).status == 0
     rows = ["sentence\tlabel", *(f"the crane lifts {n}\t{n % 2}" for n in range(20))]
@@ -164,9 +164,13 @@ def test_finetunings(machine: Machine, text_file: Path, tmp_path: Path, replaces
         if (folder / "o").exists():
             assert damage(folder / "o") is None
             assert files_of(folder / "o") in (files_of(whole), files_of(other))
-        ended = machine.run(*finetune(folder / "o", 0), under=folder)
+        repeat = finetune(folder / "o", 0)
+        if not replaces:
+            repeat = ["--resume" if part == "--overwrite" else part for part in repeat]
+        ended = machine.run(*repeat, under=folder)
         assert ended.status == 0, (at, ended)
         assert files_of(folder / "o") == files_of(whole), at
+        assert [path.name for path in folder.iterdir()] == ["o"], at
         shutil.rmtree(folder)
     print(f"fine-tuning: {len(tried)} kill points")
 

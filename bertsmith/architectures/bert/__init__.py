@@ -12,5 +12,7 @@ from bertsmith.config import ModelConfig
 class BertArchitecture(BertNames, BertCosts):
     """`transformers.BertForPreTraining` and its kin."""
 
-    def build(self, config: ModelConfig, vocab_size: int, heads: frozenset[str]) -> Encoder:
-        return Bert(config, vocab_size, heads)
+    def build(
+        self, config: ModelConfig, vocab_size: int, heads: frozenset[str], num_labels: int
+    ) -> Encoder:
+        return Bert(config, vocab_size, heads, num_labels)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from bertsmith.architectures.base import MLM_HEAD, NSP_HEAD, POOLER, Architecture
+from bertsmith.architectures.base import CLASSIFIER, MLM_HEAD, NSP_HEAD, POOLER, Architecture
 from bertsmith.architectures.bert.network import ACTIVATIONS
 from bertsmith.config import ModelConfig
 from bertsmith.errors import ConfigError
@@ -21,6 +21,7 @@ _NAMES = {
     "mlm_head.norm": "cls.predictions.transform.LayerNorm",
     "mlm_head": "cls.predictions",
     "nsp_head": "cls.seq_relationship",
+    "classifier": "classifier",
 }
 _LAYER_NAMES = {
     "attention.output": "attention.output.dense",
@@ -40,10 +41,12 @@ class BertNames(Architecture):
         POOLER: "bert.pooler.",
         MLM_HEAD: "cls.predictions.",
         NSP_HEAD: "cls.seq_relationship.",
+        CLASSIFIER: "classifier.",
     }
-    classifier_class = "BertForSequenceClassification"
 
-    def pretraining_class(self, heads: frozenset[str]) -> str:
+    def transformers_class(self, heads: frozenset[str]) -> str:
+        if CLASSIFIER in heads:
+            return "BertForSequenceClassification"
         return "BertForPreTraining" if NSP_HEAD in heads else "BertForMaskedLM"
 
     def hugging_face_names(self, name: str) -> list[str]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bertsmith.architectures.base import (
+    CLASSIFIER,
     MLM_HEAD,
     NSP_HEAD,
     POOLER,
@@ -180,12 +181,13 @@ class MaskedLanguageModelHead(nn.Module):
 
 
 class Bert(Encoder):
-    """BERT with its pretraining heads, or some of them.
+    """BERT with its pretraining heads, some of them, or a classifier (Devlin et al. 2018, 4.1).
 
     Args:
         config: the network's shape.
         vocab_size: rows of the embedding matrix.
         heads: that it has.
+        num_labels: outputs of the classifier.
     """
 
     def __init__(
@@ -193,9 +195,13 @@ class Bert(Encoder):
         config: ModelConfig,
         vocab_size: int,
         heads: frozenset[str] = frozenset({MLM_HEAD, POOLER, NSP_HEAD}),
+        num_labels: int = 0,
     ) -> None:
         super().__init__()
+        if CLASSIFIER in heads:
+            heads |= {POOLER}
         self.config, self.vocab_size, self.heads = config, vocab_size, heads
+        self.num_labels = num_labels
         self.embeddings = Embeddings(config, vocab_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         if POOLER in heads:
@@ -204,6 +210,8 @@ class Bert(Encoder):
             self.mlm_head = MaskedLanguageModelHead(config, vocab_size)
         if NSP_HEAD in heads:
             self.nsp_head = nn.Linear(config.hidden_size, 2)
+        if CLASSIFIER in heads:
+            self.classifier = nn.Linear(config.hidden_size, num_labels)
 
     def hidden_matrices(self) -> dict[str, int]:
         return {
@@ -280,4 +288,8 @@ class Bert(Encoder):
 
     def nsp_logits(self, pooled: Tensor) -> Tensor:
         logits: Tensor = self.nsp_head(pooled)
+        return logits
+
+    def class_logits(self, pooled: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(pooled)
         return logits
