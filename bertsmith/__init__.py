@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from bertsmith.inference.model import Candidate, Encoding, PretrainedModel
     from bertsmith.inference.similar import Place, Ranked
     from bertsmith.training.estimate import Estimate, Memory
-    from bertsmith.training.pretrain import Run
+    from bertsmith.training.run import Run
 
 __version__ = "0.1.0"
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bertsmith.inference.model import PretrainedModel
     from bertsmith.inference.similar import Ranked
     from bertsmith.training.estimate import Estimate
-    from bertsmith.training.pretrain import Run
+    from bertsmith.training.run import Run
 
 # What does the work is imported inside the functions: torch takes seconds to load, and
 # `import bertsmith` or `bertsmith --help` should not wait for it.

@@ -16,7 +16,7 @@ from bertsmith.corpus import Document
 from bertsmith.data.store import TokenStore, build_store
 from bertsmith.saved.hugging_face import Snapshot
 from bertsmith.tokenizer import Tokenizer, train
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 
 # Before its modules are imported: an assert there shows its values as one in a test does.
 pytest.register_assert_rewrite("tests.support")

@@ -12,7 +12,7 @@ import pytest
 from bertsmith.durable import CHECKSUMS_FILE
 from bertsmith.errors import ModelError
 from bertsmith.saved.hugging_face import load_model
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 
 FORMS: dict[str, Callable[[str, str], str]] = {
     "text": lambda digest, name: f"{digest}  {name}\n",

@@ -25,7 +25,8 @@ from bertsmith.ranks import ALONE
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.budget import Budget
 from bertsmith.training.compiled import compiled_losses, fixed_rows
-from bertsmith.training.engine import EagerEngine, _is_long, compiles, engine_for
+from bertsmith.training.engine import EagerEngine
+from bertsmith.training.engines import _is_long, compiles, engine_for
 from bertsmith.training.fixed import IGNORED, FixedBatch, FixedShape, constants_of, in_fixed_shape
 from bertsmith.training.parallel import Parallel
 from tests.support.objective import OBJECTIVE, losses_of

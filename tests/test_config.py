@@ -32,7 +32,7 @@ from bertsmith.config import (
 from bertsmith.config.fields import rules_of, types_of
 from bertsmith.config.schema import SECTIONS, section_of
 from bertsmith.errors import ConfigError, RunError
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 from bertsmith.training.settings import Layers
 
 

@@ -17,7 +17,7 @@ from bertsmith.cli.main import main
 from bertsmith.errors import InputError
 from bertsmith.inference.model import PretrainedModel
 from bertsmith.tokenizer.texts import cuts, kept_places, say_what_was_cut
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 
 
 @pytest.fixture(scope="module")

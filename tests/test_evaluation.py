@@ -24,7 +24,7 @@ from bertsmith.evaluation.held_out import Evaluation, evaluate, evaluation_batch
 from bertsmith.evaluation.pseudo import pseudo_perplexity
 from bertsmith.evaluation.tally import COUNTS, LENGTHS, Bin
 from bertsmith.tokenizer import Tokenizer
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 from tests.support.objective import OBJECTIVE, scores_of
 
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ from bertsmith.config import resolve
 from bertsmith.errors import BertsmithError
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.initial import given_by_model
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 
 FAST: dict[str, Any] = {"batch_size": 8, "device": "cpu", "quiet": True}
 

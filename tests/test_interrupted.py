@@ -25,7 +25,7 @@ from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
 from bertsmith.objectives.rows import RowObjective
 from bertsmith.report.metrics_file import read_metrics
 from bertsmith.saved.locate import list_checkpoints, step_of
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 from bertsmith.training.validation_time import ValidationTime
 from tests.support.objective import Losses, losses_of
 from tests.support.runs import TINY_RUN, result_of

@@ -13,7 +13,7 @@ from bertsmith.durable import remove_folder
 from bertsmith.errors import BertsmithError, ModelError
 from bertsmith.saved import hugging_face, locate, stored
 from bertsmith.saved.locate import find_run_config, list_checkpoints, read_newest
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 
 
 def names_under(tmp_path: Path) -> list[Path]:

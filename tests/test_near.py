@@ -16,7 +16,7 @@ from bertsmith.architectures.bert.network import Bert
 from bertsmith.config import PRESETS, ModelConfig, resolve
 from bertsmith.saved.hugging_face import load_model
 from bertsmith.saved.locate import find_model
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 from tests.support.runs import TINY_RUN
 
 SHAPES = [("textbook", {}), ("mini", {}), ("base", {}), ("tiny", {"num_attention_heads": 1})]

@@ -29,7 +29,7 @@ from bertsmith.finetuning.train import predict
 from bertsmith.preparation import vocabulary
 from bertsmith.report.metrics_file import read_metrics
 from bertsmith.tokenizer import Tokenizer
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 from bertsmith.training.sums import Sums
 from tests.support.labelled import rows_of, write
 from tests.support.objective import OBJECTIVE

@@ -15,7 +15,7 @@ import bertsmith
 from bertsmith.errors import InputError
 from bertsmith.report.curves import draw_curves
 from bertsmith.report.metrics_file import read_metrics
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 from tests.support.runs import TINY_RUN
 
 MLM = {**TINY_RUN, "objective": "mlm"}

@@ -29,8 +29,8 @@ from bertsmith.training.observers import (
     RollbackEvent,
     StepEvent,
 )
-from bertsmith.training.pretrain import Run
 from bertsmith.training.progress import Progress
+from bertsmith.training.run import Run
 from tests.support.objective import Losses, losses_of
 from tests.support.runs import TINY_RUN
 

@@ -28,8 +28,8 @@ from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
 from bertsmith.report.metrics_file import MetricsFile, read_metrics
 from bertsmith.saved.hugging_face import Snapshot
 from bertsmith.saved.locate import list_checkpoints
-from bertsmith.training.pretrain import Run
 from bertsmith.training.progress import Progress
+from bertsmith.training.run import Run
 from bertsmith.training.trainer import Trainer
 from tests.support.objective import Losses, losses_of
 from tests.support.runs import TINY_RUN, pretrain, result_of, unfinish

@@ -19,7 +19,7 @@ from bertsmith.errors import BertsmithError, RunError
 from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
 from bertsmith.report.metrics_file import MetricsFile, last_metrics, read_metrics
 from bertsmith.saved.locate import list_checkpoints
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 from tests.support.objective import Losses, losses_of
 from tests.support.runs import pretrain, result_of, unfinish
 

@@ -22,7 +22,7 @@ from bertsmith.hardware.device import choose_device
 from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
 from bertsmith.report.metrics_file import read_metrics
 from bertsmith.training import trainer
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 from bertsmith.training.run_folder import RunFolder
 from tests.support.objective import Losses, losses_of
 from tests.support.runs import TINY_RUN

@@ -18,7 +18,7 @@ import bertsmith
 from bertsmith.cli.main import main
 from bertsmith.errors import InputError
 from bertsmith.inference.model import Encoding, PretrainedModel
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 
 SURROGATE = os.fsdecode(b"caf\xe9 the crane")
 ESCAPE = "the \x1b[31mcrane\x1b[0m\x07 lifts"

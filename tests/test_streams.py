@@ -14,7 +14,7 @@ import pytest
 from bertsmith.cli.main import main
 from bertsmith.display import Display, result_console, show
 from bertsmith.streams import LenientStream
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 
 SPEAKS = "\x1b]0;x\x07[bold]:smile:[/nothing]\u202e"
 SHOWN = "\\x1b]0;x\\x07[bold]:smile:[/nothing]\\u202e"

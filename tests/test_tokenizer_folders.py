@@ -19,7 +19,7 @@ from bertsmith.corpus import Document
 from bertsmith.errors import TokenizerError
 from bertsmith.preparation.prepare import prepare_store
 from bertsmith.tokenizer import SPECIAL_TOKENS, Spelling, Tokenizer, train
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 
 GPT2 = r"'s|'t| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3 = (

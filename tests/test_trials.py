@@ -10,7 +10,7 @@ import pytest
 from benchmarks.ablations import mean_cell, report, trials_of
 from benchmarks.trials import Trial, folder_name, run_trials
 from bertsmith.config import presets
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 from tests.support.runs import TINY_RUN
 
 

@@ -21,7 +21,7 @@ from bertsmith.inference.model import Encoding, PretrainedModel, compare, cosine
 from bertsmith.report.curves import draw_curves, save_curves, smooth
 from bertsmith.report.metrics_file import read_metrics
 from bertsmith.saved.hugging_face import load_model
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import bertsmith
 from bertsmith.cli.main import main
 from bertsmith.errors import InputError
 from bertsmith.inference.vectors_file import refuse_output, write_vectors
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 
 TEXTS = ['the "crane", lifts', "a bird", "the old river waits"]
 

@@ -34,9 +34,10 @@ from bertsmith.training.evaluator import interruptible
 from bertsmith.training.initial import FirstWeights
 from bertsmith.training.observers import Observer, StepEvent
 from bertsmith.training.parallel import Parallel
+from bertsmith.training.selection import Selection
 from bertsmith.training.stop import StopRequest
 from bertsmith.training.sums import Sums
-from bertsmith.training.trainer import Selection, Trainer
+from bertsmith.training.trainer import Trainer
 
 _TOKENS_AT_ONCE = 2**14
 _RATE_OF_BASE, _WIDTH_OF_BASE = 3e-5, 768  # the original's, of BERT_BASE

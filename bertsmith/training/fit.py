@@ -11,8 +11,9 @@ import math
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -72,6 +73,11 @@ def fitting_micro_batch(
         )
         raise parallel.ranks.of_all(error)
     return fits * length
+
+
+def with_micro_batch(config: PretrainConfig, tokens: int | Literal["auto"]) -> PretrainConfig:
+    """`config` with so many tokens at once."""
+    return replace(config, training=replace(config.training, micro_batch=tokens))
 
 
 def largest(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bertsmith.display import Display
+from bertsmith.extras import command_for, is_installed
 from bertsmith.report.metrics_file import ROLLED_BACK, MetricsFile
 from bertsmith.training.progress import Progress
 
@@ -251,3 +252,18 @@ class CurvesDrawer(Observer):
             self._display.plot(lambda: self._png(self._run))
         cost = time.monotonic() - started
         self._next_time = time.monotonic() + max(_SECONDS_BETWEEN_PICTURES, cost / _PICTURE_SHARE)
+
+
+def curves_drawer(run: Path, display: Display) -> list[Observer]:
+    """What draws the curves, if matplotlib is installed; else it is said that nothing does."""
+    if is_installed("curves"):
+        return [CurvesDrawer(run, display)]
+    display.warn(f"No curves are drawn; matplotlib draws them: {command_for('curves')}.")
+    return []
+
+
+@contextmanager
+def writing_metrics(run: Path, display: Display, *others: Observer) -> Iterator[Observers]:
+    """The observers of a run: metrics.jsonl, open meanwhile, and `others`."""
+    with MetricsFile(run) as file:
+        yield Observers([MetricsWriter(file, display.warn), *others])

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from bertsmith.config import DataConfig, PreparationConfig
+from bertsmith.config import DataConfig, PreparationConfig, PretrainConfig
 from bertsmith.data.batches import Batches
 from bertsmith.data.disk import StoreFolder
 from bertsmith.data.pairs import make_drawing
 from bertsmith.display import Display
 from bertsmith.errors import ConfigError, DataError, RunError
 from bertsmith.evaluation.held_out import evaluation_batches
-from bertsmith.preparation import describe_text, prepare_store
-from bertsmith.ranks import ALONE, Ranks
+from bertsmith.preparation import describe_text, prepare_store, with_tokenizer_of
+from bertsmith.ranks import ALONE, Ranks, local_rank
 from bertsmith.tokenizer import Tokenizer
 
 
@@ -74,6 +75,37 @@ def prepare(
     return Prepared(
         tokenizer=tokenizer, batches=batches, validation=validation, report=report, store=store
     )
+
+
+def prepare_on_ranks(
+    config: PretrainConfig, newest: Path | None, ranks: Ranks, display: Display
+) -> Prepared:
+    """What training reads.
+
+    The first rank prepares the text, or checks what is there, and shows how far it is; then one
+    rank of each other machine does; the others find it prepared and checked.
+    """
+    preparation, prepared = config.preparation, None
+    own_turn = 0 if ranks.is_first else 1 if local_rank() == 0 else 2
+    for turn in range(3 if ranks.size > 1 else 1):
+        with ranks.together(is_long=True):
+            if turn == own_turn:
+                prepared = prepare(
+                    preparation if newest is None else with_tokenizer_of(preparation, newest),
+                    config.data,
+                    batch_size=config.training.batch_size,
+                    seed=config.training.seed,
+                    ranks=ranks,
+                    display=display,
+                    checks=own_turn < 2,
+                )
+    assert prepared is not None
+    digests = prepared.report["sha256"]
+    those_of_first = ranks.from_first(digests)
+    with ranks.together():
+        if digests != those_of_first:
+            raise DataError("All ranks must have the same text; this one has another.")
+    return prepared
 
 
 def refuse_other_text(before: dict[str, Any], now: dict[str, Any]) -> None:

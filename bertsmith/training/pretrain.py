@@ -2,117 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from bertsmith.architectures import Encoder, build
-from bertsmith.config import BUDGETS, PretrainConfig, drift, held, to_toml
+from bertsmith.config import PretrainConfig, held, to_toml
 from bertsmith.corpus.standard_input import refuse_standard_input
 from bertsmith.data.store import word_counts
 from bertsmith.display import Display, shell_word
 from bertsmith.durable import whole_folder
-from bertsmith.errors import BertsmithError, DataError, RunError, RunStopped
-from bertsmith.extras import command_for, is_installed
+from bertsmith.errors import RunStopped
 from bertsmith.hardware.device import (
     autocast,
     choose_device,
-    compute_dtype,
     deterministic,
     device_of_rank,
     keep_freed_memory,
 )
-from bertsmith.objectives import objective_of, terms_in
-from bertsmith.preparation import report_json, with_absolute_paths, with_tokenizer_of
-from bertsmith.ranks import Ranks, is_restarted, joined, local_rank, may_be_restarted
-from bertsmith.report.metrics_file import MetricsFile
+from bertsmith.objectives import objective_of
+from bertsmith.preparation import report_json
+from bertsmith.ranks import Ranks, is_restarted, joined, local_rank
 from bertsmith.saved.hugging_face import Snapshot
-from bertsmith.saved.locate import MODEL_FOLDER, list_checkpoints
-from bertsmith.training.budget import Budget
-from bertsmith.training.checkpoint import STATE_FILE, Checkpoints
+from bertsmith.saved.locate import MODEL_FOLDER
+from bertsmith.training.checkpoint import Checkpoints
+from bertsmith.training.checks import (
+    claimed,
+    refuse_different,
+    refuse_unclear,
+    settled,
+    written_to,
+)
 from bertsmith.training.closing import closing_figures, describe_devices
 from bertsmith.training.compiled import CompiledEngine
-from bertsmith.training.earlier import EarlierRun
-from bertsmith.training.engine import Engine, engine_for
+from bertsmith.training.engine import Engine
+from bertsmith.training.engines import engine_for
 from bertsmith.training.evaluator import HeldOutEvaluator
-from bertsmith.training.fit import fitting_micro_batch
+from bertsmith.training.fit import fitting_micro_batch, with_micro_batch
 from bertsmith.training.initial import FirstWeights, embedding_rows
 from bertsmith.training.observers import (
-    CurvesDrawer,
     EndEvent,
-    MetricsWriter,
     Observer,
     Observers,
     ProgressBar,
+    curves_drawer,
+    writing_metrics,
 )
 from bertsmith.training.parallel import Parallel
-from bertsmith.training.phases import PhaseClock, describe, unmeasured
-from bertsmith.training.prepare import Prepared, prepare, refuse_other_text
-from bertsmith.training.progress import Progress
+from bertsmith.training.phases import PhaseClock, unmeasured
+from bertsmith.training.prepare import Prepared, prepare_on_ranks
+from bertsmith.training.resume import resume_or_begin
+from bertsmith.training.run import Run
 from bertsmith.training.run_folder import RunFolder, default_output
 from bertsmith.training.stop import StopRequest
 from bertsmith.training.trainer import Trainer
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A finished run."""
-
-    output: Path
-    """Its folder."""
-    metrics: dict[str, Any] = field(repr=False)
-    """The closing figures, as in the last line of metrics.jsonl."""
-
-    @property
-    def sentence_pairs_per_second(self) -> float:
-        """Wall clock with the making of batches in it, without the first step."""
-        return float(self.metrics["sentence_pairs_per_second"])
-
-    def closing_lines(self) -> list[str]:
-        """The figures as the textbook prints them, the validation figures under them."""
-        m = self.metrics
-        has_pairs = "sentence_pairs_per_second" in m
-        has_memory = "peak_memory_bytes" in m  # not of a run that an older version finished
-        rate = m["sentence_pairs_per_second" if has_pairs else "segments_per_second"]
-        names = terms_in(m)
-        lines = [
-            ", ".join(f"{name.upper()} loss {_number(m[f'{name}_loss'])}" for name in names),
-            f"{rate:.1f} {'sentence pairs' if has_pairs else 'segments'}/sec on {m['device']}",
-            f"{m['tokens_per_second']:,.0f} tokens/sec, {_share(m)}"
-            + (f"; {m['peak_memory_bytes'] / 1e9:.1f} GB of memory at most" if has_memory else ""),
-        ]
-        if f"validation_{names[0]}_loss" in m:
-            lines.append("validation: " + ", ".join(_validation(m, name) for name in names))
-        if "phase_seconds" in m:
-            lines += describe(m["phase_seconds"])
-        return lines
-
-
-def _validation(metrics: Mapping[str, Any], name: str) -> str:
-    """Loss and accuracy of a term on the validation split."""
-    loss = metrics[f"validation_{name}_loss"]
-    if loss is None:
-        return "no masked token, since every word is unknown"
-    accuracy = metrics.get(f"validation_{name}_accuracy")
-    shown = f"{name.upper()} loss {loss:.3f}"
-    return shown if accuracy is None else f"{shown}, {name.upper()} accuracy {accuracy:.1%}"
-
-
-def _number(loss: float | None) -> str:
-    return "–" if loss is None else f"{loss:.3f}"
-
-
-def _share(metrics: dict[str, Any]) -> str:
-    """How the steps did beside the machine's matrix products."""
-    peak = f"{metrics['peak_flops_per_second'] / 1e9:,.0f} GFLOP/s"
-    if metrics["share_of_peak"] is None:
-        return f"more than matrix products did here ({peak}), which other work must have slowed"
-    share = f"{metrics['share_of_peak']:.0%}"
-    return f"{share} of what matrix products alone would allow here ({peak})"
 
 
 def run_pretraining(
@@ -141,11 +88,11 @@ def run_pretraining(
     kind = choose_device(config.training.device)
     with joined(uses_cuda=kind.type == "cuda") as ranks:
         with ranks.together():
-            _refuse_unclear(resume=resume, overwrite=overwrite, output=output)
+            refuse_unclear(resume=resume, overwrite=overwrite, output=output)
             refuse_standard_input(config.preparation.corpus, config.preparation.validation)
             device = device_of_rank(kind, local_rank()) if ranks.size > 1 else kind
-            config = _settled(config, device)
-        _refuse_different(config, kind, ranks)
+            config = settled(config, device)
+        refuse_different(config, kind, ranks)
         # Of several machines' launchers one may count a restart that the others do not.
         restarted = ranks.any(is_restarted())
         if restarted:
@@ -153,13 +100,13 @@ def run_pretraining(
         display = Display(quiet=quiet, is_silent=not ranks.is_first)
         path = output or default_output(config.preparation.corpus, config.preset)
         path = Path(ranks.from_first(str(path)))
-        folder = _claimed(path, config, ranks, overwrite=overwrite, resume=resume)
+        folder = claimed(path, config, ranks, overwrite=overwrite, resume=resume)
         training = config.training
         checkpoints = Checkpoints(
             path, keep=training.keep_checkpoints, keep_every=training.keep_every, ranks=ranks
         )
         try:
-            job = _Job(
+            job = Job(
                 config=config,
                 path=path,
                 folder=folder,
@@ -169,7 +116,7 @@ def run_pretraining(
                 display=display,
                 clock=PhaseClock(device) if profile else None,
             )
-            metrics = job.resume_or_begin(as_before=restarted) if resume else job.begin()
+            metrics = resume_or_begin(job, as_before=restarted) if resume else job.begin()
         finally:
             if folder is not None:
                 checkpoints.then(folder.release)
@@ -177,7 +124,7 @@ def run_pretraining(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job:
+class Job:
     """What a run is made of, from the lock on its folder to the lock's release.
 
     All ranks do the same; the first one alone writes.
@@ -193,118 +140,21 @@ class _Job:
     display: Display
     clock: PhaseClock | None
 
-    def resume_or_begin(self, *, as_before: bool) -> dict[str, Any]:
-        """The rest of a run, or all of it if none was begun; see `resume`."""
-        if self.ranks.from_first(self.folder is not None and self.folder.has_run):
-            return self.resume(as_before=as_before)
-        self.display.say(f"There is no run in {self.path} yet: beginning one.")
-        return self.begin()
-
     def begin(self) -> dict[str, Any]:
         """A run from its beginning; the closing figures."""
-        prepared = self._prepare(None)
+        prepared = prepare_on_ranks(self.config, None, self.ranks, self.display)
         with self.ranks.together():
-            model, first = self._model(prepared, None)
-        with self._ending_well(), deterministic(self.device):
-            return self._train(model, first, prepared, None)
+            model, first = self.model(prepared, None)
+        with self.ending_well(), deterministic(self.device):
+            return self.train(model, first, prepared, None)
 
-    def resume(self, *, as_before: bool) -> dict[str, Any]:
-        """The rest of a run; nothing is changed before all that can be refused has been.
-
-        Args:
-            as_before: what was found by trying is taken from the run: nobody asked anew.
-        """
-        path, progress = self.path, None
-        with self.ranks.together():
-            earlier = EarlierRun.read(path)
-            earlier.refuse_drift(self.config)
-        if as_before and self.config.training.micro_batch == "auto":
-            config = _with_micro_batch(self.config, earlier.config.training.micro_batch)
-            return replace(self, config=config).resume(as_before=False)
-        same_budget = earlier.has_budget_of(self.config)
-        if earlier.is_finished and same_budget:
-            self.display.say(f"The run {path} is finished; a larger budget would go on with it.")
-            return {**earlier.last_line, "output": str(path)}
-        with _written_to(path):  # damaged checkpoints are renamed
-            newest = self.checkpoints.newest_whole(self.display.warn)
-        with self.ranks.together():
-            if newest is None and (earlier.has_model or earlier.last_line.get("finished")):
-                raise RunError(
-                    f"The run {path} must have a checkpoint to go on from; it was finished, and "
-                    "has none any more. Put checkpoints/ back, or begin anew with --overwrite."
-                )
-            if newest is not None:
-                progress = Progress.read(newest / STATE_FILE)
-                earlier.refuse_drift(self.config, progress)
-        prepared = self._prepare(newest)
-        with self.ranks.together():
-            refuse_other_text(earlier.report, prepared.report)
-            if progress is not None and not same_budget:
-                self._refuse_spent(progress, prepared)
-            model, first = self._model(prepared, newest)
-            if progress is not None and progress.owes_validation:
-                first = self._beginning(model, prepared)
-        if not same_budget:
-            self.display.say("The budget is another now: the learning rate is laid out over it.")
-        with self._ending_well(), deterministic(self.device):
-            return self._train(model, first, prepared, newest, resumes=True)
-
-    def _refuse_spent(self, progress: Progress, prepared: Prepared) -> None:
-        spent = progress.spent
-        budget = Budget.of(self.config.training, prepared.batches.num_examples)
-        if budget.progress(spent) == 1:
-            raise RunError(
-                f"The budget must be over what the run has done, {spent.step:,} steps "
-                f"({spent.tokens:,} tokens, {spent.seconds / 60:.1f} minutes); give more."
-            )
-
-    def _prepare(self, newest: Path | None) -> Prepared:
-        """What training reads.
-
-        The first rank prepares the text, or checks what is there, and shows how far it is; then one
-        rank of each other machine does; the others find it prepared and checked.
-        """
-        preparation, prepared = self.config.preparation, None
-        own_turn = 0 if self.ranks.is_first else 1 if local_rank() == 0 else 2
-        for turn in range(3 if self.ranks.size > 1 else 1):
-            with self.ranks.together(is_long=True):
-                if turn == own_turn:
-                    prepared = prepare(
-                        preparation if newest is None else with_tokenizer_of(preparation, newest),
-                        self.config.data,
-                        batch_size=self.config.training.batch_size,
-                        seed=self.config.training.seed,
-                        ranks=self.ranks,
-                        display=self.display,
-                        checks=own_turn < 2,
-                    )
-        assert prepared is not None
-        digests = prepared.report["sha256"]
-        those_of_first = self.ranks.from_first(digests)
-        with self.ranks.together():
-            if digests != those_of_first:
-                raise DataError("All ranks must have the same text; this one has another.")
-        return prepared
-
-    def _model(
-        self, prepared: Prepared, newest: Path | None
-    ) -> tuple[Encoder, FirstWeights | None]:
+    def model(self, prepared: Prepared, newest: Path | None) -> tuple[Encoder, FirstWeights | None]:
         """The network, and what it begins with; None if it goes on from a checkpoint."""
         rows = embedding_rows(self.config, prepared.tokenizer, newest)
         model = build(self.config.model, rows, objective_of(self.config.data.objective).heads)
         if newest is not None:
             return model, None
         return model, FirstWeights.read(model, self.config, prepared)
-
-    def _beginning(self, model: Encoder, prepared: Prepared) -> FirstWeights | None:
-        """What the run began with, should the validation that is owed condemn its checkpoint.
-
-        None if other checkpoints are there to go back to, or it cannot be read any more.
-        """
-        if len(list_checkpoints(self.path)) == 1:
-            with suppress(BertsmithError):
-                return FirstWeights.read(model, self.config, prepared)
-        return None
 
     def _fitted(self, parallel: Parallel) -> PretrainConfig:
         """The settings with the micro-batch that fits, as they are written down."""
@@ -315,14 +165,14 @@ class _Job:
         fits = fitting_micro_batch(
             parallel, config, self.device, lambda: autocast(self.device, precision)
         )
-        return _with_micro_batch(config, fits)
+        return with_micro_batch(config, fits)
 
     @contextmanager
-    def _ending_well(self) -> Iterator[None]:
+    def ending_well(self) -> Iterator[None]:
         """Say what a signal, or a disk that does not take what is written, leaves behind."""
         path = self.path
         try:
-            with _written_to(path):
+            with written_to(path):
                 yield
         except RunStopped as stopped:
             newest = self.checkpoints.newest()
@@ -333,7 +183,7 @@ class _Job:
                 f"bertsmith pretrain --resume --output {shell_word(path)}",
             ) from None
 
-    def _train(
+    def train(
         self,
         model: Encoder,
         first: FirstWeights | None,
@@ -344,7 +194,8 @@ class _Job:
     ) -> dict[str, Any]:
         """Train from a checkpoint on, or from the beginning; evaluate, save the model."""
         # Before memory is measured: the curves need matplotlib.
-        bar, curves = ProgressBar(self.display), self._curves()
+        bar = ProgressBar(self.display)
+        curves = curves_drawer(self.path, self.display) if self.ranks.is_first else []
         num_parameters = sum(p.numel() for p in model.parameters())
         parallel, config = self._on_device(model)
         stop = StopRequest()
@@ -442,6 +293,12 @@ class _Job:
             word_counts=word_counts(prepared.batches.store, prepared.tokenizer),
         )
 
+    def _observers(self, *others: Observer) -> AbstractContextManager[Observers]:
+        """What is told of the training; nothing but on the first rank."""
+        if self.ranks.is_first:
+            return writing_metrics(self.path, self.display, *others)
+        return nullcontext(Observers())
+
     def _say_resumed(self, trainer: Trainer, config: PretrainConfig) -> None:
         """Write down the settings that the run goes on with, and say from where.
 
@@ -459,103 +316,3 @@ class _Job:
         if self.ranks.is_first:
             with whole_folder(self.path / MODEL_FOLDER) as folder:
                 snapshot.write(folder)
-
-    def _curves(self) -> list[Observer]:
-        """What draws the curves, if the first rank can."""
-        if not self.ranks.is_first:
-            return []
-        if is_installed("curves"):
-            return [CurvesDrawer(self.path, self.display)]
-        self.display.warn(f"No curves are drawn; matplotlib draws them: {command_for('curves')}.")
-        return []
-
-    @contextmanager
-    def _observers(self, *others: Observer) -> Iterator[Observers]:
-        """What is told of the training: metrics.jsonl and `others`; nothing but the first rank."""
-        if not self.ranks.is_first:
-            yield Observers()
-            return
-        with MetricsFile(self.path) as file:
-            yield Observers([MetricsWriter(file, self.display.warn), *others])
-
-
-@contextmanager
-def _written_to(run: Path) -> Iterator[None]:
-    """What the system refuses to write inside is turned into an error that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"Cannot write to {run}: {error.strerror or error}. "
-            "Checkpoints that are there are whole; --resume goes on from the last one."
-        ) from error
-
-
-def _with_micro_batch(config: PretrainConfig, tokens: int | Literal["auto"]) -> PretrainConfig:
-    """`config` with so many tokens at once."""
-    return replace(config, training=replace(config.training, micro_batch=tokens))
-
-
-def _refuse_unclear(*, resume: bool, overwrite: bool, output: Path | None) -> None:
-    """Raise `RunError` if it is not clear which run is meant, or what becomes of it."""
-    if resume and overwrite:
-        raise RunError("A run is resumed or replaced; give --resume or --overwrite, not both.")
-    if resume and output is None:
-        raise RunError("--resume needs the folder of the run to go on with; give --output.")
-    if may_be_restarted() and output is None:
-        raise RunError("A launcher that restarts must find the run again; give --output.")
-
-
-def _refuse_different(config: PretrainConfig, kind: torch.device, ranks: Ranks) -> None:
-    """Raise `RunError` if another rank was started with other settings than the first one."""
-    own = {name: str(value) for name, value in held(config).items()}
-    own |= {name: str(value) for name, value in asdict(config.training).items()}
-    own["device"] = kind.type
-    of_first = ranks.from_first(own)
-    with ranks.together():
-        if changes := drift(of_first, own, ("on rank 0", "here")):
-            raise RunError(
-                f"All ranks must have the same settings; got {', '.join(changes)}. Start all of "
-                "them with the same command."
-            )
-
-
-def _claimed(
-    path: Path, config: PretrainConfig, ranks: Ranks, *, overwrite: bool, resume: bool
-) -> RunFolder | None:
-    """The claim on the folder of a run, which the first rank has.
-
-    Raises:
-        RunError: it may not be used.
-    """
-    with ranks.together():
-        _refuse_own_beginning(config, path)
-        return RunFolder(path, overwrite=overwrite, resume=resume) if ranks.is_first else None
-
-
-def _refuse_own_beginning(config: PretrainConfig, output: Path) -> None:
-    """Raise `RunError` if the model to begin from lies where the run is written."""
-    begins_from = config.training.init_from
-    if begins_from is not None and Path(begins_from).is_relative_to(output.resolve()):
-        raise RunError(
-            f"The output {output} must be another folder than the model that is gone on from, "
-            f"{begins_from}; name another with --output."
-        )
-
-
-def _settled(config: PretrainConfig, device: torch.device) -> PretrainConfig:
-    """`config` with what was left open filled in, as it is written down to be repeated.
-
-    Paths are made absolute; a config built by hand without a budget gets one epoch; the precision
-    is set, because sums round by it (as by the micro-batch, which is set when the model is there).
-    """
-    training = config.training
-    if all(getattr(training, name) is None for name in BUDGETS):
-        training = replace(training, epochs=1.0)
-    if training.precision == "auto":  # a resumed run computes as before, whatever its device
-        is_half = compute_dtype(device, "auto") == torch.bfloat16
-        training = replace(training, precision="bfloat16" if is_half else "float32")
-    if training.init_from is not None:
-        training = replace(training, init_from=str(Path(training.init_from).resolve()))
-    preparation = with_absolute_paths(config.preparation)
-    return replace(config, preparation=preparation, training=training)

@@ -70,6 +70,11 @@ class Progress:
     """The settings that say what is computed, as `bertsmith.config.held` gives them."""
 
     @property
+    def is_best(self) -> bool:
+        """Whether the last step had the best evaluation."""
+        return self.best is not None and self.best.step == self.spent.step
+
+    @property
     def batch_number(self) -> int:
         """The number of the next step's batch: the step's own, but for the batches left out."""
         number = self.spent.step

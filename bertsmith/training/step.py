@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bertsmith.batch import Batch, Sizes
-from bertsmith.errors import DeviceError
 from bertsmith.nn.shards import whole
+from bertsmith.training.halving import with_what_fits
 from bertsmith.training.optimizer import Optimizers
 from bertsmith.training.parallel import Parallel
 from bertsmith.training.phases import Phase, unmeasured
@@ -82,7 +82,9 @@ def train_step(
             before_micro_batch=before_micro_batch,
         )
 
-    sums, micro_batch = _with_what_fits(forward_and_backward, parallel, batch, agreed, device)
+    sums, micro_batch = with_what_fits(
+        *(forward_and_backward, parallel, batch, agreed.parts, agreed.micro_batch, device)
+    )
     with phase("optimizer"):
         return _update(parallel, optimizers, sums, max_grad_norm, agreed.sizes, micro_batch)
 
@@ -112,43 +114,6 @@ def _agree(parallel: Parallel, batch: Batch, micro_batch: int) -> _Agreed:
         micro_batch = int(found[:, -1].min())
         parts = batch.split(micro_batch)
     return _Agreed(sizes, num_rounds, micro_batch, parts)
-
-
-def _with_what_fits(
-    forward_and_backward: Callable[[Sequence[Batch]], Tensor],
-    parallel: Parallel,
-    batch: Batch,
-    agreed: _Agreed,
-    device: torch.device,
-) -> tuple[Tensor, int]:
-    """Call `forward_and_backward` with the micro-batches of `batch`; halve them if they do not fit.
-
-    Returns:
-        What it gives, and the tokens at once that fitted.
-
-    Raises:
-        DeviceError: as `train_step`.
-    """
-    parts, micro_batch = agreed.parts, agreed.micro_batch
-    while True:
-        try:
-            return forward_and_backward(parts), micro_batch
-        except torch.OutOfMemoryError as error:
-            if not parallel.can_halve or len(parts) == batch.num_sequences:
-                parallel.zero_grad()
-                ranks = parallel.ranks
-                remedy = "--micro-batch" if parallel.objective.splits else "--batch-size"
-                whose = device.type if ranks.size == 1 else f"rank {ranks.rank} ({device.type})"
-                raise DeviceError(
-                    f"{micro_batch:,} tokens at once do not fit in the memory of {whose}; "
-                    f"lower {remedy}, or give --recompute."
-                ) from error
-        # Not before the error is forgotten, which holds on to all that the pass had kept.
-        parallel.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-        micro_batch = max(1, micro_batch // 2)
-        parts = batch.split(micro_batch)
 
 
 def _update(

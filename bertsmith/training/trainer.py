@@ -28,7 +28,7 @@ from bertsmith.training.budget import Budget, is_due
 from bertsmith.training.checkpoint import Checkpoints, restore
 from bertsmith.training.divergence import Diverged, has_finite_weights
 from bertsmith.training.engine import Engine
-from bertsmith.training.evaluator import Evaluated, Evaluator
+from bertsmith.training.evaluator import Evaluator
 from bertsmith.training.initial import FirstWeights
 from bertsmith.training.observers import (
     BeginEvent,
@@ -42,7 +42,8 @@ from bertsmith.training.optimizer import rate_share
 from bertsmith.training.parallel import Parallel
 from bertsmith.training.pending import PendingLosses
 from bertsmith.training.phases import Phase, unmeasured
-from bertsmith.training.progress import BestMoment, Progress
+from bertsmith.training.progress import Progress
+from bertsmith.training.selection import Selection
 from bertsmith.training.stop import Interrupted, StopRequest
 from bertsmith.training.sums import Sums
 
@@ -63,16 +64,6 @@ class _Due:
     def needs_losses(self) -> bool:
         """Whether the losses of all steps so far are needed for it."""
         return self.metrics or self.evaluation or self.checkpoint
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """Keeps the checkpoint of the best evaluation, and may end training early."""
-
-    metric: str
-    """The figure of an evaluation that is to be large."""
-    patience: int
-    """Evaluations without a better one after which training ends; 0: it never does."""
 
 
 @dataclass(kw_only=True)
@@ -196,9 +187,8 @@ class Trainer:
     @property
     def _is_finished(self) -> bool:
         """Whether the budget is spent, or enough evaluations were no better than the best."""
-        patience = self.selection.patience if self.selection else 0
-        is_patient = not patience or self.progress.evaluations_since_best < patience
-        return self.share_spent == 1 or not is_patient
+        ends_early = self.selection is not None and self.selection.ends(self.progress)
+        return self.share_spent == 1 or ends_early
 
     def _start_clock(self) -> float:
         """Count time on from that in `progress`; gives `time.perf_counter()`."""
@@ -243,7 +233,7 @@ class Trainer:
             stop = self._evaluate()
         if self.share_spent == 1 and self._is_limited_by_time:
             self.progress.owes_validation = False  # there is time for the closing figures alone
-        if due.checkpoint or stop is not None or self._is_best:
+        if due.checkpoint or stop is not None or self.progress.is_best:
             self._save_checkpoint()
         self.checkpoints.check()
         self._pending.clock += time.perf_counter() - paused
@@ -429,26 +419,9 @@ class Trainer:
             EvaluationEvent(step=progress.spent.step, figures=found.metrics())
         )
         if self.selection is not None:
-            self._select(found, self.selection.metric)
-        return None
-
-    def _select(self, found: Evaluated, metric: str) -> None:
-        """Count an evaluation that is no better than the best; else it is the best one now."""
-        progress, figures = self.progress, dict(found.metrics())
-        value, best = figures[metric], progress.best
-        assert value is not None  # what selects has a value whatever the model gives
-        progress.evaluations_since_best += 1
-        least = None if best is None else best.figures[metric]
-        if least is None or value > least:
             epoch = progress.spent.pairs / self.batches.num_examples
-            progress.best = BestMoment(step=progress.spent.step, epoch=epoch, figures=figures)
-            progress.evaluations_since_best = 0
-
-    @property
-    def _is_best(self) -> bool:
-        """Whether the last step had the best evaluation."""
-        best = self.progress.best
-        return best is not None and best.step == self.progress.spent.step
+            self.selection.count(progress, found.metrics(), epoch)
+        return None
 
     def _save_checkpoint(self) -> None:
         self._saved_step = self.progress.spent.step

@@ -52,8 +52,8 @@ from bertsmith.tokenizer import TOKENIZER_FILES
 from bertsmith.training.checkpoint import OPTIMIZER_FILE, STATE_FILE, restore
 from bertsmith.training.earlier import EarlierRun
 from bertsmith.training.optimizer import make_optimizers
-from bertsmith.training.pretrain import Run
 from bertsmith.training.progress import Progress
+from bertsmith.training.run import Run
 
 SECONDS = 20
 """The longest that one mutant may take."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import bertsmith
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 from tests.faults.fuzz import KINDS, SECONDS, fuzz, write_corpora
 
 MUTANTS = 1500

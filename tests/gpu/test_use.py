@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import bertsmith
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 from tests.support.gpu import LONG, Finding, settings_of
 from tests.support.labelled import rows_of, write
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 import bertsmith
 from bertsmith.report.metrics_file import read_metrics
-from bertsmith.training.pretrain import Run
+from bertsmith.training.run import Run
 
 TINY_RUN: dict[str, Any] = {
     "hidden_size": 16,
