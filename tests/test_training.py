@@ -150,6 +150,15 @@ def test_what_is_due() -> None:
     assert [s for s in range(1, 9) if is_due(3, 4, Spent(step=s), 0, 0)] == [3, 6]
     due = [s for s in range(1, 21) if is_due(None, 4, Spent(step=s), (s - 1) / 20, s / 20)]
     assert due == [5, 10, 15, 20]
+    for times, steps in ((22, 176), (23, 23), (40, 200)):  # 22 * (8k / 176) is a little under k
+        due = [
+            s
+            for s in range(1, steps + 1)
+            if is_due(None, times, Spent(step=s), (s - 1) / steps, s / steps)
+        ]
+        assert due == [
+            s for s in range(1, steps + 1) if s * times // steps > (s - 1) * times // steps
+        ]
 
 
 def test_evaluation_is_fixed_and_counts_rightly(

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from bertsmith.config import BUDGETS, TrainingConfig
 
 
+_DIGITS = 9
+
+
 @dataclass(kw_only=True)
 class Spent:
     """What a run has used so far."""
@@ -71,4 +74,5 @@ def is_due(every_steps: int | None, times: int, spent: Spent, before: float, aft
     """
     if every_steps is not None:
         return spent.step % every_steps == 0
-    return int(after * times) > int(before * times)
+    # A share such as 0.29 of 100 steps comes out as 28.999…
+    return int(round(after * times, _DIGITS)) > int(round(before * times, _DIGITS))
