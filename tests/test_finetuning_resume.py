@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,20 @@ def test_what_is_unfinished_is_gone_on_with_or_replaced_and_never_mixed(
         bertsmith.finetune(folder, **tables, output=output, resume=True, **OPTIONS)
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The command line ignores signals once its status is settled; here others follow."""
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def test_the_command_says_how_to_go_on(
+    handlers: None,
     folder: Path,
     tables: dict[str, Any],
     tmp_path: Path,

@@ -40,7 +40,7 @@ def test_outputs_are_refused_before_the_work(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module, name in ((training, "prepare"), (Training, "run")):
+    for module, name in ((training, "prepare_on_ranks"), (Training, "run")):
         monkeypatch.setattr(module, name, None)  # would be called
     tables: dict[str, Any] = {
         "train": write(tmp_path / "train.tsv", rows_of(40)),

@@ -79,6 +79,7 @@ def test_fine_tuning_and_probing_work(
             seeds=(0,),
             dropout_prob=0.0,
             patience=0,
+            precision="float32",
         )
         lines = (found.output / "predictions-validation.tsv").read_text().splitlines()[1:]
         shares.append([float(line.split("\t")[3]) for line in lines])
