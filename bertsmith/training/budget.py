@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from bertsmith.config import BUDGETS, TrainingConfig
 
-
 _DIGITS = 9
 
 
