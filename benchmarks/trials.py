@@ -18,7 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertsmith.config import BUDGETS, drift, held, resolve, settings_of_run
+from bertsmith.config import (
+    BUDGETS,
+    differences,
+    reproducibility_settings,
+    resolve,
+    settings_of_run,
+)
 from bertsmith.report.metrics_file import read_metrics
 
 
@@ -63,12 +69,15 @@ class Trial:
         settings = {name: value for name, value in self.settings.items() if name != "corpus"}
         named = {name: settings.pop(name, None) for name in ("preset", "recipe")}
         before, now = (
-            {**held(config), **{name: getattr(config.training, name) for name in BUDGETS}}
+            {
+                **reproducibility_settings(config),
+                **{name: getattr(config.training, name) for name in BUDGETS},
+            }
             for config in (resolve(file=file), resolve(**named, overrides=settings))
         )
         if now["precision"] == "auto":  # a run settles it when it begins
             del before["precision"], now["precision"]
-        if changes := drift(before, now):
+        if changes := differences(before, now):
             raise SystemExit(
                 f"{self.folder} was trained with other settings: {'; '.join(changes)}. "
                 "Remove it first."

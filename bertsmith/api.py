@@ -16,7 +16,7 @@ from bertsmith.config import (
     PretrainSettings,
     ProbeConfig,
     ProbeSettings,
-    near,
+    nearest,
 )
 from bertsmith.display import Display, show
 from bertsmith.errors import ConfigError, printable
@@ -430,6 +430,6 @@ def _parted(
     names = [{entry.name for entry in fields(cls)} for cls in (first, second)]  # type: ignore[arg-type]
     for name in settings:
         if name not in names[0] | names[1]:
-            raise ConfigError(f"There is no setting `{name}`; {near(name, names[0] | names[1])}")
+            raise ConfigError(f"There is no setting `{name}`; {nearest(name, names[0] | names[1])}")
     parts = [{name: settings[name] for name in settings if name in own} for own in names]
     return first(**parts[0]), second(**parts[1])

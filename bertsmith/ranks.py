@@ -89,7 +89,7 @@ class Ranks:
         return error if self.is_first else SaidElsewhere(f"Rank 0 could not go on: {error}")
 
     @contextmanager
-    def together(self, *, is_long: bool = False) -> Iterator[None]:
+    def raising_on_all(self, *, is_long: bool = False) -> Iterator[None]:
         """Do something on every rank, and go on with all or not at all, as `agree` says.
 
         Inside the ranks must not wait for each other: one may have left.

@@ -19,7 +19,7 @@ import bertsmith
 from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
 from bertsmith.cli.main import main
-from bertsmith.config import drift, held, resolve
+from bertsmith.config import differences, reproducibility_settings, resolve
 from bertsmith.config.schema import MAY_CHANGE, SECTIONS
 from bertsmith.data.batches import Batches
 from bertsmith.durable import damage, whole_folder
@@ -124,9 +124,9 @@ def test_every_setting_is_either_held_or_free() -> None:
     config = resolve()
     fields = {name for section in SECTIONS for name in vars(getattr(config, section))}
     assert fields > MAY_CHANGE
-    names = set(held(config))
+    names = set(reproducibility_settings(config))
     assert names == (fields | {"preset", "recipe"}) - MAY_CHANGE - {"corpus", "validation"}
-    assert drift(held(config), held(config)) == []
+    assert differences(reproducibility_settings(config), reproducibility_settings(config)) == []
 
 
 def test_how_a_run_runs_may_change(run: Path) -> None:

@@ -409,7 +409,7 @@ def test_what_was_touched_is_read_again_by_all_processors_and_waited_for(
 ) -> None:
     threads: list[str] = []
     long_ones: list[bool] = []
-    together, refuse_changed = Ranks.together, StoreFolder.refuse_changed
+    together, refuse_changed = Ranks.raising_on_all, StoreFolder.refuse_changed
 
     def noted(path: Path) -> str:
         threads.append(threading.current_thread().name)
@@ -428,7 +428,7 @@ def test_what_was_touched_is_read_again_by_all_processors_and_waited_for(
         assert [name[:5] for name in threads] == ["check"] * 2  # both splits
 
     monkeypatch.setattr("bertsmith.data.disk.checked_digest", noted)
-    monkeypatch.setattr(Ranks, "together", noted_together)
+    monkeypatch.setattr(Ranks, "raising_on_all", noted_together)
     monkeypatch.setattr(StoreFolder, "refuse_changed", touched)
     pretrain(store, tmp_path / "run")
 

@@ -1,6 +1,6 @@
 """Settings: `schema` says what there is, `presets` names sets, `resolve` joins them."""
 
-from bertsmith.config.fields import near
+from bertsmith.config.fields import nearest
 from bertsmith.config.finetune import FinetuneConfig, LabelledConfig, ProbeConfig
 from bertsmith.config.keywords import (
     FinetuneSettings,
@@ -14,11 +14,11 @@ from bertsmith.config.resolve import (
     MOST_MANIFEST_BYTES,
     RUN_CONFIG_FILE,
     STORE_MANIFEST_FILE,
-    Given,
-    drift,
+    FixedSettings,
+    differences,
     given_by_store,
-    held,
     named_in,
+    reproducibility_settings,
     resolve,
     settings_by_name,
     settings_of_run,
@@ -47,7 +47,7 @@ __all__ = [
     "DataConfig",
     "FinetuneConfig",
     "FinetuneSettings",
-    "Given",
+    "FixedSettings",
     "LabelledConfig",
     "LabelledSettings",
     "ModelConfig",
@@ -58,11 +58,11 @@ __all__ = [
     "ProbeConfig",
     "ProbeSettings",
     "TrainingConfig",
-    "drift",
+    "differences",
     "given_by_store",
-    "held",
     "named_in",
-    "near",
+    "nearest",
+    "reproducibility_settings",
     "resolve",
     "settings_by_name",
     "settings_of_run",

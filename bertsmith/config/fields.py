@@ -88,7 +88,7 @@ def types_of(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def near(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error message about an unknown `name`: the nearest known ones, or all."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=3)
@@ -106,7 +106,7 @@ def check(config: object) -> None:
     for name, rules in rules_of(type(config)).items():
         value = getattr(config, name)
         if rules.choices is not None and value not in rules.choices:
-            raise ConfigError(f"`{name}` has no choice {value!r}; {near(value, rules.choices)}")
+            raise ConfigError(f"`{name}` has no choice {value!r}; {nearest(value, rules.choices)}")
         if isinstance(value, int | float) and not rules.allow(value):
             raise ConfigError(f"`{name}` must {rules.describe()}; got {value}.")
 
@@ -116,7 +116,7 @@ def _check_type(config: object, name: str, expected: Any) -> None:
     options = typing.get_args(expected)
     if typing.get_origin(expected) is Literal:
         if value not in options:
-            raise ConfigError(f"`{name}` has no choice {value!r}; {near(str(value), options)}")
+            raise ConfigError(f"`{name}` has no choice {value!r}; {nearest(str(value), options)}")
         return
     if expected == tuple[int, ...]:
         numbers = [value] if isinstance(value, int) else value

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertsmith.config.fields import near
+from bertsmith.config.fields import nearest
 from bertsmith.config.idle import refuse_idle
 from bertsmith.config.presets import PRESETS, RECIPES
 from bertsmith.config.schema import (
@@ -30,7 +30,7 @@ _MOST_BYTES = 2**20  # of a config.toml
 
 
 @dataclass(frozen=True)
-class Given:
+class FixedSettings:
     """Settings that something which is there already has decided: a prepared text, a model."""
 
     source: str
@@ -48,7 +48,7 @@ def resolve(
     preset: str | None = None,
     recipe: str | None = None,
     file: str | Path | None = None,
-    given: Sequence[Given] = (),
+    given: Sequence[FixedSettings] = (),
     overrides: Mapping[str, Any] | None = None,
 ) -> PretrainConfig:
     """Lay the recipe over the preset, the file over both, and `overrides` over all.
@@ -111,7 +111,7 @@ def settings_of_run(run: Path) -> Path | None:
         raise ConfigError(f"Cannot read {run}: {error.strerror}.") from error
 
 
-def held(config: PretrainConfig) -> dict[str, Any]:
+def reproducibility_settings(config: PretrainConfig) -> dict[str, Any]:
     """The settings that say what a run computes, by name; a resumed run must have the same.
 
     `corpus` and `validation` are not among them: the same text may lie elsewhere, and is compared
@@ -134,10 +134,10 @@ def settings_by_name(config: PretrainConfig) -> dict[str, Any]:
     return found
 
 
-def drift(
+def differences(
     before: Mapping[str, Any], now: Mapping[str, Any], words: tuple[str, str] = ("before", "now")
 ) -> list[str]:
-    """Where two results of `held` differ: "`seed` (0 before, 1 now)", one for each field."""
+    """Where two results of `reproducibility_settings` differ: one text for each field."""
     names = dict.fromkeys([*before, *now])
     return [
         f"`{name}` ({before.get(name)} {words[0]}, {now.get(name)} {words[1]})"
@@ -167,7 +167,7 @@ def _choose(
         )
     name = asked or in_file or default
     if name not in known:
-        raise ConfigError(f"There is no {kind} {name!r}; {near(str(name), known)}")
+        raise ConfigError(f"There is no {kind} {name!r}; {nearest(str(name), known)}")
     return name
 
 
@@ -194,7 +194,7 @@ def named_in(file: Path | None) -> Named:
     return Named(tuple(names) if is_list else (), init_from)  # its section refuses other types
 
 
-def given_by_store(corpus: Sequence[str]) -> list[Given]:
+def given_by_store(corpus: Sequence[str]) -> list[FixedSettings]:
     """The settings with which the store that `corpus` names was prepared; empty if it names none.
 
     Raises:
@@ -210,14 +210,14 @@ def given_by_store(corpus: Sequence[str]) -> list[Given]:
         if set(settings) - known:
             raise ValueError("unknown settings")
         own = {name: settings[name] for name in settings if name not in ("corpus", "validation")}
-        return [Given(_PREPARED, own)]
+        return [FixedSettings(_PREPARED, own)]
     except OSError as error:
         raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path} is not the manifest of a token store.") from error
 
 
-def refuse_contradiction(given: Sequence[Given], settings: Mapping[str, Any]) -> None:
+def refuse_contradiction(given: Sequence[FixedSettings], settings: Mapping[str, Any]) -> None:
     """Raise `ConfigError` if `settings` has another value for one that is given, or more text."""
     if any(one.source == _PREPARED for one in given) and settings.get("validation"):
         raise ConfigError(
@@ -261,7 +261,7 @@ def _read(path: Path) -> dict[str, Any]:
                 raise ConfigError(f"{path}: `{name}` must be a name; got {value!r}.")
             flat[name] = value
         elif name not in SECTIONS or not isinstance(value, dict):
-            raise ConfigError(f"{path}: no section [{name}]; {near(name, SECTIONS)}")
+            raise ConfigError(f"{path}: no section [{name}]; {nearest(name, SECTIONS)}")
         else:
             for entry in value:
                 if section_of(entry) != name:

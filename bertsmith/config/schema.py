@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from bertsmith.config.fields import check, encoding_name, near, rules_of, setting, types_of
+from bertsmith.config.fields import check, encoding_name, nearest, rules_of, setting, types_of
 from bertsmith.config.registered import ARCHITECTURES, OBJECTIVES, PAIR_OBJECTIVES
 from bertsmith.errors import ConfigError
 
@@ -290,4 +290,4 @@ def section_of(name: str) -> str:
         if name in types_of(cls):
             return section
     known = [entry.name for cls in SECTIONS.values() for entry in fields(cls)]
-    raise ConfigError(f"There is no setting `{name}`; {near(name, known)}")
+    raise ConfigError(f"There is no setting `{name}`; {nearest(name, known)}")

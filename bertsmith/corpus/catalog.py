@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from bertsmith.config import STORE_MANIFEST_FILE, near
+from bertsmith.config import STORE_MANIFEST_FILE, nearest
 from bertsmith.corpus.assemble import Rules
 from bertsmith.corpus.cache import cached_wikitext
 from bertsmith.corpus.document import Corpus, labelled
@@ -152,7 +152,7 @@ def _select(name: str, columns: Columns, encoding: str, *, is_all: bool) -> Sele
         raise CorpusError(f"There is no file at {name}, or nothing answers there.")
     if found is None:
         raise CorpusError(
-            f"There is no corpus and no path {name!r}; {near(name, NAMES)} "
+            f"There is no corpus and no path {name!r}; {nearest(name, NAMES)} "
             "Or name a text file or a folder."
         )
     return found

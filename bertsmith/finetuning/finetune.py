@@ -111,7 +111,7 @@ def finetune_folder(
     kind = choose_device(config.device)
     with joined(uses_cuda=kind.type == "cuda") as ranks:
         shown = (display or Display(quiet=True)) if ranks.is_first else Display(is_silent=True)
-        with ranks.together(), _warned_once(ranks):
+        with ranks.raising_on_all(), _warned_once(ranks):
             device = device_of_rank(kind, local_rank()) if ranks.size > 1 else kind
             _check_output(output, overwrite=overwrite, resume=resume)
             folder = read_newest(path, load_model)
@@ -195,7 +195,7 @@ class _Job:
         if device.type == "cpu":
             keep_freed_memory()
         try:
-            with ranks.together(), _written_to(self.output):
+            with ranks.raising_on_all(), _written_to(self.output):
                 if ranks.is_first:
                     lock = _locked(self.output)
                     _check_output(self.output, overwrite=overwrite, resume=resume)
@@ -209,7 +209,7 @@ class _Job:
                 # What is left can be done again in a moment.
                 stop.leave_at_once()
                 results = self._results(trained)
-                with ranks.together(is_long=True), _written_to(self.output):
+                with ranks.raising_on_all(is_long=True), _written_to(self.output):
                     if ranks.is_first:
                         self._write(work, trained, results)
             return results
@@ -238,7 +238,7 @@ class _Job:
 
     def _earlier_results(self) -> dict[str, Any]:
         """Those of the fine-tuning that is in the output."""
-        with self.training.ranks.together():
+        with self.training.ranks.raising_on_all():
             refuse_other(read_settings(self.output), self.settings)
             results = msgspec.json.decode((self.output / RESULTS_FILE).read_bytes())
         self.training.display.say(f"The fine-tuning {self.output} is finished.")
@@ -277,7 +277,7 @@ class _Job:
 
     def _train(self, work: Work, kind: _Kind, seed: int) -> Trained:
         ranks = self.training.ranks
-        with ranks.together():
+        with ranks.raising_on_all():
             trained = work.trained(kind, seed)
         if trained is None:
             trained = self.training.run(kind, seed, work.training(kind, seed))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bertsmith.config import LabelledConfig, near
+from bertsmith.config import LabelledConfig, nearest
 from bertsmith.errors import DataError
 from bertsmith.finetuning.tables import Label, LabelledTexts
 
@@ -60,7 +60,7 @@ class Task:
             if str(label) not in numbers:
                 raise DataError(
                     f"{table.path}, line {table.lines[row]}: the label must be one of those in the "
-                    f"training rows; got {str(label)!r}. {near(str(label), numbers)}"
+                    f"training rows; got {str(label)!r}. {nearest(str(label), numbers)}"
                 )
         return np.array([numbers[str(label)] for label in table.labels], dtype=np.int64)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from bertsmith.config import LabelledConfig, near
+from bertsmith.config import LabelledConfig, nearest
 from bertsmith.corpus.bad import warn_of
 from bertsmith.corpus.kinds import TABLE_FORMATS, look
 from bertsmith.corpus.opened import format_of, in_encoding
@@ -184,7 +184,8 @@ def _columns_of(
     for name in asked:
         if name is not None and name not in header and (needs_labels or name != asked[2]):
             raise CorpusError(
-                f"{path} must have a column {name!r}; it has {listed(header)}. {near(name, header)}"
+                f"{path} must have a column {name!r}; it has {listed(header)}. "
+                f"{nearest(name, header)}"
             )
     if config.text_column is not None:
         text, pair = config.text_column, config.text_pair_column

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import tomli_w
 
-from bertsmith.config import FinetuneConfig, LabelledConfig, drift
+from bertsmith.config import FinetuneConfig, LabelledConfig, differences
 from bertsmith.config.fields import rules_of
 from bertsmith.durable import make_folder, write_text
 from bertsmith.errors import RunError
@@ -146,7 +146,7 @@ def refuse_other(before: dict[str, Any], now: dict[str, Any]) -> None:
         now: what `_settings` gives.
     """
     now = tomllib.loads(tomli_w.dumps(now))  # which turns tuples into lists
-    changes = drift(_fixed(before), _fixed(now))
+    changes = differences(_fixed(before), _fixed(now))
     sums, those_now = before.get("sha256", {}), now["sha256"]
     changes += [
         f"`{name}` (another content)" for name in those_now if those_now[name] != sums.get(name)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bertsmith.config import TOKENIZERS, PreparationConfig, near
+from bertsmith.config import TOKENIZERS, PreparationConfig, nearest
 from bertsmith.corpus import Corpus, Document, Part, digest, unwarned
 from bertsmith.corpus.letters import Letters
 from bertsmith.data.disk import StoreFolder
@@ -53,7 +53,7 @@ def given_tokenizer(config: PreparationConfig) -> Tokenizer | None:
     if not folder.is_dir():
         raise TokenizerError(
             f"There is no kind of tokenizer and no folder {config.tokenizer!r}; "
-            f"{near(config.tokenizer, TOKENIZERS)} Or name a folder with a tokenizer.json."
+            f"{nearest(config.tokenizer, TOKENIZERS)} Or name a folder with a tokenizer.json."
         )
     tokenizer = Tokenizer.load(_tokenizer_folder(folder), default_max_length=NO_LENGTH)
     tokenizer.max_length = NO_LENGTH  # what another model was trained on does not bound a store

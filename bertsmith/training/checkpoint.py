@@ -101,7 +101,7 @@ class Checkpoints:
             BertsmithError: of `only_while`.
         """
         self.wait()
-        with self._ranks.together(is_long=True):  # a large text may be read again
+        with self._ranks.raising_on_all(is_long=True):  # a large text may be read again
             self._holds()
         target = checkpoint_folder(self._run, progress.spent.step)
         keeps = self._ranks.is_first

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from bertsmith.config import BUDGETS, PretrainConfig, drift, held
+from bertsmith.config import BUDGETS, PretrainConfig, differences, reproducibility_settings
 from bertsmith.errors import RunError
 from bertsmith.hardware.device import compute_dtype
 from bertsmith.preparation import with_absolute_paths
@@ -29,12 +29,12 @@ def refuse_unclear(*, resume: bool, overwrite: bool, output: Path | None) -> Non
 
 def refuse_different(config: PretrainConfig, kind: torch.device, ranks: Ranks) -> None:
     """Raise `RunError` if another rank was started with other settings than the first one."""
-    own = {name: str(value) for name, value in held(config).items()}
+    own = {name: str(value) for name, value in reproducibility_settings(config).items()}
     own |= {name: str(value) for name, value in asdict(config.training).items()}
     own["device"] = kind.type
     of_first = ranks.from_first(own)
-    with ranks.together():
-        if changes := drift(of_first, own, ("on rank 0", "here")):
+    with ranks.raising_on_all():
+        if changes := differences(of_first, own, ("on rank 0", "here")):
             raise RunError(
                 f"All ranks must have the same settings; got {', '.join(changes)}. Start all of "
                 "them with the same command."
@@ -49,7 +49,7 @@ def claimed(
     Raises:
         RunError: it may not be used.
     """
-    with ranks.together():
+    with ranks.raising_on_all():
         _refuse_own_beginning(config, path)
         return RunFolder(path, overwrite=overwrite, resume=resume) if ranks.is_first else None
 

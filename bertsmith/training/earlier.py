@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from bertsmith.config import BUDGETS, RUN_CONFIG_FILE, PretrainConfig, drift, held, resolve
+from bertsmith.config import (
+    BUDGETS,
+    RUN_CONFIG_FILE,
+    PretrainConfig,
+    differences,
+    reproducibility_settings,
+    resolve,
+)
 from bertsmith.errors import RunError
 from bertsmith.objectives import objective_of
 from bertsmith.report.metrics_file import is_closing, last_metrics
@@ -58,7 +65,7 @@ class EarlierRun:
             for name in BUDGETS
         )
 
-    def refuse_drift(self, config: PretrainConfig, progress: Progress | None = None) -> None:
+    def refuse_differences(self, config: PretrainConfig, progress: Progress | None = None) -> None:
         """Refuse to compute something else than before.
 
         Args:
@@ -69,10 +76,10 @@ class EarlierRun:
             RunError: the fields that differ are named.
         """
         # What is missing there is a setting that came later, at whose default nothing changed.
-        before = held(self.config)
+        before = reproducibility_settings(self.config)
         if progress is not None:
-            before = held(PretrainConfig()) | progress.held
-        if changes := drift(before, held(config)):
+            before = reproducibility_settings(PretrainConfig()) | progress.held
+        if changes := differences(before, reproducibility_settings(config)):
             raise RunError(
                 f"A resumed run must be as it was but for its budget and how it runs; got "
                 f"{', '.join(changes)}. Leave these out, or begin another run."

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bertsmith.architectures import MLM_HEAD, NSP_HEAD, Encoder
-from bertsmith.config import PRESETS, Given, ModelConfig, PretrainConfig, resolve
+from bertsmith.config import PRESETS, FixedSettings, ModelConfig, PretrainConfig, resolve
 from bertsmith.data.store import log_shares, word_counts
 from bertsmith.errors import DataError
 from bertsmith.nn.shards import put
@@ -38,7 +38,7 @@ _OF_DATA = ("objective", "max_length", "pairing", "masking", "mlm_probability")
 """Of a run's examples, what its continuation begins with."""
 
 
-def given_by_model(path: str | None) -> list[Given]:
+def given_by_model(path: str | None) -> list[FixedSettings]:
     """What the model that a run begins from has decided; empty without one.
 
     Its shape and its tokenizer hold. The preset whose recipe is taken is that of its run, or the
@@ -53,7 +53,7 @@ def given_by_model(path: str | None) -> list[Given]:
     return [read_newest(Path(path), lambda folder: _given_by(folder, Path(path)))]
 
 
-def _given_by(folder: Path, path: Path) -> Given:
+def _given_by(folder: Path, path: Path) -> FixedSettings:
     shape, rows = read_config(folder)
     tokenizer = Tokenizer.load(folder, default_max_length=shape.max_position_embeddings)
     refuse_large_vocabulary(folder, tokenizer, rows)
@@ -70,7 +70,7 @@ def _given_by(folder: Path, path: Path) -> Given:
         defaults["max_length"] = longest
         if NSP_HEAD in missing_heads(folder):
             defaults["objective"] = "mlm"
-    return Given(f"The model in {folder} has", settings, defaults, preset)
+    return FixedSettings(f"The model in {folder} has", settings, defaults, preset)
 
 
 def _nearest_preset(shape: ModelConfig) -> str:

@@ -88,7 +88,7 @@ def prepare_on_ranks(
     preparation, prepared = config.preparation, None
     own_turn = 0 if ranks.is_first else 1 if local_rank() == 0 else 2
     for turn in range(3 if ranks.size > 1 else 1):
-        with ranks.together(is_long=True):
+        with ranks.raising_on_all(is_long=True):
             if turn == own_turn:
                 prepared = prepare(
                     preparation if newest is None else with_tokenizer_of(preparation, newest),
@@ -102,7 +102,7 @@ def prepare_on_ranks(
     assert prepared is not None
     digests = prepared.report["sha256"]
     those_of_first = ranks.from_first(digests)
-    with ranks.together():
+    with ranks.raising_on_all():
         if digests != those_of_first:
             raise DataError("All ranks must have the same text; this one has another.")
     return prepared

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from bertsmith.architectures import Encoder, build
-from bertsmith.config import PretrainConfig, held, to_toml
+from bertsmith.config import PretrainConfig, reproducibility_settings, to_toml
 from bertsmith.corpus.standard_input import refuse_standard_input
 from bertsmith.data.store import word_counts
 from bertsmith.display import Display, shell_word
@@ -87,7 +87,7 @@ def run_pretraining(
     """
     kind = choose_device(config.training.device)
     with joined(uses_cuda=kind.type == "cuda") as ranks:
-        with ranks.together():
+        with ranks.raising_on_all():
             refuse_unclear(resume=resume, overwrite=overwrite, output=output)
             refuse_standard_input(config.preparation.corpus, config.preparation.validation)
             device = device_of_rank(kind, local_rank()) if ranks.size > 1 else kind
@@ -143,7 +143,7 @@ class Job:
     def begin(self) -> dict[str, Any]:
         """A run from its beginning; the closing figures."""
         prepared = prepare_on_ranks(self.config, None, self.ranks, self.display)
-        with self.ranks.together():
+        with self.ranks.raising_on_all():
             model, first = self.model(prepared, None)
         with self.ending_well(), deterministic(self.device):
             return self.train(model, first, prepared, None)
@@ -218,7 +218,7 @@ class Job:
                 display=self.display,
                 device=self.device,
                 engine=engine,
-                reproducibility_settings=held(config),
+                reproducibility_settings=reproducibility_settings(config),
                 phase=self.clock or unmeasured,
             )
             trainer.begin(newest)

@@ -67,7 +67,7 @@ class Progress:
     budget: str = ""
     """Whose last tenth `totals.closing` is of."""
     held: dict[str, Any] = field(default_factory=dict)
-    """The settings that say what is computed, as `bertsmith.config.held` gives them."""
+    """The settings that say what is computed, as `config.reproducibility_settings` gives them."""
 
     @property
     def is_best(self) -> bool:

@@ -38,9 +38,9 @@ def resume(job: Job, *, as_before: bool) -> dict[str, Any]:
         as_before: what was found by trying is taken from the run: nobody asked anew.
     """
     path, progress = job.path, None
-    with job.ranks.together():
+    with job.ranks.raising_on_all():
         earlier = EarlierRun.read(path)
-        earlier.refuse_drift(job.config)
+        earlier.refuse_differences(job.config)
     if as_before and job.config.training.micro_batch == "auto":
         config = with_micro_batch(job.config, earlier.config.training.micro_batch)
         return resume(replace(job, config=config), as_before=False)
@@ -50,7 +50,7 @@ def resume(job: Job, *, as_before: bool) -> dict[str, Any]:
         return {**earlier.last_line, "output": str(path)}
     with written_to(path):  # damaged checkpoints are renamed
         newest = job.checkpoints.newest_whole(job.display.warn)
-    with job.ranks.together():
+    with job.ranks.raising_on_all():
         if newest is None and (earlier.has_model or earlier.last_line.get("finished")):
             raise RunError(
                 f"The run {path} must have a checkpoint to go on from; it was finished, and "
@@ -58,9 +58,9 @@ def resume(job: Job, *, as_before: bool) -> dict[str, Any]:
             )
         if newest is not None:
             progress = Progress.read(newest / STATE_FILE)
-            earlier.refuse_drift(job.config, progress)
+            earlier.refuse_differences(job.config, progress)
     prepared = prepare_on_ranks(job.config, newest, job.ranks, job.display)
-    with job.ranks.together():
+    with job.ranks.raising_on_all():
         refuse_other_text(earlier.report, prepared.report)
         if progress is not None and not same_budget:
             _refuse_spent(job, progress, prepared)

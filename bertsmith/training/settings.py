@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bertsmith.config import (
-    Given,
+    FixedSettings,
     PretrainConfig,
     given_by_store,
     named_in,
@@ -26,7 +26,7 @@ class Layers:
     recipe: str | None
     file: Path | None
     """A TOML file of settings."""
-    given: Sequence[Given]
+    given: Sequence[FixedSettings]
     """What a prepared text and a model to begin from have decided."""
 
     @staticmethod

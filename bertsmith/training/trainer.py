@@ -141,7 +141,7 @@ class Trainer:
             self.engine.optimizers.forget()
             self.progress = Progress()
         else:
-            with self.ranks.together():
+            with self.ranks.raising_on_all():
                 self.progress = restore(checkpoint, self.model, self.engine.optimizers)
         self.engine.forget()
         progress = self.progress

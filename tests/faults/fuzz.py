@@ -114,7 +114,7 @@ def read_checkpoint(folder: Path) -> object:
 def read_run(run: Path) -> object:
     """What a run that is resumed, or asked again for its end, does with its files."""
     earlier = EarlierRun.read(run)
-    earlier.refuse_drift(earlier.config)
+    earlier.refuse_differences(earlier.config)
     if earlier.is_finished:
         Run(output=run, metrics=earlier.last_line).closing_lines()
     if not zlib.crc32((run / METRICS_FILE).read_bytes()) % 20:  # it takes most of a second
