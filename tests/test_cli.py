@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,37 @@ def test_zsh_completes_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert status == 0
     assert script.startswith("#compdef bertsmith")
     assert "--learning-rate" in script
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "800"),
+        ({"GOMP_SPINCOUNT": "5"}, "5"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, None),
+    ],
+)
+def test_threads_that_wait_give_their_core_away_unless_the_environment_says_otherwise(
+    given: dict[str, str], expected: str | None
+) -> None:
+    code = (
+        "import os, sys\n"
+        "from bertsmith.cli.main import main\n"
+        "try:\n    main(['--version'])\nexcept SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules, 'its OpenMP would have read it'\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'))\n"
+    )
+    inherited = {name: value for name, value in os.environ.items() if "OMP_" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**inherited, **given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == str(expected)
+
+
+def test_importing_bertsmith_changes_no_environment() -> None:
+    code = "import os; before = dict(os.environ); import bertsmith; assert os.environ == before"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,6 +12,7 @@ as a full disk does.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import warnings
@@ -36,6 +37,9 @@ _ABOUT = (
     "`bertsmith --version` says which Bertsmith this is."
 )
 
+_SPINS = "800"
+"""Turns of a loop, some 10 µs: more cost two trainings at once, fewer one that is alone."""
+
 _COMMANDS: dict[str, tuple[type, Any]] = {
     "pretrain": (pretrain.Pretrain, pretrain.run),
     "prepare": (prepare.Prepare, prepare.run),
@@ -57,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: without the program's name; default: those of the process.
     """
+    _yield_cores()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with standard_streams() as output:
         warnings.showwarning = _show_warning
@@ -70,6 +75,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
                 status = 1
                 _say(f"error: Standard output must take the result; it did not: {reason}.")
     sys.exit(status)
+
+
+def _yield_cores() -> None:
+    """Let threads that wait for others give their core away soon, as other programs need.
+
+    GNU's OpenMP, which PyTorch brings on Linux, lets them spin for milliseconds: between two
+    trainings on the same cores that is nearly all of the time (benchmarks/results/busy.md). It
+    reads this when torch is loaded, which is later. What the environment says wins.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = _SPINS
 
 
 def _status_of(arguments: list[str]) -> int:
