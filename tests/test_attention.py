@@ -87,6 +87,27 @@ def test_every_kernel_is_the_formula(
     assert_same_with_gradient(found, expected, mine, plain)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("every", EVERY.values(), ids=EVERY)
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_on_a_cpu_bfloat16_is_rounded_at_the_ends_alone(
+    lengths: list[int], every: int, autocast: bool
+) -> None:
+    """Values and gradients are off by half of their last bit, 2**-8, and float32's own rounding."""
+    mine = make_qkv(lengths).bfloat16().requires_grad_()
+    plain = mine.detach().double().requires_grad_()
+    keys, choice = Layout.of(lengths, CPU), choose(lengths, every)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = ask(attend, mine, choice, keys)
+    expected = by_the_formula(plain, lengths)[choice.positions]
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-5)
+    direction = torch.randn(found.shape).bfloat16()
+    (ours,) = torch.autograd.grad(found, mine, direction)
+    (theirs,) = torch.autograd.grad(expected, plain, direction.double())
+    torch.testing.assert_close(ours.double(), theirs, rtol=2**-8, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("capability", "dtype", "size", "expected"),
     [

@@ -6,6 +6,7 @@ Q = most of them in a sequence; H = hidden size; N = heads; D = H / N.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -53,9 +54,11 @@ def attend(
     if not drops and _has_varlen_kernel(query, query.shape[1] // num_heads):
         return _attend_unpadded(query, key, value, queries, keys, num_heads)
     if keeps_scores(query.device.type, query.dtype, keys.max_length, drops=drops):
-        out: Tensor = _AttendKeepingScores.apply(
-            query, key, value, queries, keys, num_heads, dropout_prob, dropout_key, site
-        )
+        is_cpu = query.device.type == "cpu"  # whose products are in float32
+        with torch.autocast("cpu", enabled=False) if is_cpu else nullcontext():
+            out: Tensor = _AttendKeepingScores.apply(
+                query, key, value, queries, keys, num_heads, dropout_prob, dropout_key, site
+            )
         return out
     return _attend_padded(query, key, value, queries, keys, num_heads)
 
@@ -84,8 +87,8 @@ def _has_varlen_kernel(query: Tensor, head_size: int) -> bool:
 
 def keeps_scores(device_type: str, dtype: torch.dtype, max_length: int, *, drops: bool) -> bool:
     """Whether all probabilities are kept for the backward pass: [B, N, Q, L] of them."""
-    is_full = dtype in (torch.float32, torch.float64)
-    return drops or (device_type == "cpu" and is_full and max_length <= _LONGEST_WITH_SCORES_KEPT)
+    is_known = dtype in (torch.float32, torch.float64, torch.bfloat16)
+    return drops or (device_type == "cpu" and is_known and max_length <= _LONGEST_WITH_SCORES_KEPT)
 
 
 def _attend_unpadded(
@@ -124,7 +127,9 @@ class _AttendKeepingScores(torch.autograd.Function):
 
     On a CPU head by head, straight on the columns of the grid: no copy brings the heads apart or
     the gradients together, and at BERT's lengths it is quicker than PyTorch's kernel, which makes
-    the probabilities anew. Elsewhere all heads at once, since there a kernel costs by the call.
+    the probabilities anew. There products of bfloat16 are made in float32: what they are of all
+    products is little, scores and probabilities keep their digits, and PyTorch's kernel took a
+    quarter of a step. Elsewhere all heads at once, since there a kernel costs by the call.
     """
 
     @staticmethod
@@ -146,19 +151,16 @@ class _AttendKeepingScores(torch.autograd.Function):
         kept = []
         at_once = _heads_at_once(query.device, num_heads)
         for first, columns in _columns(query.shape[2], num_heads, at_once):
-            scores = _scaled_scores(  # [B * at_once, Q, L]
-                _apart(query[..., columns], at_once),
-                _apart(key[..., columns], at_once),
-                keys.score_bias,
+            query_heads, key_heads, value_heads = (
+                _apart(grid[..., columns], at_once) for grid in (query, key, value)
             )
+            scores = _scaled_scores(query_heads, key_heads, keys.score_bias)  # [B * at_once, Q, L]
             probs = torch.softmax(scores, 2, out=scores)
             keeps = None
             if dropout_prob and dropout_key is not None:
                 tokens = queries.pad(dropout_key.tokens[:, None]).squeeze(2)
                 keeps = _keeps(dropout_key, site + first, at_once, tokens, keys, dropout_prob)
-            found = torch.bmm(
-                _drop(probs, keeps, dropout_prob), _apart(value[..., columns], at_once)
-            )
+            found = torch.bmm(_drop(probs, keeps, dropout_prob), value_heads)
             context[..., columns] = _together(found, at_once)
             kept += [probs, keeps]
         ctx.save_for_backward(query, key, value, *kept)
@@ -179,19 +181,17 @@ class _AttendKeepingScores(torch.autograd.Function):
         )
         groups = _columns(query.shape[2], ctx.num_heads, at_once)
         for (_, columns), probs, keeps in zip(groups, kept[::2], kept[1::2], strict=True):
-            grad = _apart(grad_context[..., columns], at_once)
+            grad, query_heads, key_heads, value_heads = (
+                _apart(grid[..., columns], at_once) for grid in (grad_context, query, key, value)
+            )
             dropped = _drop(probs, keeps, ctx.dropout_prob)
             grad_value[..., columns] = _together(torch.bmm(dropped.transpose(1, 2), grad), at_once)
-            grad_probs = torch.bmm(grad, _apart(value[..., columns], at_once).transpose(1, 2))
+            grad_probs = torch.bmm(grad, value_heads.transpose(1, 2))
             grad_probs = _drop(grad_probs, keeps, ctx.dropout_prob)
             # The gradient of a softmax: p * (dp - sum of p * dp over the row).
             along = torch.linalg.vecdot(grad_probs, probs).unsqueeze(2)
             grad_scores = grad_probs.sub_(along).mul_(probs)
             grad_scores *= grad.shape[2] ** -0.5
-            key_heads, query_heads = (
-                _apart(key[..., columns], at_once),
-                _apart(query[..., columns], at_once),
-            )
             grad_query[..., columns] = _together(torch.bmm(grad_scores, key_heads), at_once)
             grad_key[..., columns] = _together(
                 torch.bmm(grad_scores.transpose(1, 2), query_heads), at_once
@@ -227,7 +227,12 @@ def _columns(hidden: int, num_heads: int, at_once: int) -> list[tuple[int, slice
 
 
 def _apart(columns: Tensor, heads: int) -> Tensor:
-    """Each head by itself: [B, L, heads * D] → [B * heads, L, D]; of one head the same view."""
+    """Each head by itself: [B, L, heads * D] → [B * heads, L, D]; of one head the same view.
+
+    In bfloat16 on a CPU: a copy in float32.
+    """
+    if columns.device.type == "cpu" and columns.dtype == torch.bfloat16:
+        columns = columns.float()
     if heads == 1:
         return columns
     return columns.unflatten(2, (heads, -1)).transpose(1, 2).flatten(0, 1)

@@ -88,7 +88,8 @@ class BertCosts(Architecture):
         if batch.is_half:
             # Norms keep float32; the linear layers their inputs, cast; attention what it was given.
             kept = rows * (2 * hidden * _FLOAT + (4 * hidden + inners) * _HALF)
-            return kept + (keys + scores) * _HALF + noise
+            of_score = _FLOAT if batch.device_type == "cpu" else _HALF  # see nn/attention.py
+            return kept + keys * _HALF + scores * of_score + noise
         # Two norms, what goes into them and comes out; query; context; of the last what it picks.
         kept = rows * (6 * hidden + inners + (hidden if is_last else 0))
         return (kept + keys + scores) * _FLOAT + noise
