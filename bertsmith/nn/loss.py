@@ -46,9 +46,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             logits = torch.mm(chunk, weight.t(), out=buffer[: len(chunk)])  # [R, V]
             target = labels[start : start + rows]
             for block, wanted in _blocks_in_cache(logits, target):
-                block += bias
-                loss += _cross_entropy_(block, wanted)
-                grad_bias += block.sum(0, dtype=dtype)
+                exact = block.to(dtype)  # itself, if it has the digits
+                exact += bias
+                loss += _cross_entropy_(exact, wanted)
+                grad_bias += exact.sum(0)
+                if exact is not block:
+                    block.copy_(exact)
             if wants_grad:
                 torch.mm(logits, weight, out=grad_hidden[start : start + rows])
                 _add_product(grad_weight, logits.t(), chunk)
@@ -82,7 +85,7 @@ def masked_lm_loss(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor)
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        hidden, weight, bias = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
     with torch.autocast(device, enabled=False):
         loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, bias, labels)
     return loss
@@ -153,16 +156,11 @@ def _blocks_in_cache(logits: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, T
 def _cross_entropy_(logits: Tensor, labels: Tensor) -> Tensor:
     """The summed cross entropy, float []; `logits` [R, V] become its gradient, in place."""
     labels = labels[:, None]
-    if logits.dtype.itemsize < 4:  # the loss needs more digits than the gradient
-        scores = torch.log_softmax(logits, 1, dtype=torch.float32)
-        loss = -scores.gather(1, labels).sum()
-        logits.copy_(scores.exp_())
-    else:
-        top = logits.amax(1, keepdim=True)
-        score = logits.gather(1, labels) - top
-        torch.softmax(logits, 1, out=logits)
-        # The largest probability is exp(0) / sum, which gives the sum without another pass of exp.
-        loss = -(score + logits.amax(1, keepdim=True).log()).sum()
+    top = logits.amax(1, keepdim=True)
+    score = logits.gather(1, labels) - top
+    torch.softmax(logits, 1, out=logits)
+    # The largest probability is exp(0) / sum, which gives the sum without another pass of exp.
+    loss = -(score + logits.amax(1, keepdim=True).log()).sum()
     logits.scatter_add_(1, labels, logits.new_full(labels.shape, -1.0))  # softmax minus one-hot
     return loss
 
