@@ -23,12 +23,13 @@ import bertsmith
 from bertsmith.architectures.bert.network import Bert
 from bertsmith.cli.main import main
 from bertsmith.config import FinetuneConfig, LabelledConfig, ModelConfig
+from bertsmith.data.ahead import BatchesAhead
 from bertsmith.errors import BertsmithError
-from bertsmith.finetuning.batches import packed
+from bertsmith.finetuning.batches import LabelledBatches, packed
 from bertsmith.finetuning.classifier import classifier_on
 from bertsmith.finetuning.labels import Task, task_of
 from bertsmith.finetuning.metrics import majority_accuracy, metrics_of, predictions_of
-from bertsmith.finetuning.rows import tokenize
+from bertsmith.finetuning.rows import Row, tokenize
 from bertsmith.finetuning.tables import read_labelled
 from bertsmith.finetuning.train import class_weights, default_learning_rate, predict
 from bertsmith.objectives.classification import SequenceClassification
@@ -493,6 +494,32 @@ def test_only_an_earlier_finetuning_is_replaced(
     with pytest.raises(BertsmithError, match="other files"):
         bertsmith.finetune(folder, **tables, output=tmp_path / "mine", overwrite=True, **options)
     assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_batches_hold_each_row_once_an_epoch_also_if_other_processes_make_them() -> None:
+    rows = [Row([2, 5 + i, *[9] * (i % 5), 3], [0] * (3 + i % 5)) for i in range(20)]
+    targets = (np.arange(20) / 7).astype(np.float32)
+    batches = LabelledBatches(rows, targets, batch_size=8, seed=1)
+    seen: list[float] = []
+    with BatchesAhead(batches.batch, pin_memory=False, num_workers=1) as ahead:
+        for number in range(5):
+            batch, made = batches.batch(number), ahead.batch(number)
+            assert list(batch.lengths) == sorted(batch.lengths, reverse=True)
+            for name, value in vars(batch).items():
+                other = getattr(made, name)
+                is_tensor = isinstance(value, torch.Tensor)
+                assert torch.equal(other, value) if is_tensor else other == value, name
+            seen += batch.sequence_labels.tolist()
+    assert sorted(seen) == sorted(2 * targets.tolist())
+    parts = [
+        LabelledBatches(rows, targets, batch_size=8, seed=1, rank=rank, num_ranks=3).batch(2)
+        for rank in range(3)
+    ]
+    whole = batches.batch(2)
+    starts = [start for part in parts for start in part.starts]
+    assert sorted(starts) == sorted(whole.starts)
+    labels = torch.cat([part.sequence_labels for part in parts]).tolist()
+    assert sorted(labels) == sorted(whole.sequence_labels.tolist())
 
 
 def test_narrower_networks_learn_at_higher_rates() -> None:
