@@ -41,10 +41,10 @@ from bertsmith.finetuning.train import Trained, Training
 from bertsmith.finetuning.work import SETTINGS_FILE, Work, read_settings, refuse_other, settings_of
 from bertsmith.hardware.device import (
     choose_device,
-    compute_dtype,
     deterministic,
     device_of_rank,
     keep_freed_memory,
+    settled_precision,
 )
 from bertsmith.ranks import Ranks, joined, local_rank
 from bertsmith.saved.hugging_face import (
@@ -55,8 +55,11 @@ from bertsmith.saved.hugging_face import (
     refuse_damaged,
 )
 from bertsmith.saved.locate import read_newest
+from bertsmith.training.checks import written_to
 
 RESULTS_FILE = "results.json"
+
+_KEPT = "Where training had begun, --resume goes on with it."
 
 _Kind = str  # "pretrained" or "random": what a training begins with
 
@@ -115,21 +118,16 @@ def finetune_folder(
             device = device_of_rank(kind, local_rank()) if ranks.size > 1 else kind
             _check_output(output, overwrite=overwrite, resume=resume)
             folder = read_newest(path, load_model)
+            # Set, so that one that goes on computes as before.
+            config = replace(config, precision=settled_precision(device, config.precision))
             training, tables = _ready(
-                *(folder, train, validation, test, labelled),
-                *(_settled(config, device), device, ranks, shown),
+                *(folder, train, validation, test, labelled, config, device, ranks, shown)
             )
         settings = settings_of(labelled, training, tables, baseline=baseline)
         kinds = ("pretrained", "random") if baseline else ("pretrained",)
         job = _Job(training=training, tables=tables, kinds=kinds, output=output, settings=settings)
         results = job.run(overwrite=overwrite, resume=resume)
     return Finetuned(output=output, results={**results, "output": str(output)})
-
-
-def _settled(config: FinetuneConfig, device: torch.device) -> FinetuneConfig:
-    """With the precision that auto means here: one that goes on computes as before."""
-    is_half = compute_dtype(device, config.precision) == torch.bfloat16
-    return replace(config, precision="bfloat16" if is_half else "float32")
 
 
 def _ready(
@@ -195,7 +193,7 @@ class _Job:
         if device.type == "cpu":
             keep_freed_memory()
         try:
-            with ranks.raising_on_all(), _written_to(self.output):
+            with ranks.raising_on_all(), written_to(self.output, _KEPT):
                 if ranks.is_first:
                     lock = _locked(self.output)
                     _check_output(self.output, overwrite=overwrite, resume=resume)
@@ -209,7 +207,7 @@ class _Job:
                 # What is left can be done again in a moment.
                 stop.leave_at_once()
                 results = self._results(trained)
-                with ranks.raising_on_all(is_long=True), _written_to(self.output):
+                with ranks.raising_on_all(is_long=True), written_to(self.output, _KEPT):
                     if ranks.is_first:
                         self._write(work, trained, results)
             return results
@@ -247,12 +245,16 @@ class _Job:
 
     def _train_all(self, work: Work) -> dict[_Kind, dict[int, Trained]]:
         """Every seed, from both kinds of weights."""
+        ranks = self.training.ranks
         found: dict[_Kind, dict[int, Trained]] = {kind: {} for kind in self.kinds}
-        with _written_to(self.output):
+        with written_to(self.output, _KEPT):
             for kind in self.kinds:
                 for seed in self.training.config.seeds:
                     found[kind][seed] = self._train(work, kind, seed)
-                    self._keep_best_weights(work, kind, found[kind])
+                    with ranks.raising_on_all(), written_to(self.output, _KEPT):
+                        if ranks.is_first:
+                            work.finish(kind, seed, found[kind][seed])
+                            self._keep_best_weights(work, kind, found[kind])
         return found
 
     @contextmanager
@@ -281,16 +283,13 @@ class _Job:
             trained = work.trained(kind, seed)
         if trained is None:
             trained = self.training.run(kind, seed, work.training(kind, seed))
-            if ranks.is_first:
-                work.finish(kind, seed, trained)
         return trained
 
     def _keep_best_weights(self, work: Work, kind: _Kind, trained: dict[int, Trained]) -> None:
-        if self.training.ranks.is_first:
-            best = self._best_seed(trained) if kind == "pretrained" else None
-            for seed in trained:
-                if seed != best:
-                    work.drop_weights(kind, seed)
+        best = self._best_seed(trained) if kind == "pretrained" else None
+        for seed in trained:
+            if seed != best:
+                work.drop_weights(kind, seed)
 
     def _best_seed(self, trained: dict[int, Trained]) -> int:
         def value(seed: int) -> float:
@@ -354,18 +353,6 @@ def _summary(trained: Sequence[Trained]) -> dict[str, Any]:
     summary["best_epochs"] = [found.epoch for found in trained]
     summary["epochs"] = [found.epochs for found in trained]
     return summary
-
-
-@contextmanager
-def _written_to(output: Path) -> Iterator[None]:
-    """What the system refuses to write inside is turned into an error that names the output."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"Cannot write to {output}: {error.strerror or error}. Where training had begun, "
-            "--resume goes on with it."
-        ) from error
 
 
 @contextmanager

@@ -88,7 +88,8 @@ class Work:
 
     def has_progress(self) -> bool:
         """Whether any step that was made is kept."""
-        folders = [path for path in self.path.iterdir() if path.is_dir()]
+        # A signal may come while it is removed, after the whole is there.
+        folders = list(self.path.glob("*/")) if self.path.is_dir() else []
         return any((path / _TRAINED_FILE).exists() or list_checkpoints(path) for path in folders)
 
     def remove(self) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -78,6 +78,11 @@ def compute_dtype(device: torch.device, precision: str) -> torch.dtype:
     """The type of matrix products: bfloat16 if asked for, or if `precision` is auto on CUDA."""
     wants_bfloat16 = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
     return torch.bfloat16 if wants_bfloat16 else torch.float32
+
+
+def settled_precision(device: torch.device, precision: str) -> Literal["float32", "bfloat16"]:
+    """The precision that auto means on a device; another is as it is."""
+    return "bfloat16" if compute_dtype(device, precision) == torch.bfloat16 else "float32"
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

@@ -11,7 +11,7 @@ import torch
 
 from bertsmith.config import BUDGETS, PretrainConfig, differences, reproducibility_settings
 from bertsmith.errors import RunError
-from bertsmith.hardware.device import compute_dtype
+from bertsmith.hardware.device import settled_precision
 from bertsmith.preparation import with_absolute_paths
 from bertsmith.ranks import Ranks, may_be_restarted
 from bertsmith.training.run_folder import RunFolder
@@ -73,9 +73,8 @@ def settled(config: PretrainConfig, device: torch.device) -> PretrainConfig:
     training = config.training
     if all(getattr(training, name) is None for name in BUDGETS):
         training = replace(training, epochs=1.0)
-    if training.precision == "auto":  # a resumed run computes as before, whatever its device
-        is_half = compute_dtype(device, "auto") == torch.bfloat16
-        training = replace(training, precision="bfloat16" if is_half else "float32")
+    # A resumed run computes as before, whatever its device.
+    training = replace(training, precision=settled_precision(device, training.precision))
     if training.init_from is not None:
         training = replace(training, init_from=str(Path(training.init_from).resolve()))
     preparation = with_absolute_paths(config.preparation)
@@ -83,12 +82,17 @@ def settled(config: PretrainConfig, device: torch.device) -> PretrainConfig:
 
 
 @contextmanager
-def written_to(run: Path) -> Iterator[None]:
-    """What the system refuses to write inside is turned into an error that names the folder."""
+def written_to(
+    run: Path,
+    kept: str = "Checkpoints that are there are whole; --resume goes on from the last one.",
+) -> Iterator[None]:
+    """What the system refuses to write inside is turned into an error that names the folder.
+
+    Args:
+        run: the folder.
+        kept: what is there still, as a sentence.
+    """
     try:
         yield
     except OSError as error:
-        raise RunError(
-            f"Cannot write to {run}: {error.strerror or error}. "
-            "Checkpoints that are there are whole; --resume goes on from the last one."
-        ) from error
+        raise RunError(f"Cannot write to {run}: {error.strerror or error}. {kept}") from error
