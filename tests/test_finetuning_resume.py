@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import bertsmith
 from bertsmith.cli.main import main
 from bertsmith.errors import DivergenceError, RunError, RunStopped
+from bertsmith.training.checkpoint import Checkpoints
 from bertsmith.training.trainer import Trainer
 from tests.support.labelled import FAST, rows_of, write
 
@@ -77,6 +80,27 @@ def test_a_stop_before_the_first_step_leaves_nothing(
         with pytest.raises(RunStopped):
             bertsmith.finetune(folder, **tables, output=output, **OPTIONS)
     assert list(output.parent.iterdir()) == []
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_where_nothing_was_kept(
+    folder: Path, tables: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, part = tmp_path / "out" / "mine", tmp_path / "out" / ".mine.unfinished"
+    plain, left = Checkpoints.save, [0]
+
+    def full(*args: Any, **options: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        plain(*args, **options)
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    for number, is_kept in ((0, False), (3, True)):
+        left[0] = number
+        with pytest.raises(RunError, match=r"Cannot write to .*mine: No space left on device"):
+            bertsmith.finetune(folder, **tables, output=output, **OPTIONS)
+        assert part.exists() == is_kept
+        assert not output.exists()
 
 
 def test_what_is_unfinished_is_gone_on_with_or_replaced_and_never_mixed(

@@ -26,7 +26,14 @@ from filelock import FileLock, Timeout
 from bertsmith.config import FinetuneConfig, LabelledConfig
 from bertsmith.display import Display
 from bertsmith.durable import make_folder, remove_leftovers, whole_folder
-from bertsmith.errors import ConfigError, DivergenceError, InputError, RunError, RunStopped
+from bertsmith.errors import (
+    BertsmithError,
+    ConfigError,
+    DivergenceError,
+    InputError,
+    RunError,
+    RunStopped,
+)
 from bertsmith.extras import require
 from bertsmith.finetuning.classifier import snapshot
 from bertsmith.finetuning.metrics import (
@@ -259,22 +266,20 @@ class _Job:
 
     @contextmanager
     def _ending_well(self, work: Work) -> Iterator[None]:
-        """Say what a signal leaves behind, and leave nothing that cannot be gone on with."""
-        is_first = self.training.ranks.is_first
+        """Say what a signal leaves behind, and leave nothing that there is no going on with."""
         try:
             yield
-        except RunStopped as stopped:
-            if is_first and not work.has_progress():
+        except (RunStopped, BertsmithError) as error:
+            # Trained on as before, what diverged diverges again.
+            is_lost = isinstance(error, DivergenceError) or not work.has_progress()
+            if is_lost and self.training.ranks.is_first:
                 work.remove()
-                raise
-            raise RunStopped(
-                stopped.by,
-                f"stopped by {stopped.by.name}; what was trained is kept. To go on, give the same "
-                "command with --resume beside it.",
-            ) from None
-        except DivergenceError:
-            if is_first:  # trained on as before, it diverges again
-                work.remove()
+            elif isinstance(error, RunStopped):
+                raise RunStopped(
+                    error.by,
+                    f"stopped by {error.by.name}; what was trained is kept. To go on, give the "
+                    "same command with --resume beside it.",
+                ) from None
             raise
 
     def _train(self, work: Work, kind: _Kind, seed: int) -> Trained:
