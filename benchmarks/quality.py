@@ -4,12 +4,12 @@
     python -m benchmarks.quality --sst2 DIR --model runs/sixty-minutes       (after that)
 
 The protocol: the textbook model and its vocabulary, 204,800 pairs of WikiText-2 of at most 64
-tokens; the validation split with fixed masks of 15 %. The sides are the default recipe, a usual one
-(AdamW, 1,600 steps of 128), the textbook's own (Adam at a constant 0.01, 400 steps of 512), and a
-plain `transformers` loop. Beside it, how long the first two take to a validation loss of 5.5 nats,
-the default with a sixth of those pairs, the usual one with half as many again, 307,200, since with
-204,800 it does not come there. With --sst2, fine-tuning and probing from a model and from random
-weights.
+tokens; the validation split with fixed masks of 15 %. The sides are the default recipe, in float32
+and in bfloat16, a usual one (AdamW, 1,600 steps of 128), the textbook's own (Adam at a constant
+0.01, 400 steps of 512), and a plain `transformers` loop, these in float32. Beside it, how long the
+default and the usual recipe take to a validation loss of 5.5 nats, the default with a sixth of
+those pairs, the usual one with half as many again, 307,200, since with 204,800 it does not come
+there. With --sst2, fine-tuning and probing from a model and from random weights.
 
 Trainings that are finished are not done again. Writes benchmarks/results/quality.md from all that
 is there.
@@ -45,6 +45,7 @@ USUAL: dict[str, Any] = {
 }
 SIDES: dict[str, tuple[str, dict[str, Any]]] = {
     "default": ("default recipe", {"pairs": PAIRS}),
+    "bfloat16": ("default recipe in bfloat16", {"pairs": PAIRS, "precision": "bfloat16"}),
     "usual": ("usual: AdamW 2e-3, 1,600 × 128, 15 % masks", USUAL),
     "chapter": (
         "textbook's own: `--recipe chapter`, 400 × 512",
@@ -72,7 +73,12 @@ def main() -> None:
     parser.add_argument("--sst2", type=Path, help="folder with train.tsv and dev.tsv")
     parser.add_argument("--model", type=Path, help="a run to fine-tune on it")
     options = parser.parse_args()
-    common = {"corpus": options.corpus, "preset": "textbook", "device": "cpu"}
+    common = {
+        "corpus": options.corpus,
+        "preset": "textbook",
+        "device": "cpu",
+        "precision": "float32",
+    }
 
     def trials_of(sides: Mapping[str, tuple[str, dict[str, Any]]]) -> dict[str, list[Trial]]:
         return {

@@ -274,14 +274,17 @@ def test_a_model_is_found_from_any_of_its_folders(folder: Path, tmp_path: Path) 
         find_model(tmp_path / "none")
 
 
+@pytest.mark.parametrize("filler", [0, 4])
 @pytest.mark.parametrize("lengths", [[5, 5, 5], [7, 4, 1]])
-def test_padding_and_back_with_gradients(lengths: list[int]) -> None:
-    layout = Layout.of(lengths, CPU)
+def test_padding_and_back_with_gradients(lengths: list[int], filler: int) -> None:
+    layout, num_rows = Layout.of(lengths, CPU), sum(lengths) + filler
     packed = torch.randn(sum(lengths), 3, dtype=torch.float64, requires_grad=True)
     grid = layout.pad(packed)
     assert grid.shape == (3, max(lengths), 3)
-    assert torch.equal(layout.unpad(grid), packed)
-    assert torch.autograd.gradcheck(lambda x: layout.unpad(layout.pad(x) ** 2), packed)
+    back = layout.unpad(grid, num_rows)
+    assert torch.equal(back, F.pad(packed, (0, 0, 0, filler)))
+    assert torch.equal(layout.pad(back), grid)
+    assert torch.autograd.gradcheck(lambda x: layout.unpad(layout.pad(x) ** 2, num_rows), packed)
     for row, (start, end) in enumerate(pairwise(np.cumsum([0, *lengths]))):
         assert torch.equal(grid[row, : end - start], packed[start:end])
         assert not grid[row, end - start :].any()

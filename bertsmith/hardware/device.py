@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ TOKENS_AT_ONCE = {"cpu": 2**13, "cuda": 2**17, "mps": 2**15}
 _ACTIVATIONS_AT_ONCE = 2**27
 """Most hidden values (tokens × layers × hidden size) of a micro-batch. Training keeps some
 30 numbers for each: about 16 GB in float32 where this bound is met, less elsewhere."""
+
+_ROWS_OF_A_KERNEL = 128
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # numbers of malloc.h
 
@@ -89,6 +92,35 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     """A context for the forward pass, with products in `compute_dtype`."""
     dtype = compute_dtype(device, precision)
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def product_dtype(device: torch.device, dtype: torch.dtype = torch.float32) -> torch.dtype:
+    """In which type matrices of `dtype` are multiplied: autocast's, inside one."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return dtype
+
+
+def rounds_rows(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether matrices of `dtype` are multiplied with rounded numbers of rows.
+
+    oneDNN, which multiplies bfloat16 on a CPU, makes a kernel for every shape that it meets, which
+    takes as long as a small product, and keeps it with its buffers. Batches without padding have
+    new shapes at every step; rounded up, they have few.
+    """
+    return device.type == "cpu" and dtype == torch.bfloat16
+
+
+def rounded_rows(num_rows: int) -> int:
+    """The next multiple of 128."""
+    return math.ceil(num_rows / _ROWS_OF_A_KERNEL) * _ROWS_OF_A_KERNEL
+
+
+def rows_with_filler(num_rows: int, device: torch.device) -> int:
+    """The rows of a matrix under the present autocast: `num_rows`, or, rounded up, at least one
+    more, which nobody reads.
+    """
+    return rounded_rows(num_rows + 1) if rounds_rows(device, product_dtype(device)) else num_rows
 
 
 def to_device(made: Tensor, device: torch.device) -> Tensor:

@@ -114,12 +114,13 @@ def _attend_padded(
     query: Tensor, key: Tensor, value: Tensor, queries: Layout, keys: Layout, num_heads: int
 ) -> Tensor:
     """PyTorch's columns choice of kernel, on padded grids: any device, any length."""
+    num_rows = len(query)
     query, key, value = (  # [B, N, Q, D], and [B, N, L, D] twice
         grid.unflatten(2, (num_heads, -1)).transpose(1, 2)
         for grid in (queries.pad(query), keys.pad(key), keys.pad(value))
     )
     context = F.scaled_dot_product_attention(query, key, value, attn_mask=keys.attention_mask)
-    return queries.unpad(context.transpose(1, 2).flatten(2))
+    return queries.unpad(context.transpose(1, 2).flatten(2), num_rows)
 
 
 class _AttendKeepingScores(torch.autograd.Function):
@@ -145,6 +146,7 @@ class _AttendKeepingScores(torch.autograd.Function):
         dropout_key: DropoutKey | None,
         site: int,
     ) -> Tensor:
+        ctx.num_rows = len(query), len(key)
         # [B, Q, H], and [B, L, H] twice
         query, key, value = queries.pad(query), keys.pad(key), keys.pad(value)
         context = torch.empty_like(query, memory_format=torch.contiguous_format)
@@ -166,7 +168,7 @@ class _AttendKeepingScores(torch.autograd.Function):
         ctx.save_for_backward(query, key, value, *kept)
         ctx.queries, ctx.keys = queries, keys
         ctx.num_heads, ctx.at_once, ctx.dropout_prob = num_heads, at_once, dropout_prob
-        return queries.unpad(context)
+        return queries.unpad(context, ctx.num_rows[0])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -196,7 +198,12 @@ class _AttendKeepingScores(torch.autograd.Function):
             grad_key[..., columns] = _together(
                 torch.bmm(grad_scores.transpose(1, 2), query_heads), at_once
             )
-        inputs = (queries.unpad(grad_query), keys.unpad(grad_key), keys.unpad(grad_value))
+        num_queries, num_keys = ctx.num_rows
+        inputs = (
+            queries.unpad(grad_query, num_queries),
+            keys.unpad(grad_key, num_keys),
+            keys.unpad(grad_value, num_keys),
+        )
         return *inputs, *(None,) * 6
 
 

@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bertsmith.hardware.device import to_device
@@ -55,6 +56,11 @@ class Layout:
         return max(self.lengths)
 
     @cached_property
+    def num_tokens(self) -> int:
+        """T."""
+        return sum(self.lengths)
+
+    @cached_property
     def is_full(self) -> bool:
         """All lengths are equal, so that the grid has no padding and no copy is needed."""
         return min(self.lengths) == self.max_length
@@ -86,15 +92,18 @@ class Layout:
         return to_device(made, self.cu_seqlens.device)
 
     def pad(self, packed: Tensor) -> Tensor:
-        """[T, C] → [B, L, C], zeros between the sequences."""
+        """[T, C] or more rows → [B, L, C], zeros between the sequences; filler is left out."""
+        packed = packed[: self.num_tokens]
         if not self.is_full:
             packed = _Scatter.apply(packed, self.rows, self.num_sequences * self.max_length)
         return packed.view(self.num_sequences, self.max_length, -1)
 
-    def unpad(self, padded: Tensor) -> Tensor:
-        """[B, L, C] → [T, C]."""
+    def unpad(self, padded: Tensor, num_rows: int) -> Tensor:
+        """[B, L, C] → [num_rows, C]; rows from T on are filler, of zeros."""
         flat = padded.reshape(self.num_sequences * self.max_length, -1)
-        return flat if self.is_full else Gather.apply(flat, self.rows, None)
+        packed = flat if self.is_full else Gather.apply(flat, self.rows, None)
+        filler = num_rows - self.num_tokens
+        return F.pad(packed, (0, 0, 0, filler)) if filler else packed
 
 
 class TokenRow(Protocol):

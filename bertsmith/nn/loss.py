@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bertsmith.hardware.device import product_dtype, rounded_rows, rounds_rows
+
 _LOGITS_AT_ONCE = 2**25
 """Most logits of a chunk (128 MB in float32): matrix products like it large."""
 
@@ -33,18 +35,24 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
         wants_grad = any(ctx.needs_input_grad)
+        ctx.weight_dtype, weight = weight.dtype, weight.to(hidden.dtype)
         # Sums over chunks are kept in float32: in bfloat16 each chunk would round the total.
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         loss = hidden.new_zeros((), dtype=dtype)
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=dtype)
+        grad_weight: Tensor | None = None
         grad_bias = torch.zeros_like(bias, dtype=dtype)
         rows = rows_of_chunk(len(hidden), len(weight))
+        has_filler = rounds_rows(hidden.device, hidden.dtype)
+        rows = rounded_rows(rows) if has_filler else rows
         buffer = hidden.new_empty(rows, len(weight))
         for start in range(0, len(hidden), rows):
             chunk = hidden[start : start + rows]
             logits = torch.mm(chunk, weight.t(), out=buffer[: len(chunk)])  # [R, V]
             target = labels[start : start + rows]
+            if has_filler:
+                target = target[target >= 0]
+                logits[len(target) :] = 0
             for block, wanted in _blocks_in_cache(logits, target):
                 exact = block.to(dtype)  # itself, if it has the digits
                 exact += bias
@@ -54,16 +62,20 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     block.copy_(exact)
             if wants_grad:
                 torch.mm(logits, weight, out=grad_hidden[start : start + rows])
-                _add_product(grad_weight, logits.t(), chunk)
+                grad_weight = _plus_product(grad_weight, logits.t(), chunk, dtype)
         if wants_grad:
+            if grad_weight is None:
+                grad_weight = torch.zeros_like(weight)
             ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         scale = grads[0]
-        # In place: these are nobody else's, and a copy of [V, H] costs more than the product.
-        return (*(saved.mul_(scale.to(saved.dtype)) for saved in ctx.saved_tensors), None)
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+        # In place: these are nobody else's, and passes over [V, H] weigh beside the product.
+        grad_weight = grad_weight.to(ctx.weight_dtype).mul_(scale)
+        return grad_hidden.mul_(scale), grad_weight, grad_bias.mul_(scale), None
 
 
 def masked_lm_loss(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
@@ -76,17 +88,16 @@ def masked_lm_loss(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor)
         hidden: float [M, H]; masked positions only.
         weight: float [V, H]; the tied embedding matrix.
         bias: float [V].
-        labels: int64 [M].
+        labels: int64 [M]; on a CPU in bfloat16 the last of them may be -100: these rows are filler.
 
     Returns:
         float [] in at least float32; 0 if M = 0.
     """
     # Products in autocast's type, as a linear layer would have; sums and softmax in float32.
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        hidden, weight = hidden.to(dtype), weight.to(dtype)
-    with torch.autocast(device, enabled=False):
+    device = hidden.device
+    dtype = product_dtype(device, weight.dtype)
+    hidden = hidden.to(dtype)
+    with torch.autocast(device.type, enabled=False):
         loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, bias, labels)
     return loss
 
@@ -105,8 +116,8 @@ def whole_masked_lm_loss(hidden: Tensor, weight: Tensor, bias: Tensor, labels: T
     Returns:
         float32 [], in nats.
     """
-    device = hidden.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    device = hidden.device
+    dtype = product_dtype(device, weight.dtype)
     padding = -len(weight) % _ROWS_OF_A_TILE
     weight = F.pad(weight.to(dtype), (0, 0, 0, padding))
     bias = F.pad(bias.to(dtype), (0, padding), value=-math.inf)
@@ -150,7 +161,7 @@ def _blocks_in_cache(logits: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, T
     rows = len(logits)
     if logits.device.type == "cpu":
         rows = max(1, _LOGITS_IN_CACHE // logits.shape[1])
-    return zip(logits.split(rows), labels.split(rows), strict=True)
+    return zip(logits[: len(labels)].split(rows), labels.split(rows), strict=True)
 
 
 def _cross_entropy_(logits: Tensor, labels: Tensor) -> Tensor:
@@ -165,9 +176,10 @@ def _cross_entropy_(logits: Tensor, labels: Tensor) -> Tensor:
     return loss
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """`total += left @ right`, where `total` may have more digits."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    else:
-        total += left @ right
+def _plus_product(total: Tensor | None, left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """`total + left @ right`; of `dtype` as soon as it is a sum of several products."""
+    if total is None:
+        return left @ right
+    if left.dtype == dtype:
+        return total.addmm_(left, right)
+    return total.to(dtype).add_(left @ right)

@@ -40,4 +40,6 @@ def mlm_loss(model: Encoder, rows: LastRows) -> Tensor:
 
 def mlm_scores(model: Encoder, rows: LastRows) -> Scores:
     """Of each masked token."""
-    return Scores(*score_labels(*model.mlm_projection(rows.masked()), rows.masked_labels))
+    labels = rows.masked_labels
+    found = score_labels(*model.mlm_projection(rows.masked()), labels)
+    return Scores(*(each[labels >= 0] for each in found))

@@ -2,9 +2,10 @@
 
 Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; it is for the matrices between
 hidden states, not for embeddings, biases or norms. Where this differs from `torch.optim.Muon`: the
-fused projection of query, key and value is three matrices, not one; the iteration runs in bfloat16
-on CUDA alone, so that a CPU repeats its numbers in float32; and an update is left out without a
-word from the host where the gradient is not finite, as fused AdamW does it.
+fused projection of query, key and value is three matrices, not one; all matrices of a shape are
+orthogonalised at once; on a CPU the iteration runs in bfloat16 only if the run's products do; and
+an update is left out without a word from the host where the gradient is not finite, as fused AdamW
+does it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Muon(torch.optim.Optimizer):
         lr: of a square matrix; a taller one, of R rows and C columns, takes √(R / C) times it.
         momentum: decay of the gradient's running mean.
         weight_decay: decoupled, times the learning rate.
+        dtype: of the products of the iteration; None: of the parameters.
 
     Attributes:
         found_inf: float32 []; over 0: the next step changes nothing.
@@ -44,6 +46,7 @@ class Muon(torch.optim.Optimizer):
         lr: float | Tensor,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
+        dtype: torch.dtype | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -53,21 +56,24 @@ class Muon(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
         self.found_inf: Tensor | None = None
+        self._dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         assert closure is None, "the gradients are made before"
+        of_shape: dict[Any, list[tuple[Tensor, dict[str, Any], Tensor]]] = {}
         for group in self.param_groups:
-            updates: dict[Any, list[tuple[Tensor, Tensor]]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     update = self._momentum(parameter, parameter.grad, group["momentum"])
-                    # A GPU takes equal matrices at once; a CPU is busy with each.
-                    key = update.shape if update.is_cuda else parameter
-                    updates.setdefault(key, []).append((parameter, update))
-            for same in updates.values():
-                self._apply(same, group)
+                    blocks = update.view(group["num_blocks"], -1, update.shape[1])
+                    of_shape.setdefault(blocks.shape[1:], []).append((parameter, group, blocks))
+        for updates in of_shape.values():
+            changes = orthogonalized(torch.cat([blocks for _, _, blocks in updates]), self._dtype)
+            counts = [len(blocks) for _, _, blocks in updates]
+            for (parameter, group, _), change in zip(updates, changes.split(counts), strict=True):
+                self._apply(parameter, group, change)
 
     def _momentum(self, parameter: Tensor, gradient: Tensor, keep: float) -> Tensor:
         """Take a gradient into the running mean; what is to be orthogonalised, float [R, C]."""
@@ -83,25 +89,19 @@ class Muon(torch.optim.Optimizer):
         mean.lerp_(gradient, weight)
         return whole_like(parameter, torch.lerp(gradient, mean, keep))
 
-    def _apply(self, updates: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
-        """Orthogonalise updates of one shape together and take them off their parameters."""
+    def _apply(self, parameter: Tensor, group: dict[str, Any], change: Tensor) -> None:
+        """Take an orthogonalised update, float [N, R, C], off its parameter."""
         rate: Any = group["lr"]
         if self.found_inf is not None:
-            rate = rate * (self.found_inf == 0).to(updates[0][1].dtype)
-        blocks = [u.view(group["num_blocks"], -1, u.shape[1]) for _, u in updates]
-        rows, columns = blocks[0].shape[1:]
-        scale = max(1.0, rows / columns) ** 0.5
-        changes = orthogonalized(torch.cat(blocks) if len(blocks) > 1 else blocks[0])
-        changes = changes.mul_(scale * rate)
-        for (parameter, update), change in zip(
-            updates, changes.split(group["num_blocks"]), strict=True
-        ):
-            own = own_part(parameter)
-            own.mul_(1 - rate * group["weight_decay"])
-            own.sub_(part_like(parameter, change.view_as(update)))
+            rate = rate * (self.found_inf == 0).to(change.dtype)
+        rows, columns = change.shape[1:]
+        change = change.mul_(max(1.0, rows / columns) ** 0.5 * rate).flatten(0, 1)
+        own = own_part(parameter)
+        own.mul_(1 - rate * group["weight_decay"])
+        own.sub_(part_like(parameter, change))
 
 
-def orthogonalized(matrices: Tensor) -> Tensor:
+def orthogonalized(matrices: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """The nearest matrices with orthonormal rows or columns, roughly: singular values 0.7 to 1.2.
 
     Five Newton-Schulz iterations of the fifth degree, X ← p(X Xᵀ) X. Where one side is four times
@@ -111,16 +111,16 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 
     Args:
         matrices: float [N, R, C].
+        dtype: of the products; None: of the matrices.
 
     Returns:
         [N, R, C], of the same type.
     """
-    dtype = torch.bfloat16 if matrices.is_cuda else matrices.dtype
     flat = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
     norm = torch.linalg.matrix_norm(flat, keepdim=True).clamp_min(_LEAST_NORM)
-    x = (flat / norm).to(dtype)  # [N, S, L], S ≤ L: the smaller products
+    x = (flat / norm).to(dtype or matrices.dtype)  # [N, S, L], S ≤ L: the smaller products
     a, b, c = _COEFFICIENTS
-    if x.shape[2] >= _LONG * x.shape[1] and dtype != torch.bfloat16:
+    if x.shape[2] >= _LONG * x.shape[1] and x.dtype != torch.bfloat16:
         x = _factor(x @ x.mT) @ x
     else:
         for _ in range(_ITERATIONS):

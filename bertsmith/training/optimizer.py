@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bertsmith.config import TrainingConfig
+from bertsmith.hardware.device import compute_dtype
 from bertsmith.training.muon import Muon
 
 _KINDS = {
@@ -87,9 +88,9 @@ def make_optimizers(model: Any, config: TrainingConfig, *, capturable: bool = Fa
         config: the training section.
         capturable: learning rates are tensors on the device, so that a CUDA graph can hold a step.
     """
+    device = next(model.parameters()).device
 
     def rate(peak: float) -> Any:
-        device = next(model.parameters()).device
         return torch.tensor(peak, device=device) if capturable else peak
 
     named = dict(model.named_parameters())
@@ -119,6 +120,7 @@ def make_optimizers(model: Any, config: TrainingConfig, *, capturable: bool = Fa
         lr=rate(config.muon_learning_rate),
         momentum=config.muon_momentum,
         weight_decay=config.weight_decay,
+        dtype=torch.bfloat16 if device.type == "cuda" else compute_dtype(device, config.precision),
     )
     return Optimizers(muon, adam)
 
