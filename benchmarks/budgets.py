@@ -45,6 +45,7 @@ def main() -> None:
                 "minutes": minutes,
                 "seed": options.seed,
                 "device": "cpu",
+                "precision": "float32",
                 **({} if preset == "textbook" else {"vocab_size": options.vocab_size}),
             },
         )

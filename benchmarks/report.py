@@ -15,10 +15,15 @@ from typing import Any
 import torch
 
 
-def figures_of(module: str, *arguments: str) -> dict[str, Any]:
-    """What `python -m module` prints in its last line, as JSON; in a process of its own."""
+def figures_of(module: str, *arguments: str, **variables: str) -> dict[str, Any]:
+    """What `python -m module` prints in its last line, as JSON; in a process of its own.
+
+    Args:
+        variables: of its environment, beside those that are there.
+    """
     command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **variables}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -16,7 +16,7 @@ import tempfile
 import time
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,14 +29,24 @@ if TYPE_CHECKING:
     from bertsmith.training.prepare import Prepared
 
 SIDES = {
-    "bertsmith": "Bertsmith",
-    "bertsmith_chapter": "Bertsmith, `--recipe chapter` (dropout 0.2)",
-    "textbook": "textbook (`d2l` 1.0.3; dropout 0.2)",
-    "transformers": "`transformers.BertForPreTraining` (no dropout)",
+    "bertsmith": "Bertsmith, float32",
+    "bertsmith_bfloat16": "Bertsmith, bfloat16",
+    "bertsmith_chapter": "Bertsmith, `--recipe chapter` (dropout 0.2), float32",
+    "textbook": "textbook (`d2l` 1.0.3; dropout 0.2), float32",
+    "transformers": "`transformers.BertForPreTraining` (no dropout), float32",
+    "transformers_bfloat16": "the same under its own autocast to bfloat16",
 }
+OWN = ("bertsmith", "bertsmith_bfloat16", "bertsmith_chapter")
+PRESETS = {"textbook": 200, "tiny": 200, "mini": 40, "small": 10, "base": 2}
+"""Steps of a turn of each preset; the first is not timed."""
 BATCH_SIZE = 512
 MAX_LENGTH = 64
-SAME_WORK = {"mlm_probability": 0.15, "optimizer": "adamw", "learning_rate": 2e-3}
+SAME_WORK: dict[str, Any] = {
+    "batch_size": BATCH_SIZE,
+    "mlm_probability": 0.15,
+    "optimizer": "adamw",
+    "learning_rate": 2e-3,
+}
 """What the peers do in a step; the default recipe masks more, which costs more and learns more."""
 
 _IMPORTED_BY_D2L = (
@@ -58,7 +68,7 @@ def prepare_anew(config: PretrainConfig) -> Prepared:
     return prepare(
         replace(config.preparation, corpus=(str(store.path),)),
         config.data,
-        batch_size=BATCH_SIZE,
+        batch_size=config.training.batch_size,
         seed=0,
         display=Display(quiet=True),
     )
@@ -89,66 +99,70 @@ class Tally:
 tally = Tally()
 
 
-def bertsmith(corpus: str, recipe: str = "default") -> Step:
+def bertsmith(corpus: str) -> Step:
+    """The library's own step, with the peers' work in it."""
+    return _own(corpus, precision="float32", **SAME_WORK)
+
+
+def bertsmith_bfloat16(corpus: str) -> Step:
+    """The same in bfloat16."""
+    return _own(corpus, precision="bfloat16", **SAME_WORK)
+
+
+def bertsmith_chapter(corpus: str) -> Step:
+    """With the chapter's recipe."""
+    return _own(corpus, recipe="chapter", precision="float32", batch_size=BATCH_SIZE)
+
+
+def preset(corpus: str, name: str, precision: str) -> Step:
+    """A preset with its own recipe: its batches, masks and optimizer."""
+    return _own(corpus, preset=name, precision=precision)
+
+
+def _own(
+    corpus: str, *, preset: str = "textbook", recipe: str = "default", **settings: Any
+) -> Step:
     """The library's own preparation and training step."""
     from bertsmith.architectures import architecture_of
-    from bertsmith.architectures.bert.network import Bert
     from bertsmith.config import resolve
-    from bertsmith.hardware.device import (
-        autocast,
-        choose_device,
-        keep_freed_memory,
-        usual_micro_batch,
-    )
+    from bertsmith.hardware.device import choose_device, keep_freed_memory, usual_micro_batch
     from bertsmith.objectives import objective_of
     from bertsmith.ranks import ALONE
-    from bertsmith.training.optimizer import make_optimizers
+    from bertsmith.training.engine import EagerEngine
     from bertsmith.training.parallel import Parallel
-    from bertsmith.training.step import train_step
 
-    same_work = SAME_WORK if recipe == "default" else {}
-    config = resolve(
-        recipe=recipe,
-        overrides={"corpus": (corpus,), "batch_size": BATCH_SIZE, "device": "cpu", **same_work},
-    )
+    overrides = {"corpus": (corpus,), "device": "cpu", **settings}
+    config = resolve(preset=preset, recipe=recipe, overrides=overrides)
     with tally.data():
         prepared = prepare_anew(config)
         prepared.batches.batch(0)
-    model = Bert(config.model, prepared.tokenizer.vocab_size)
+    architecture, objective = architecture_of("bert"), objective_of(config.data.objective)
+    model = architecture.build(config.model, prepared.tokenizer.vocab_size, objective.heads, 0)
     model.initialize(0)
     model.train()
     device = choose_device("cpu")
     keep_freed_memory()
-    parallel = Parallel(model, objective_of("mlm+nsp"), ALONE, "ddp", device)
-    optimizers = make_optimizers(model, config.training)
+    engine = EagerEngine(
+        Parallel(model, objective, ALONE, "ddp", device),
+        config.training,
+        prepared.batches,
+        device,
+        micro_batch=usual_micro_batch(device, config.model),
+    )
     number = 0
 
     def step() -> tuple[int, int]:
         nonlocal number
         began = time.perf_counter()
-        batch = prepared.batches.batch(number)
+        batch = engine.make(number)
         tally.batch_seconds += time.perf_counter() - began
+        engine.step(batch, dropout_key=number)
         number += 1
-        train_step(
-            parallel,
-            optimizers,
-            batch,
-            micro_batch=usual_micro_batch(device, config.model),
-            max_grad_norm=config.training.max_grad_norm,
-            dropout_key=number,
-            device=device,
-            autocast=lambda: autocast(device, "float32"),
-        )
-        tally.flops += architecture_of("bert").training_flops(config.model, model.vocab_size, batch)
-        tally.skipped_flops += architecture_of("bert").skipped_flops(config.model, batch)
+        tally.flops += architecture.training_flops(config.model, model.vocab_size, batch)
+        tally.skipped_flops += architecture.skipped_flops(config.model, batch)
         return batch.num_sequences, batch.num_tokens
 
     return step
-
-
-def bertsmith_chapter(corpus: str) -> Step:
-    """The same with the chapter's recipe."""
-    return bertsmith(corpus, "chapter")
 
 
 def textbook(corpus: str) -> Step:
@@ -202,10 +216,19 @@ def textbook(corpus: str) -> Step:
 
 def transformers(corpus: str) -> Step:
     """`BertForPreTraining` of the same size, padded to 64, its own loss, fused AdamW."""
+    return _transformers(corpus, nullcontext)
+
+
+def transformers_bfloat16(corpus: str) -> Step:
+    """The same, its forward pass under autocast."""
+    return _transformers(corpus, lambda: torch.autocast("cpu", torch.bfloat16))
+
+
+def _transformers(corpus: str, context: Callable[[], AbstractContextManager[Any]]) -> Step:
     from benchmarks.transformers_loop import padded, textbook_model
     from bertsmith.config import resolve
 
-    config = resolve(overrides={"corpus": (corpus,), "batch_size": BATCH_SIZE, **SAME_WORK})
+    config = resolve(overrides={"corpus": (corpus,), **SAME_WORK})
     prepared = prepare_anew(config)
     model = textbook_model(
         prepared.tokenizer.vocab_size, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
@@ -217,7 +240,8 @@ def transformers(corpus: str) -> Step:
         nonlocal number
         batch = prepared.batches.batch(number)
         number += 1
-        found = model(**padded(batch))
+        with context():
+            found = model(**padded(batch))
         found.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -234,7 +258,8 @@ def measure(side: str, corpus: str, steps: int, process_began: float) -> dict[st
     """
     from bertsmith.hardware.rate import matrix_product_rate
 
-    step: Step = globals()[side](corpus)
+    name, *arguments = side.split(":")
+    step: Step = globals()[name](corpus, *arguments)
     counts = [step()]
     ready = time.perf_counter()
     tally.batch_seconds = tally.flops = tally.skipped_flops = 0
@@ -251,8 +276,9 @@ def measure(side: str, corpus: str, steps: int, process_began: float) -> dict[st
         "data_gigabytes": tally.data_gigabytes,
         "peak_gigabytes": peak_gigabytes(),
     }
-    if side.startswith("bertsmith"):
-        rate = matrix_product_rate(torch.device("cpu"), torch.float32)
+    if name in ("preset", *OWN):
+        dtype = torch.bfloat16 if side.endswith("bfloat16") else torch.float32
+        rate = matrix_product_rate(torch.device("cpu"), dtype)
         figures["batch_share"] = tally.batch_seconds / seconds
         figures["matrix_flops_per_second"] = rate
         figures["share_of_peak"] = tally.flops / seconds / rate

@@ -202,15 +202,26 @@ def prepare(
     ).path
 
 
-def load(path: str | Path, *, device: str = "auto") -> PretrainedModel:
+def load(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    precision: Literal["float32", "bfloat16", "auto"] = "float32",
+) -> PretrainedModel:
     """A trained model: from a run's folder, one of its checkpoints, or a Hugging Face BERT folder.
+
+    Args:
+        path: where it lies.
+        device: auto, cpu, cuda or mps.
+        precision: of matrix products. bfloat16 encodes many texts several times as fast where the
+            device has it natively, with vectors near those of float32; auto takes it there.
 
     Raises:
         BertsmithError: there is no whole model, or the device is not on this machine.
     """
     from bertsmith.inference.model import load as load_model
 
-    return load_model(path, device=device)
+    return load_model(path, device=device, precision=precision)
 
 
 def evaluate(
@@ -223,6 +234,7 @@ def evaluate(
     pairing: Literal["adjacent", "filled"] | None = None,
     max_length: int | None = None,
     device: str = "auto",
+    precision: Literal["float32", "bfloat16", "auto"] = "float32",
 ) -> Evaluation:
     """Losses and accuracies of a trained model on held-out pairs with fixed masks of 15 %.
 
@@ -234,6 +246,7 @@ def evaluate(
         objective, pairing, max_length: of the examples; default: as in the run's training. Models
             with one tokenizer meet the same masks if these are the same.
         device: auto, cpu, cuda or mps.
+        precision: as in `load`.
 
     Raises:
         BertsmithError: there is no such model, corpus or split.
@@ -251,6 +264,7 @@ def evaluate(
         pairing=pairing,
         max_length=max_length,
         device=device,
+        precision=precision,
     )
 
 

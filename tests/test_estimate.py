@@ -172,14 +172,15 @@ def test_what_is_wrong_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("preset", ["mini", "small"])
-def test_a_run_takes_what_was_estimated(preset: str, tmp_path: Path) -> None:
+def test_a_run_takes_what_was_estimated(preset: str, precision: str, tmp_path: Path) -> None:
     short = make_documents(400)  # joined, so that nearly all sequences are full
     long = [list(chain(*short[first : first + 20])) for first in range(0, 400, 20)]
     text = write_text(tmp_path / "text.txt", long)
     shape = (
         f"--preset {preset} --objective mlm --max-length 128 --batch-size 48 --micro-batch 2048 "
-        "--device cpu"
+        f"--device cpu --precision {precision}"
     ).split()
     run = ["pretrain", "--corpus", str(text), "--output", str(tmp_path / "run"), "--steps", "3"]
     measured = in_a_process(*run, *shape, "--quiet")

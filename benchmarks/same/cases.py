@@ -54,9 +54,15 @@ class Case:
 
 
 def _pretrain(
-    flags: str, *, folder: str = "run", steps: int = 12, ranks: int = 1, is_killed: bool = False
+    flags: str,
+    *,
+    folder: str = "run",
+    steps: int = 12,
+    ranks: int = 1,
+    is_killed: bool = False,
+    precision: str = "float32",
 ) -> Command:
-    arguments = f"pretrain --output {folder} --steps {steps} {_RUN} {flags}"
+    arguments = f"pretrain --output {folder} --steps {steps} --precision {precision} {_RUN} {flags}"
     return Command(tuple(arguments.split()), ranks=ranks, is_killed=is_killed)
 
 
@@ -88,7 +94,7 @@ CASES = {
         )
     ),
     "bfloat16": Case(
-        (_pretrain(f"--precision bfloat16 --optimizer muon --objective mlm {_WORDS}"),)
+        (_pretrain(f"--optimizer muon --objective mlm {_WORDS}", precision="bfloat16"),)
     ),
     "ddp": Case(
         (
@@ -127,7 +133,7 @@ CASES = {
                     (
                         f"finetune run --train {INPUT}/train.jsonl "
                         f"--validation {INPUT}/validation.jsonl --test {INPUT}/validation.jsonl "
-                        "--output finetuned --epochs 1 --device cpu --quiet"
+                        "--output finetuned --epochs 1 --device cpu --precision float32 --quiet"
                     ).split()
                 )
             ),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _LONGEST_SHOWN = 120  # characters of a text on a line
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["float32", "bfloat16", "auto"]
 
 _Text = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
 _OptionalText = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
@@ -45,6 +46,8 @@ class Encode:
     """Where the vectors of --input go: a .npz or .npy file of NumPy, or a .csv table."""
     device: Device = "auto"
     """Where to compute."""
+    precision: Precision = "float32"
+    """Of matrix products; bfloat16 is quicker where the processor has it, auto takes it there."""
     json: Flag = False
     """Print one JSON object, the vectors in it."""
 
@@ -123,6 +126,8 @@ class Evaluate:
     """Longest sequence in tokens; without it, as in the run's training."""
     device: Device = "auto"
     """Where to compute."""
+    precision: Precision = "float32"
+    """Of matrix products; bfloat16 is quicker where the processor has it, auto takes it there."""
     json: Flag = False
     """Print one JSON object."""
 
@@ -148,7 +153,7 @@ def encode(command: Encode) -> None:
         return
     from bertsmith.inference.model import load
 
-    model = load(command.run, device=command.device)
+    model = load(command.run, device=command.device, precision=command.precision)
     assert command.text is not None
     found = model.encode_one(command.text, command.text_pair)
     other = model.encode_one(*command.compare) if command.compare else None
@@ -252,6 +257,7 @@ def evaluate(command: Evaluate) -> None:
         pairing=command.pairing,
         max_length=command.max_length,
         device=command.device,
+        precision=command.precision,
         display=Display(quiet=command.json),
     )
     if command.json:
@@ -342,7 +348,7 @@ def _encode_file(command: Encode, source: Path, target: Path) -> None:
         raise InputError("--compare is for a text, not for --input; leave one of them out.")
     refuse_output(target, command.pooling)
     texts = _read_texts(source)
-    model = load(command.run, device=command.device)
+    model = load(command.run, device=command.device, precision=command.precision)
     with Display(quiet=command.json).stage("Encoding") as progress:
 
         def counted() -> Iterator[Encoding]:

@@ -82,7 +82,7 @@ class FinetuneConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", may_change=True)
     """Where to train; auto takes CUDA, then MPS, then the CPU."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the matrix products; auto is bfloat16 on CUDA, else float32."""
+    """Arithmetic of the matrix products; auto is bfloat16 on CUDA and on CPUs that have it."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -221,7 +221,7 @@ class TrainingConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", may_change=True)
     """Where to train; auto takes CUDA, then MPS, then the CPU."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the matrix products; auto is bfloat16 on CUDA, else float32."""
+    """Arithmetic of the matrix products; auto is bfloat16 on CUDA and on CPUs that have it."""
     compile: Literal["auto", "off"] = setting("auto", may_change=True)
     """Whether training steps are compiled and captured as CUDA graphs: auto, on one CUDA device in
     bfloat16 without dropout of attention, and in runs that are long enough to repay a minute."""

@@ -17,7 +17,7 @@ from bertsmith.display import Display
 from bertsmith.errors import BertsmithError, CorpusError, DataError, ModelError
 from bertsmith.evaluation.held_out import CountsOf, Evaluation, evaluate, evaluation_batches
 from bertsmith.evaluation.pseudo import pseudo_perplexity
-from bertsmith.hardware.device import choose_device, usual_micro_batch
+from bertsmith.hardware.device import autocast, choose_device, usual_micro_batch
 from bertsmith.objectives import objective_of
 from bertsmith.preparation import (
     columns_of,
@@ -68,6 +68,7 @@ def evaluate_folder(
     pairing: Pairing | None = None,
     max_length: int | None = None,
     device: str = "auto",
+    precision: str = "float32",
     display: Display | None = None,
 ) -> Evaluation:
     """Losses and accuracies of the model in `path`, at fixed masks of 15 %.
@@ -86,6 +87,7 @@ def evaluate_folder(
         num_sentences: whose pseudo-perplexity is taken as well; 0: none.
         objective, pairing, max_length: of the examples; default: as in the run's training.
         device: auto, cpu, cuda, mps.
+        precision: of matrix products: float32, bfloat16, or auto.
         display: shows what goes on; default: a silent one.
 
     Raises:
@@ -95,7 +97,8 @@ def evaluate_folder(
     where = choose_device(device)
     wishes = _Wishes(objective, pairing, max_length)
     opened = read_newest(path, lambda folder: _open(path, folder, corpus, split, wishes, display))
-    found = _evaluate(opened, split, num_sentences, where, display)
+    with autocast(where, precision):
+        found = _evaluate(opened, split, num_sentences, where, display)
     if not found.is_finite:
         raise ModelError(
             f"{opened.folder}: the model's losses are not finite numbers; its weights are far too "

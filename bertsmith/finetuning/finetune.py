@@ -121,12 +121,13 @@ def finetune_folder(
     kind = choose_device(config.device)
     with joined(uses_cuda=kind.type == "cuda") as ranks:
         shown = (display or Display(quiet=True)) if ranks.is_first else Display(is_silent=True)
+        # Set, so that one that goes on computes as before.
+        precision = settled_precision(kind, config.precision, ranks)
+        config = replace(config, precision=precision)
         with ranks.raising_on_all(), _warned_once(ranks):
             device = device_of_rank(kind, local_rank()) if ranks.size > 1 else kind
             _check_output(output, overwrite=overwrite, resume=resume)
             folder = read_newest(path, load_model)
-            # Set, so that one that goes on computes as before.
-            config = replace(config, precision=settled_precision(device, config.precision))
             training, tables = _ready(
                 *(folder, train, validation, test, labelled, config, device, ranks, shown)
             )

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from bertsmith.config import ModelConfig
 from bertsmith.errors import DeviceError
+from bertsmith.hardware.native import has_native_bfloat16
+from bertsmith.ranks import ALONE, Ranks
 
 TOKENS_AT_ONCE = {"cpu": 2**13, "cuda": 2**17, "mps": 2**15}
 """Most tokens of a micro-batch: on a CPU what its caches serve well."""
@@ -78,14 +80,19 @@ def describe_device(device: torch.device) -> str:
 
 
 def compute_dtype(device: torch.device, precision: str) -> torch.dtype:
-    """The type of matrix products: bfloat16 if asked for, or if `precision` is auto on CUDA."""
-    wants_bfloat16 = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
-    return torch.bfloat16 if wants_bfloat16 else torch.float32
+    """The type of matrix products; auto is bfloat16 on CUDA and where a CPU has it natively."""
+    if precision == "auto":
+        has_it = device.type == "cuda" or (device.type == "cpu" and has_native_bfloat16())
+        precision = "bfloat16" if has_it else "float32"
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-def settled_precision(device: torch.device, precision: str) -> Literal["float32", "bfloat16"]:
-    """The precision that auto means on a device; another is as it is."""
-    return "bfloat16" if compute_dtype(device, precision) == torch.bfloat16 else "float32"
+def settled_precision(
+    device: torch.device, precision: str, ranks: Ranks = ALONE
+) -> Literal["float32", "bfloat16"]:
+    """What auto means on a device: bfloat16 if all ranks have it. Another is as it is."""
+    is_whole = compute_dtype(device, precision) == torch.float32
+    return "float32" if ranks.any(is_whole) else "bfloat16"
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

@@ -14,7 +14,7 @@ import torch
 
 from bertsmith.architectures import MLM_HEAD, NSP_HEAD, POOLER, Encoder
 from bertsmith.errors import InputError, ModelError
-from bertsmith.hardware.device import choose_device
+from bertsmith.hardware.device import autocast, choose_device
 from bertsmith.nn.layout import PackedInput, TokenRow
 from bertsmith.saved.hugging_face import load_model
 from bertsmith.saved.locate import read_newest
@@ -95,15 +95,21 @@ class PretrainedModel:
         tokenizer: the model's.
         missing: heads that the model's folder had no weights for.
         device: where the model is.
+        precision: of the encoder's products; its results are float32 in any case.
     """
 
     def __init__(
-        self, model: Encoder, tokenizer: Tokenizer, missing: frozenset[str], device: torch.device
+        self,
+        model: Encoder,
+        tokenizer: Tokenizer,
+        missing: frozenset[str],
+        device: torch.device,
+        precision: str = "float32",
     ) -> None:
         self.bert = model
         self.tokenizer = tokenizer
         self._missing = missing
-        self._device = device
+        self._device, self._precision = device, precision
         self._special = frozenset(tokenizer.special_ids.tolist())
 
     @overload
@@ -296,7 +302,7 @@ class PretrainedModel:
         while len(found) < len(order):
             longest = len(rows[order[len(found)]].ids)
             group = order[len(found) : len(found) + max(1, _TOKENS_AT_ONCE // longest)]
-            hidden = self._forward([rows[i] for i in group]).float().cpu().numpy()
+            hidden = self._forward([rows[i] for i in group]).cpu().numpy()
             if not np.abs(hidden).max() < _LARGEST_NUMBER:  # nor is NaN
                 raise ModelError(_TOO_LARGE)
             end = 0
@@ -306,12 +312,19 @@ class PretrainedModel:
         return [found[i] for i in range(len(rows))]
 
     def _forward(self, rows: Sequence[TokenRow]) -> torch.Tensor:
-        """[T, H] of texts laid end to end."""
-        return self.bert(PackedInput.of(rows, self._device))
+        """Float [T, H] of texts laid end to end; rows beyond are filler."""
+        with autocast(self._device, self._precision):
+            hidden = self.bert(PackedInput.of(rows, self._device).with_filler())
+        return hidden.to(next(self.bert.parameters()).dtype)
 
 
-def load(path: str | Path, *, device: str = "auto") -> PretrainedModel:
+def load(path: str | Path, *, device: str = "auto", precision: str = "float32") -> PretrainedModel:
     """The model that `path` means: a run, one of its checkpoints, or a Hugging Face BERT folder.
+
+    Args:
+        path: where it lies.
+        device: auto, cpu, cuda, mps.
+        precision: float32, bfloat16, or auto: bfloat16 where the device has it natively.
 
     Raises:
         ModelError, TokenizerError: the folder is not one, or is damaged.
@@ -319,7 +332,7 @@ def load(path: str | Path, *, device: str = "auto") -> PretrainedModel:
     """
     where = choose_device(device)
     model, tokenizer, missing = read_newest(Path(path), load_model)
-    return PretrainedModel(model.to(where), tokenizer, missing, where)
+    return PretrainedModel(model.to(where), tokenizer, missing, where, precision)
 
 
 def _part(row: TokenizedText, kept: Sequence[int]) -> TokenizedText:

@@ -7,7 +7,7 @@ C = channels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bertsmith.hardware.device import to_device
+from bertsmith.hardware.device import rows_with_filler, to_device
 from bertsmith.nn.dropout import DropoutKey
 
 
@@ -147,6 +147,25 @@ class PackedInput(NamedTuple):
             flat(range(length) for length in lengths),
             Layout.of(lengths, device),
         )
+
+    def with_filler(self) -> PackedInput:
+        """With more rows at the end where matrices are better multiplied so (`rows_with_filler`).
+
+        The network gives vectors for them, which nobody reads.
+        """
+        num_rows = rows_with_filler(len(self.input_ids), self.input_ids.device)
+        ids, types, positions = (filled(values, num_rows) for values in self[:3])
+        key = self.dropout_key
+        if key is not None:
+            key = replace(key, tokens=filled(key.tokens, num_rows))
+        return PackedInput(ids, types, positions, self.layout, key)
+
+
+def filled(values: Tensor, length: int, *, filler: int = 0) -> Tensor:
+    """`values` [N] with filler at their end: [length]."""
+    if len(values) == length:
+        return values
+    return F.pad(values, (0, length - len(values)), value=filler)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from bertsmith.architectures import Encoder
 from bertsmith.batch import Batch
 from bertsmith.hardware.device import rows_with_filler, to_device
 from bertsmith.nn.dropout import DropoutKey
-from bertsmith.nn.layout import Gather, Layout, PackedInput, TokenSubset
+from bertsmith.nn.layout import Gather, Layout, PackedInput, TokenSubset, filled
 from bertsmith.objectives.base import Objective, Scores
 
 
@@ -81,17 +81,14 @@ def last_rows(model: Encoder, batch: Batch, dropout_key: int | None = None) -> L
     """The network's output on a batch."""
     key = token_dropout_key(model, batch, dropout_key)
     layout = Layout(batch.lengths, batch.cu_seqlens)
-    num_rows = rows_with_filler(batch.num_tokens, batch.input_ids.device)
-    subset, masked_rows = _rows_to_read(batch, num_rows)
-    ids, types, positions = (
-        _filled(values, num_rows)
-        for values in (batch.input_ids, batch.token_type_ids, batch.position_ids)
-    )
+    ids, types, positions = batch.input_ids, batch.token_type_ids, batch.position_ids
+    inputs = PackedInput(ids, types, positions, layout, key).with_filler()
+    subset, masked_rows = _rows_to_read(batch, len(inputs.input_ids))
     # Not by a call of the module: one that is spread over ranks would give its weights back
     # after it, before the heads have had them.
-    hidden = model.forward(PackedInput(ids, types, positions, layout, key), subset)
+    hidden = model.forward(inputs, subset)
     first_rows = subset.layout.cu_seqlens[:-1].long()
-    masked_labels = _filled(batch.masked_labels, len(masked_rows), with_value=-100)
+    masked_labels = filled(batch.masked_labels, len(masked_rows), filler=-100)
     return LastRows(hidden, masked_rows, masked_labels, first_rows, batch.sequence_labels)
 
 
@@ -111,8 +108,7 @@ def token_dropout_key(model: Encoder, batch: Batch, dropout_key: int | None) -> 
         return None
     starts = torch.tensor(batch.starts).repeat_interleave(torch.tensor(batch.lengths))
     positions = to_device(starts, batch.position_ids.device) + batch.position_ids
-    num_rows = rows_with_filler(len(positions), positions.device)
-    return DropoutKey(dropout_key, _filled(positions, num_rows))
+    return DropoutKey(dropout_key, positions)
 
 
 def _rows_to_read(batch: Batch, num_rows: int) -> tuple[TokenSubset, Tensor]:
@@ -129,13 +125,6 @@ def _rows_to_read(batch: Batch, num_rows: int) -> tuple[TokenSubset, Tensor]:
     cu_seqlens = F.pad(cls, (0, 1), value=len(rows)).int()
     counts = tuple(1 + number for number in batch.num_masked_each)
     num_chosen, num_masked = (rows_with_filler(len(some), first.device) for some in (rows, masked))
-    positions = _filled(positions, num_chosen, with_value=num_rows - 1)
-    masked = _filled(masked, num_masked, with_value=num_chosen - 1)
+    positions = filled(positions, num_chosen, filler=num_rows - 1)
+    masked = filled(masked, num_masked, filler=num_chosen - 1)
     return TokenSubset(positions, Layout(counts, cu_seqlens)), masked
-
-
-def _filled(values: Tensor, length: int, *, with_value: int = 0) -> Tensor:
-    """`values` with filler at their end."""
-    if len(values) == length:
-        return values
-    return F.pad(values, (0, length - len(values)), value=with_value)

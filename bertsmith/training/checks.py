@@ -64,7 +64,7 @@ def _refuse_own_beginning(config: PretrainConfig, output: Path) -> None:
         )
 
 
-def settled(config: PretrainConfig, device: torch.device) -> PretrainConfig:
+def settled(config: PretrainConfig, device: torch.device, ranks: Ranks) -> PretrainConfig:
     """`config` with what was left open filled in, as it is written down to be repeated.
 
     Paths are made absolute; a config built by hand without a budget gets one epoch; the precision
@@ -74,7 +74,7 @@ def settled(config: PretrainConfig, device: torch.device) -> PretrainConfig:
     if all(getattr(training, name) is None for name in BUDGETS):
         training = replace(training, epochs=1.0)
     # A resumed run computes as before, whatever its device.
-    training = replace(training, precision=settled_precision(device, training.precision))
+    training = replace(training, precision=settled_precision(device, training.precision, ranks))
     if training.init_from is not None:
         training = replace(training, init_from=str(Path(training.init_from).resolve()))
     preparation = with_absolute_paths(config.preparation)

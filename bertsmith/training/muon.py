@@ -22,6 +22,7 @@ _COEFFICIENTS = (3.4445, -4.775, 2.0315)  # steepest at 0: small singular values
 _ITERATIONS = 5
 _LONG = 4  # times as long as it is short: from here on iterating on the Gram matrix is cheaper
 _LEAST_NORM = 1e-7
+_AT_ONCE = 2**20  # numbers of matrices that a CPU takes together
 
 
 class Muon(torch.optim.Optimizer):
@@ -70,10 +71,11 @@ class Muon(torch.optim.Optimizer):
                     blocks = update.view(group["num_blocks"], -1, update.shape[1])
                     of_shape.setdefault(blocks.shape[1:], []).append((parameter, group, blocks))
         for updates in of_shape.values():
-            changes = orthogonalized(torch.cat([blocks for _, _, blocks in updates]), self._dtype)
-            counts = [len(blocks) for _, _, blocks in updates]
-            for (parameter, group, _), change in zip(updates, changes.split(counts), strict=True):
-                self._apply(parameter, group, change)
+            blocks = updates[0][2]
+            # Small matrices cost a CPU by the call; of large ones it would only take the memory.
+            at_once = len(updates) if blocks.is_cuda else max(1, _AT_ONCE // blocks.numel())
+            for first in range(0, len(updates), at_once):
+                self._apply(updates[first : first + at_once])
 
     def _momentum(self, parameter: Tensor, gradient: Tensor, keep: float) -> Tensor:
         """Take a gradient into the running mean; what is to be orthogonalised, float [R, C]."""
@@ -89,16 +91,19 @@ class Muon(torch.optim.Optimizer):
         mean.lerp_(gradient, weight)
         return whole_like(parameter, torch.lerp(gradient, mean, keep))
 
-    def _apply(self, parameter: Tensor, group: dict[str, Any], change: Tensor) -> None:
-        """Take an orthogonalised update, float [N, R, C], off its parameter."""
-        rate: Any = group["lr"]
-        if self.found_inf is not None:
-            rate = rate * (self.found_inf == 0).to(change.dtype)
-        rows, columns = change.shape[1:]
-        change = change.mul_(max(1.0, rows / columns) ** 0.5 * rate).flatten(0, 1)
-        own = own_part(parameter)
-        own.mul_(1 - rate * group["weight_decay"])
-        own.sub_(part_like(parameter, change))
+    def _apply(self, updates: list[tuple[Tensor, dict[str, Any], Tensor]]) -> None:
+        """Orthogonalise updates of one shape together and take them off their parameters."""
+        changes = orthogonalized(torch.cat([blocks for _, _, blocks in updates]), self._dtype)
+        counts = [len(blocks) for _, _, blocks in updates]
+        for (parameter, group, _), change in zip(updates, changes.split(counts), strict=True):
+            rate: Any = group["lr"]
+            if self.found_inf is not None:
+                rate = rate * (self.found_inf == 0).to(change.dtype)
+            rows, columns = change.shape[1:]
+            change = change.mul_(max(1.0, rows / columns) ** 0.5 * rate).flatten(0, 1)
+            own = own_part(parameter)
+            own.mul_(1 - rate * group["weight_decay"])
+            own.sub_(part_like(parameter, change))
 
 
 def orthogonalized(matrices: Tensor, dtype: torch.dtype | None = None) -> Tensor:

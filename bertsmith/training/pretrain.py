@@ -91,7 +91,7 @@ def run_pretraining(
             refuse_unclear(resume=resume, overwrite=overwrite, output=output)
             refuse_standard_input(config.preparation.corpus, config.preparation.validation)
             device = device_of_rank(kind, local_rank()) if ranks.size > 1 else kind
-            config = settled(config, device)
+        config = settled(config, device, ranks)
         refuse_different(config, kind, ranks)
         # Of several machines' launchers one may count a restart that the others do not.
         restarted = ranks.any(is_restarted())
@@ -267,7 +267,7 @@ class Job:
             before_micro_batch=stop.interrupt_if_asked,
         )
         is_compiled = isinstance(engine, CompiledEngine)
-        how = f"{micro_batch:,} tokens at once"
+        how = f"{micro_batch:,} tokens at once, in {config.training.precision}"
         how += ", deterministic" if self.device.type == "cuda" else ""
         how += ", compiled" if is_compiled else ""
         self.display.say(
