@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+import bertsmith
 from bertsmith.architectures.bert.network import Bert
 from bertsmith.data.store import TokenStore
 from bertsmith.hardware import device as device_module
+from bertsmith.inference.model import cosine_similarity
 from bertsmith.nn import loss as loss_module
 from bertsmith.nn.loss import masked_lm_loss
 from bertsmith.objectives.rows import last_rows
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.muon import orthogonalized
+from bertsmith.training.run import Run
 from tests.support.objective import losses_of, scores_of
 from tests.support.stores import make_batches
 
 UNIT_ROUNDOFF = 2.0**-9
 """Of bfloat16, which has eight significant bits: half a unit in the last place."""
 FLOAT32_ROUNDOFF = 2.0**-24
+PRECISIONS: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
@@ -129,3 +134,29 @@ def test_muon_in_bfloat16_gives_singular_values_near_one(shape: tuple[int, int, 
     assert values.min() > 0.6
     assert values.max() < 1.3
     assert cosine.min() > 0.97
+
+
+def test_vectors_words_and_evaluations_are_near_those_of_float32(finished_run: Run) -> None:
+    texts = ["the crane lifts a beam", "a bird", "winter comes to quiet hills every day ."] * 5
+    plain, narrow = (
+        bertsmith.load(finished_run.output, device="cpu", precision=precision)
+        for precision in PRECISIONS
+    )
+    pairs = zip(plain.encode(texts), narrow.encode(texts), strict=True)
+    for one, other in pairs:
+        assert other.tokens.dtype == np.float32
+        assert one.tokens.shape == other.tokens.shape
+        assert not np.array_equal(one.tokens, other.tokens)
+        cosines = [cosine_similarity(*both) for both in zip(one.tokens, other.tokens, strict=True)]
+        assert min(cosines) > 0.999
+    masked = "the [MASK] lifts a beam"
+    likeliest = [model.fill(masked)[0][0].probability for model in (plain, narrow)]
+    assert likeliest[1] == pytest.approx(likeliest[0], rel=0.05)
+    found = [
+        bertsmith.evaluate(finished_run.output, num_sentences=5, device="cpu", precision=precision)
+        for precision in PRECISIONS
+    ]
+    before, after = (each.to_json("validation") for each in found)
+    assert before.keys() == after.keys()
+    assert after["validation_mlm_loss"] == pytest.approx(before["validation_mlm_loss"], abs=0.02)
+    assert after["validation_mlm_loss"] != before["validation_mlm_loss"]
