@@ -312,7 +312,7 @@ class PretrainedModel:
         return [found[i] for i in range(len(rows))]
 
     def _forward(self, rows: Sequence[TokenRow]) -> torch.Tensor:
-        """Float [T, H] of texts laid end to end; rows beyond are filler."""
+        """[T, H] of texts laid end to end; rows after them are filler."""
         with autocast(self._device, self._precision):
             hidden = self.bert(PackedInput.of(rows, self._device).with_filler())
         return hidden.to(next(self.bert.parameters()).dtype)

@@ -6,13 +6,13 @@ Q = most of them in a sequence; H = hidden size; N = heads; D = H / N.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bertsmith.hardware.device import whole_on_cpu
 from bertsmith.nn.dropout import DropoutKey, scale_of_kept
 from bertsmith.nn.layout import Layout
 
@@ -54,8 +54,7 @@ def attend(
     if not drops and _has_varlen_kernel(query, query.shape[1] // num_heads):
         return _attend_unpadded(query, key, value, queries, keys, num_heads)
     if keeps_scores(query.device.type, query.dtype, keys.max_length, drops=drops):
-        is_cpu = query.device.type == "cpu"  # whose products are in float32
-        with torch.autocast("cpu", enabled=False) if is_cpu else nullcontext():
+        with whole_on_cpu(query.device):
             out: Tensor = _AttendKeepingScores.apply(
                 query, key, value, queries, keys, num_heads, dropout_prob, dropout_key, site
             )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bertsmith.architectures import CLASSIFIER, Encoder
 from bertsmith.batch import Batch
+from bertsmith.hardware.device import whole_on_cpu
 from bertsmith.nn.dropout import dropout
 from bertsmith.objectives.base import Objective, Scores, Term
 from bertsmith.objectives.rows import last_rows, token_dropout_key
@@ -59,9 +60,11 @@ class SequenceClassification(Objective):
         key = token_dropout_key(model, batch, dropout_key)
         if key is not None:
             key = key.of(batch.cu_seqlens[:-1].long())
-        pooled = model.pool_cls(last_rows(model, batch, dropout_key).first())
-        pooled = dropout(pooled, model.config.hidden_dropout_prob, key, model.dropout_sites)
-        outputs = model.class_logits(pooled)
+        first = last_rows(model, batch, dropout_key).first()
+        with whole_on_cpu(first.device):
+            pooled = model.pool_cls(first)
+            pooled = dropout(pooled, model.config.hidden_dropout_prob, key, model.dropout_sites)
+            outputs = model.class_logits(pooled)
         return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
     def _loss_of(self, outputs: Tensor, labels: Tensor, reduction: str) -> Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bertsmith.architectures import MLM_HEAD, NSP_HEAD, POOLER, Encoder
+from bertsmith.hardware.device import whole_on_cpu
 from bertsmith.objectives.base import Scores, Term
 from bertsmith.objectives.mlm import MLM, mlm_loss, mlm_scores
 from bertsmith.objectives.rows import LastRows, RowObjective
@@ -43,5 +44,7 @@ class MaskedLMAndNextSentence(RowObjective):
 
 def _nsp_logits(model: Encoder, rows: LastRows) -> Tensor:
     """[B, 2], in at least float32."""
-    logits: Tensor = model.nsp_logits(model.pool_cls(rows.first()))
+    first = rows.first()
+    with whole_on_cpu(first.device):
+        logits: Tensor = model.nsp_logits(model.pool_cls(first))
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
