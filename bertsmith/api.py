@@ -213,8 +213,9 @@ def load(
     Args:
         path: where it lies.
         device: auto, cpu, cuda or mps.
-        precision: of matrix products. bfloat16 encodes many texts several times as fast where the
-            device has it natively, with vectors near those of float32; auto takes it there.
+        precision: of matrix products. Where the processor has bfloat16, many texts are encoded 1.2
+            (`tiny`) to 2.2 (`small`) times as fast with it, to vectors near those of float32;
+            auto takes it there.
 
     Raises:
         BertsmithError: there is no whole model, or the device is not on this machine.

@@ -397,9 +397,9 @@ def _memory(
     if is_spread:  # one layer, and what is no layer's, are whole while they are at work
         layer = bytes_of_parameters(model.layers[0])
         working += 2 * layer + weights - layer * len(model.layers)
-    libraries = _libraries() if machine.kind == "cpu" else 0
-    if machine.kind == "cpu" and batch.is_half:
-        libraries += _OF_ONEDNN
+    libraries = 0
+    if machine.kind == "cpu":
+        libraries = _libraries() + (_OF_ONEDNN if batch.is_half else 0)
     return Memory(
         weights=weights // parts,
         gradients=weights if accumulates else weights // parts,
