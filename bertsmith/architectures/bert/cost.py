@@ -87,9 +87,10 @@ class BertCosts(Architecture):
             scores = 0
         if batch.is_half:
             # Norms keep float32; the linear layers their inputs, cast; attention what it was given.
-            kept = rows * (2 * hidden * _FLOAT + (4 * hidden + inners) * _HALF)
-            of_score = _FLOAT if batch.device_type == "cpu" else _HALF  # see nn/attention.py
-            return kept + keys * _HALF + scores * of_score + noise
+            kept = rows * (2 * hidden * _FLOAT + (2 * hidden + inners) * _HALF)
+            # On a CPU attention and what goes into it are in float32: see network.py.
+            size = _FLOAT if batch.device_type == "cpu" else _HALF
+            return kept + (2 * hidden * rows + keys + scores) * size + noise
         # Two norms, what goes into them and comes out; query; context; of the last what it picks.
         kept = rows * (6 * hidden + inners + (hidden if is_last else 0))
         return (kept + keys + scores) * _FLOAT + noise

@@ -30,6 +30,7 @@ from bertsmith.architectures.base import (
 )
 from bertsmith.architectures.bert.near import queries_and_keys, waves
 from bertsmith.config import ModelConfig
+from bertsmith.hardware.device import whole_on_cpu
 from bertsmith.nn.attention import attend
 from bertsmith.nn.dropout import DropoutKey, dropout
 from bertsmith.nn.embedding import embed
@@ -103,25 +104,30 @@ class Attention(nn.Module):
         keys: Layout,
         dropout_key: DropoutKey | None,
     ) -> Tensor:
-        """Attention of `query_hidden` [R, H] to the tokens of `hidden` [T, H]: [R, H]."""
+        """Attention of `query_hidden` [R, H] to the tokens of `hidden` [T, H]: [R, H].
+
+        On a CPU in float32, also where other products are in bfloat16: with rounded queries and
+        keys next sentences are learnt later (docs/experiments.md).
+        """
         size = query_hidden.shape[1]
-        if query_hidden is hidden:
-            query, key, value = self.qkv(hidden).split(size, dim=1)
-        else:
-            weight, bias = self.qkv.weight, self.qkv.bias
-            query = F.linear(query_hidden, weight[:size], bias[:size])
-            key, value = F.linear(hidden, weight[size:], bias[size:]).split(size, dim=1)
-        context = attend(
-            query,
-            key,
-            value,
-            queries,
-            keys,
-            self.num_heads,
-            self.dropout_prob,
-            dropout_key,
-            site=_SITES_OF_HIDDEN,
-        )
+        with whole_on_cpu(hidden.device):
+            if query_hidden is hidden:
+                query, key, value = self.qkv(hidden).split(size, dim=1)
+            else:
+                weight, bias = self.qkv.weight, self.qkv.bias
+                query = F.linear(query_hidden, weight[:size], bias[:size])
+                key, value = F.linear(hidden, weight[size:], bias[size:]).split(size, dim=1)
+            context = attend(
+                query,
+                key,
+                value,
+                queries,
+                keys,
+                self.num_heads,
+                self.dropout_prob,
+                dropout_key,
+                site=_SITES_OF_HIDDEN,
+            )
         mixed: Tensor = self.output(context)
         return mixed
 
