@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.report import column, processor, times, versions
-from bertsmith.architectures.bert.network import Bert
+from bertsmith.architectures import Encoder, build
 from bertsmith.config import resolve
 from bertsmith.durable import CHECKSUMS_FILE, damage, whole_folder
 from bertsmith.saved.locate import checkpoint_folder
@@ -61,7 +61,7 @@ def main() -> None:
 def measure_saving(preset: str, vocabulary: int, work: Path, rounds: int) -> Turns:
     """Seconds of both ways to write a checkpoint, and of checking and restoring one."""
     config = resolve(preset=preset)
-    model = Bert(config.model, vocabulary)
+    model = build(config.model, vocabulary)
     model.initialize(0)
     optimizers = make_optimizers(model, config.training)
     for parameter in model.parameters():
@@ -97,7 +97,7 @@ def measure_saving(preset: str, vocabulary: int, work: Path, rounds: int) -> Tur
     return turns
 
 
-def save_plainly(model: Bert, optimizers: Optimizers, path: Path) -> None:
+def save_plainly(model: Encoder, optimizers: Optimizers, path: Path) -> None:
     """As other tools do it, with a flush so that it is as safe on the disk."""
     with path.open("wb") as stream:
         states = [part.state_dict() for part in optimizers.parts]

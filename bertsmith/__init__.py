@@ -21,12 +21,14 @@ from bertsmith.api import (
     similar,
 )
 from bertsmith.config import (
+    BertConfig,
     DataConfig,
     FinetuneConfig,
     FinetuneSettings,
     LabelledConfig,
     LabelledSettings,
     ModelConfig,
+    ModernBertConfig,
     PreparationConfig,
     PreparationSettings,
     PretrainSettings,
@@ -79,6 +81,7 @@ _RESULTS = {
 """What functions return; imported when it is asked for, since its modules load torch."""
 
 __all__ = [
+    "BertConfig",
     "BertsmithError",
     "Bin",
     "Candidate",
@@ -102,6 +105,7 @@ __all__ = [
     "MissingExtraError",
     "ModelConfig",
     "ModelError",
+    "ModernBertConfig",
     "Place",
     "PreparationConfig",
     "PreparationSettings",

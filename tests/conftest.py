@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bertsmith.architectures.bert.network import Bert
-from bertsmith.config import ModelConfig
+from bertsmith.config import BertConfig
 from bertsmith.corpus import Document
 from bertsmith.data.store import TokenStore, build_store
 from bertsmith.saved.hugging_face import Snapshot
@@ -46,8 +46,8 @@ def store(documents: list[Document], tokenizer: Tokenizer) -> TokenStore:
 
 
 @pytest.fixture
-def tiny_config() -> ModelConfig:
-    return ModelConfig(
+def tiny_config() -> BertConfig:
+    return BertConfig(
         num_hidden_layers=2,
         hidden_size=32,
         intermediate_size=48,
@@ -59,7 +59,7 @@ def tiny_config() -> ModelConfig:
 
 
 @pytest.fixture
-def tiny_model(tiny_config: ModelConfig, tokenizer: Tokenizer) -> Bert:
+def tiny_model(tiny_config: BertConfig, tokenizer: Tokenizer) -> Bert:
     """Weights far from their small initial values, so that an error in any part shows."""
     model = Bert(tiny_config, tokenizer.vocab_size)
     generator = torch.Generator().manual_seed(1)

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
-from bertsmith.config import ModelConfig, TrainingConfig, resolve
+from bertsmith.config import BertConfig, TrainingConfig, resolve
 from bertsmith.data.store import TokenStore
 from bertsmith.nn.dropout import DropoutKey, site_keys
 from bertsmith.nn.embedding import sum_by_row
@@ -205,7 +205,7 @@ def heads_of(pairs: bool) -> frozenset[str]:
 
 
 def make_model(dropout: float, *, pairs: bool) -> Bert:
-    config = ModelConfig(
+    config = BertConfig(
         hidden_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,

@@ -11,6 +11,7 @@ import pytest
 import bertsmith
 from bertsmith.cli.main import main
 from bertsmith.config import (
+    MODEL_CONFIGS,
     PRESETS,
     RECIPES,
     DataConfig,
@@ -18,7 +19,6 @@ from bertsmith.config import (
     FinetuneSettings,
     LabelledConfig,
     LabelledSettings,
-    ModelConfig,
     PreparationConfig,
     PreparationSettings,
     PretrainConfig,
@@ -30,15 +30,16 @@ from bertsmith.config import (
     to_toml,
 )
 from bertsmith.config.fields import rules_of, types_of
-from bertsmith.config.schema import SECTIONS, section_of
+from bertsmith.config.schema import SECTIONS, section_classes, section_of
 from bertsmith.errors import ConfigError, RunError
 from bertsmith.training.run import Run
 from bertsmith.training.settings import Layers
 
 
 def test_no_setting_stands_in_two_sections() -> None:
-    names = [{field.name for field in fields(c)} for c in (ModelConfig, DataConfig, TrainingConfig)]
-    assert not any(a & b for a, b in combinations(names, 2))
+    for model in MODEL_CONFIGS.values():
+        names = [{field.name for field in fields(c)} for c in (model, DataConfig, TrainingConfig)]
+        assert not any(a & b for a, b in combinations(names, 2))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -100,7 +101,7 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], message: str)
         resolve(overrides=settings)
 
 
-SECTION_CLASSES = (PreparationConfig, DataConfig, ModelConfig, TrainingConfig)
+SECTION_CLASSES = tuple(section_classes())
 
 
 @pytest.mark.parametrize(
@@ -135,9 +136,20 @@ def test_a_keyword_that_is_no_setting_is_refused() -> None:
         bertsmith.pretrain(hidden_size="3")  # type: ignore[arg-type]
 
 
+def test_a_setting_of_another_architecture_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"`type_vocab_size` is no setting of .* modernbert"):
+        resolve(overrides={"architecture": "modernbert", "type_vocab_size": 2})
+    with pytest.raises(ConfigError, match=r"no setting of .* bert; did you mean layer_norm_eps"):
+        resolve(overrides={"norm_eps": 1e-5})
+    with pytest.raises(ConfigError, match="at least 2 segment embeddings; this modernbert has 0"):
+        resolve(overrides={"architecture": "modernbert", "objective": "mlm+nsp"})
+    # What only a preset or a recipe has is left out.
+    assert resolve(overrides={"architecture": "modernbert"}).data.objective == "mlm"
+
+
 OUTSIDE = [
     (cls, name, bound + step)
-    for cls in (*SECTIONS.values(), LabelledConfig, FinetuneConfig, ProbeConfig)
+    for cls in (*SECTION_CLASSES, LabelledConfig, FinetuneConfig, ProbeConfig)
     for name, rules in rules_of(cls).items()
     for bound, step in ((rules.gt, 0), (rules.ge, -1), (rules.lt, 0), (rules.le, 1))
     if bound is not None
@@ -151,7 +163,7 @@ def test_what_is_outside_of_the_bounds_is_refused(cls: type, name: str, value: f
 
 
 def test_what_a_setting_needs_is_a_setting() -> None:
-    rules = chain(*(rules_of(cls).values() for cls in SECTIONS.values()))
+    rules = chain(*(rules_of(cls).values() for cls in section_classes()))
     needs = [need for one in rules for need in one.needs.items()]
     assert needs
     for other, values in needs:
@@ -270,7 +282,7 @@ def test_the_chapter_recipe_is_the_chapters() -> None:
     training = config.training
     assert (training.batch_size, training.optimizer, training.steps) == (512, "adam", 50)
     assert (training.learning_rate, training.lr_scheduler_type) == (0.01, "constant")
-    assert config.model.hidden_dropout_prob == 0.2
+    assert vars(config.model)["hidden_dropout_prob"] == 0.2
 
 
 def test_a_setting_that_there_was_is_passed_over(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import bertsmith
-from bertsmith.architectures.bert.network import Bert
+from bertsmith.architectures import build
 from bertsmith.cli.main import main
 from bertsmith.config import PretrainConfig, resolve
 from bertsmith.errors import ConfigError
@@ -90,7 +90,7 @@ def test_counts_are_those_of_the_network() -> None:
         preset="mini", overrides={"max_length": 40, "batch_size": 6, "vocab_size": 300}
     )
     found = estimate(config, replace(GPU, devices=1))
-    model = Bert(config.model, 300)
+    model = build(config.model, 300)
     assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
     batch = made_up_batch(config, 300, 6)
     assert found.flops_a_step == BERT.training_flops(config.model, 300, batch)

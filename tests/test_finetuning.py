@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification, pipeline
 import bertsmith
 from bertsmith.architectures.bert.network import Bert
 from bertsmith.cli.main import main
-from bertsmith.config import FinetuneConfig, LabelledConfig, ModelConfig
+from bertsmith.config import BertConfig, FinetuneConfig, LabelledConfig
 from bertsmith.data.ahead import BatchesAhead
 from bertsmith.errors import BertsmithError
 from bertsmith.finetuning.batches import LabelledBatches, packed
@@ -606,7 +606,7 @@ def test_an_output_that_is_a_link_keeps_it(
 
 
 def test_pairs_need_a_model_of_two_segments(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    shape = ModelConfig(hidden_size=16, type_vocab_size=1, max_position_embeddings=40)
+    shape = BertConfig(hidden_size=16, type_vocab_size=1, max_position_embeddings=40)
     bert = Bert(shape, tokenizer.vocab_size)
     bert.initialize(0)
     (tmp_path / "m").mkdir()

@@ -13,12 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from bertsmith.architectures import MicroBatch
+from bertsmith.architectures import MicroBatch, architecture_of, build
 from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
-from bertsmith.config import ModelConfig, PretrainConfig, TrainingConfig, resolve
+from bertsmith.config import BertConfig, PretrainConfig, TrainingConfig, resolve
 from bertsmith.data.store import TokenStore
 from bertsmith.errors import DeviceError
+from bertsmith.objectives import Objective
+from bertsmith.objectives.mlm import MaskedLM
 from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
 from bertsmith.ranks import ALONE
 from bertsmith.tokenizer import Tokenizer
@@ -45,12 +47,12 @@ def a_config(**settings: Any) -> PretrainConfig:
     return resolve(preset="mini", overrides={**usual, **settings})
 
 
-def kept(config: PretrainConfig, num_sequences: int) -> int:
+def kept(config: PretrainConfig, num_sequences: int, objective: Objective = OBJECTIVE) -> int:
     """Bytes that a forward pass keeps."""
-    model = Bert(config.model, VOCABULARY)
+    model = build(config.model, VOCABULARY)
     model.initialize(0)
     model.recomputes = config.training.recompute
-    parallel = Parallel(model, OBJECTIVE, ALONE, "ddp", CPU)
+    parallel = Parallel(model, objective, ALONE, "ddp", CPU)
     return fit._Trial(parallel, config, CPU, nullcontext, 1).bytes_of(num_sequences)
 
 
@@ -75,7 +77,7 @@ def test_recomputing_keeps_little() -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize(("kind", "is_half"), [("cpu", False), ("cuda", True), ("cuda", False)])
 def test_scores_are_counted_where_they_are_kept(kind: str, is_half: bool, dropout: float) -> None:
-    model = replace(a_config().model, attention_probs_dropout_prob=dropout)
+    model = a_config(attention_probs_dropout_prob=dropout).model
     for length in (512, 1024):
         model = replace(model, max_position_embeddings=length)
         batch = MicroBatch(
@@ -84,7 +86,7 @@ def test_scores_are_counted_where_they_are_kept(kind: str, is_half: bool, dropou
         keeps = bool(dropout) or (kind == "cpu" and length <= 512)
         scores = model.num_attention_heads * length**2
         found = BERT.layer_bytes(model, batch)
-        undropped = replace(model, attention_probs_dropout_prob=0.0)
+        undropped = model.with_dropout(0.0)
         rest = BERT.layer_bytes(undropped, replace(batch, device_type="mps"))
         assert found - rest == keeps * scores * (2 if is_half else 4) + bool(dropout) * scores
 
@@ -92,7 +94,7 @@ def test_scores_are_counted_where_they_are_kept(kind: str, is_half: bool, dropou
 def test_moments_are_counted() -> None:
     for optimizer in OPTIMIZERS:
         training = TrainingConfig(optimizer=optimizer)
-        model = Bert(a_config().model, VOCABULARY)
+        model = build(a_config().model, VOCABULARY)
         optimizers = make_optimizers(model, training)
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
@@ -158,7 +160,7 @@ def test_a_run_takes_what_fits(
     free: int, expected: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = a_config(hidden_size=64, num_attention_heads=1, intermediate_size=256)
-    model = Bert(config.model, VOCABULARY)
+    model = build(config.model, VOCABULARY)
     model.initialize(0)
     monkeypatch.setattr(fit, "free_memory", lambda device: free)
     parallel = Parallel(model, OBJECTIVE, ALONE, "ddp", CPU)
@@ -221,7 +223,7 @@ def one_step(model: Bert, batch: Batch, micro_batch: int) -> StepResult:
 
 
 def test_a_step_that_does_not_fit_is_done_in_smaller_parts(
-    tiny_config: ModelConfig,
+    tiny_config: BertConfig,
     store: TokenStore,
     tokenizer: Tokenizer,
     monkeypatch: pytest.MonkeyPatch,
@@ -287,7 +289,7 @@ def test_a_sequence_that_does_not_fit_alone_is_said(
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_recomputing_changes_no_number(
-    dropout: float, tiny_config: ModelConfig, store: TokenStore, tokenizer: Tokenizer
+    dropout: float, tiny_config: BertConfig, store: TokenStore, tokenizer: Tokenizer
 ) -> None:
     batch = make_batches(store, tokenizer).batch(0)
     config = replace(tiny_config, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
@@ -301,3 +303,33 @@ def test_recomputing_changes_no_number(
         found.append([losses.mlm, *(p.grad for p in model.parameters() if p.grad is not None)])
     for plain, again in zip(*found, strict=True):
         assert torch.equal(plain, again)
+
+
+@pytest.mark.parametrize("length", [32, 300])
+@pytest.mark.parametrize("layers", [4, 6])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("act", ["gelu", "relu"])
+def test_activations_of_modernbert_are_what_autograd_keeps(
+    act: str, dropout: float, layers: int, length: int
+) -> None:
+    """Its last layer is global with four layers and local with six."""
+    config = resolve(
+        overrides={
+            "architecture": "modernbert",
+            "num_hidden_layers": layers,
+            "hidden_size": 128,
+            "intermediate_size": 192,
+            "local_attention": 16,
+            "hidden_activation": act,
+            "mlp_dropout": dropout,
+            "attention_dropout": dropout,
+            "max_length": length,
+            "device": "cpu",
+        }
+    )
+    masked = round(length * config.data.mlm_probability)
+    number = 1200 // length  # blocks of windows are filled to 64 tokens, which a few feel
+    batch = MicroBatch(num_sequences=number, length=length, num_masked=masked)
+    architecture = architecture_of("modernbert")
+    counted = architecture.activation_bytes(config.model, VOCABULARY, batch)
+    assert counted == pytest.approx(kept(config, number, MaskedLM()), rel=0.03)

@@ -12,19 +12,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     AutoModelForPreTraining,
-    BertConfig,
     BertForMaskedLM,
     BertForPreTraining,
     BertModel,
 )
 
+from bertsmith.architectures import build
 from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
-from bertsmith.config import ModelConfig, resolve
+from bertsmith.config import BertConfig, resolve
 from bertsmith.data.store import TokenStore
 from bertsmith.errors import BertsmithError, ModelError
 from bertsmith.nn import loss as loss_module
@@ -65,7 +66,7 @@ def ours(model: Bert, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         return (
             hidden,
             model.mlm_logits(hidden),
-            model.nsp_logits(model.pool(hidden, batch.cu_seqlens)),
+            model.nsp_logits(model.pool(hidden[batch.cu_seqlens[:-1].long()])),
         )
 
 
@@ -87,9 +88,9 @@ def assert_same_outputs(model: Bert, theirs: Any, batch: Batch) -> None:
 def test_published_sizes_have_the_published_parameters(preset: str, parameters: int) -> None:
     config = resolve(preset=preset).model
     with torch.device("meta"):
-        model = Bert(config, 30_522)
+        model = build(config, 30_522)
         theirs = BertForPreTraining(
-            BertConfig(
+            transformers.BertConfig(
                 vocab_size=30_522,
                 hidden_size=config.hidden_size,
                 num_hidden_layers=config.num_hidden_layers,
@@ -105,7 +106,7 @@ def test_published_sizes_have_the_published_parameters(preset: str, parameters: 
 def test_our_weights_give_the_same_in_transformers(
     activation: str, tiny_model: Bert, tokenizer: Tokenizer, batch: Batch, tmp_path: Path
 ) -> None:
-    config = ModelConfig(**{**vars(tiny_model.config), "hidden_act": activation})
+    config = BertConfig(**{**vars(tiny_model.config), "hidden_act": activation})
     model = Bert(config, tokenizer.vocab_size)
     model.load_state_dict(tiny_model.state_dict())
     Snapshot.of(model.eval(), tokenizer).write(tmp_path)
@@ -116,8 +117,8 @@ def test_our_weights_give_the_same_in_transformers(
     assert_same_outputs(model, theirs.eval(), batch)
 
 
-def their_config(tokenizer: Tokenizer) -> BertConfig:
-    return BertConfig(
+def their_config(tokenizer: Tokenizer) -> transformers.BertConfig:
+    return transformers.BertConfig(
         vocab_size=tokenizer.vocab_size,
         hidden_size=32,
         num_hidden_layers=2,
@@ -197,7 +198,7 @@ def edit_config(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "roberta"}, "`model_type` must be bert; got 'roberta'"),
+        ({"model_type": "roberta"}, "must be bert or modernbert; got 'roberta'"),
         ({"hidden_act": "silu"}, "must be relu or gelu; got 'silu'"),
         ({"hidden_size": 33}, "multiple of"),
         ({"hidden_size": "32"}, "of type int"),
@@ -350,7 +351,7 @@ def plain_loss(model: Bert, batch: Batch) -> Tensor:
     hidden = model(PackedInput(batch.input_ids, batch.token_type_ids, batch.position_ids, layout))
     labels = torch.full_like(batch.input_ids, -100)
     labels[batch.masked_positions] = batch.masked_labels
-    nsp = model.nsp_logits(model.pool(hidden, batch.cu_seqlens))
+    nsp = model.nsp_logits(model.pool(hidden[batch.cu_seqlens[:-1].long()]))
     return F.cross_entropy(model.mlm_logits(hidden), labels) + F.cross_entropy(
         nsp, batch.sequence_labels
     )
@@ -396,7 +397,7 @@ def test_sequences_do_not_see_one_another(tiny_model: Bert, batch: Batch) -> Non
     torch.testing.assert_close(found, hidden[-alone.num_tokens :], atol=1e-5, rtol=1e-5)
 
 
-def test_initial_weights_follow_from_the_seed(tiny_config: ModelConfig) -> None:
+def test_initial_weights_follow_from_the_seed(tiny_config: BertConfig) -> None:
     models = [Bert(tiny_config, 500) for _ in range(3)]
     for model, seed in zip(models, (3, 3, 4), strict=True):
         model.initialize(seed)

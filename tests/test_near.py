@@ -13,7 +13,7 @@ from torch import Tensor
 from bertsmith import pretrain
 from bertsmith.architectures.bert.near import distances, queries_and_keys, waves
 from bertsmith.architectures.bert.network import Bert
-from bertsmith.config import PRESETS, ModelConfig, resolve
+from bertsmith.config import PRESETS, BertConfig, resolve
 from bertsmith.saved.hugging_face import load_model
 from bertsmith.saved.locate import find_model
 from bertsmith.training.run import Run
@@ -22,11 +22,13 @@ from tests.support.runs import TINY_RUN
 SHAPES = [("textbook", {}), ("mini", {}), ("base", {}), ("tiny", {"num_attention_heads": 1})]
 
 
-def shape_of(preset: str, changes: dict[str, Any]) -> ModelConfig:
-    return replace(resolve(preset=preset).model, **changes)
+def shape_of(preset: str, changes: dict[str, Any]) -> BertConfig:
+    model = resolve(preset=preset).model
+    assert isinstance(model, BertConfig)
+    return replace(model, **changes)
 
 
-def heads_of(vectors: Tensor, config: ModelConfig) -> Tensor:
+def heads_of(vectors: Tensor, config: BertConfig) -> Tensor:
     """[P, H] → float64 [heads, P, D]."""
     return vectors.double().view(len(vectors), config.num_attention_heads, -1).transpose(0, 1)
 
@@ -59,7 +61,7 @@ def test_half_of_the_heads_look_near_and_both_ways() -> None:
     assert not keys[half:].any()
 
 
-def test_a_fresh_layer_looks_near_whatever_the_words(tiny_config: ModelConfig) -> None:
+def test_a_fresh_layer_looks_near_whatever_the_words(tiny_config: BertConfig) -> None:
     """With words drawn, norm and all: the mean score is highest at each head's distance."""
     config = replace(tiny_config, hidden_size=256, num_attention_heads=4)
     model = Bert(config, 500)
@@ -79,7 +81,7 @@ def test_a_fresh_layer_looks_near_whatever_the_words(tiny_config: ModelConfig) -
         assert max(range(6), key=means.__getitem__) == (-3, -2, -1, 1, 2, 3).index(distance)
 
 
-def test_all_other_weights_are_drawn_as_ever(tiny_config: ModelConfig) -> None:
+def test_all_other_weights_are_drawn_as_ever(tiny_config: BertConfig) -> None:
     usual, near = Bert(tiny_config, 500), Bert(tiny_config, 500)
     usual.initialize(3)
     near.initialize(3, looks_near=True)
@@ -100,7 +102,7 @@ def test_all_other_weights_are_drawn_as_ever(tiny_config: ModelConfig) -> None:
 
 
 @pytest.mark.parametrize("hidden", [6, 10])
-def test_heads_of_any_size_will_do(hidden: int, tiny_config: ModelConfig) -> None:
+def test_heads_of_any_size_will_do(hidden: int, tiny_config: BertConfig) -> None:
     """Two heads of three and of five: the last number of each has no wave."""
     config = replace(tiny_config, hidden_size=hidden, num_attention_heads=2)
     model = Bert(config, 50)

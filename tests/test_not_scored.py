@@ -17,7 +17,7 @@ from bertsmith.architectures import CLASSIFIER, build
 from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Sizes
 from bertsmith.cli.main import main
-from bertsmith.config import DataConfig, ModelConfig
+from bertsmith.config import BertConfig, DataConfig
 from bertsmith.data.store import build_store
 from bertsmith.errors import BertsmithError, DivergenceError, ModelError
 from bertsmith.evaluation.held_out import evaluate, evaluation_batches
@@ -305,7 +305,7 @@ def test_a_probe_shows_what_validation_rows_cannot_tell(
 
 
 def test_outputs_that_are_no_numbers_are_not_taken_for_a_class() -> None:
-    shape = ModelConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    shape = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
     model = build(shape, 30, frozenset({CLASSIFIER}), num_labels=2)
     model.initialize(0)
     assert predict(model, [Row([1, 2], [0, 0])], CPU).shape == (1, 2)

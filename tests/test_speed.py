@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import bertsmith
 from bertsmith.architectures.bert.network import Bert
-from bertsmith.config import ModelConfig, resolve
+from bertsmith.config import BertConfig, resolve
 from bertsmith.data import ahead
 from bertsmith.data.store import TokenStore
 from bertsmith.hardware.device import keep_freed_memory
@@ -64,7 +64,7 @@ def test_flops_are_those_of_the_products(preset: str, layers: int) -> None:
 
 
 def test_flops_are_what_pytorch_counts(
-    tiny_model: Bert, store: TokenStore, tokenizer: Tokenizer, tiny_config: ModelConfig
+    tiny_model: Bert, store: TokenStore, tokenizer: Tokenizer, tiny_config: BertConfig
 ) -> None:
     (batch,) = make_batches(store, tokenizer).batch(0).split(1000)
     (one, *_) = batch.split(1)  # one sequence: no padding in attention

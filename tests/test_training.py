@@ -11,7 +11,7 @@ import torch
 
 from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
-from bertsmith.config import DataConfig, ModelConfig, TrainingConfig
+from bertsmith.config import BertConfig, DataConfig, TrainingConfig
 from bertsmith.data.store import TokenStore
 from bertsmith.evaluation.held_out import evaluate, evaluation_batches
 from bertsmith.ranks import ALONE
@@ -43,7 +43,7 @@ def step(model: Bert, batch: Batch, micro_batch: int, **options: float) -> StepR
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("size", [1, 100, 10_000])
 def test_micro_batches_change_nothing_but_rounding(
-    size: int, dropout: float, tiny_config: ModelConfig, store: TokenStore, tokenizer: Tokenizer
+    size: int, dropout: float, tiny_config: BertConfig, store: TokenStore, tokenizer: Tokenizer
 ) -> None:
     batch = make_batches(store, tokenizer).batch(0)
     config = replace(tiny_config, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import bertsmith
-from bertsmith.architectures.bert.network import Bert
+from bertsmith.architectures import build
 from bertsmith.cli.main import main
 from bertsmith.errors import InputError
 from bertsmith.inference.model import Encoding, PretrainedModel, compare, cosine_similarity
@@ -283,7 +283,7 @@ def test_a_line_of_the_file_is_a_row(
 
 def test_padding_rows_of_the_matrix_are_never_proposed(model: PretrainedModel) -> None:
     config, vocab_size = model.bert.config, model.tokenizer.vocab_size
-    padded = Bert(config, vocab_size + 27).eval()
+    padded: Any = build(config, vocab_size + 27).eval()
     padded.initialize(0)
     padded.mlm_head.bias.data[vocab_size:] = 100.0
     wider = PretrainedModel(padded, model.tokenizer, frozenset(), torch.device("cpu"))

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from bertsmith.architectures.bert.network import Bert
+from bertsmith.architectures import Encoder, build
 from bertsmith.batch import Batch
 from bertsmith.config import PretrainConfig, resolve
 from bertsmith.data.worker import pinned
@@ -94,9 +94,9 @@ class Case:
         batches = [prepared.batches.batch(number) for number in range(steps)]
         return Case(name, config, prepared, device, batches)
 
-    def model(self) -> Bert:
+    def model(self) -> Encoder:
         """Our network with its first weights."""
-        model = Bert(
+        model = build(
             self.config.model,
             self.prepared.tokenizer.vocab_size,
             self.objective.heads,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bertsmith.architectures.base import (
     CLASSIFIER,
     MLM_HEAD,
@@ -15,7 +17,8 @@ from bertsmith.architectures.base import (
     call_module,
 )
 from bertsmith.architectures.bert import BertArchitecture
-from bertsmith.config import ModelConfig
+from bertsmith.architectures.modernbert import ModernBertArchitecture
+from bertsmith.config import MODEL_CONFIGS, ModelConfig
 from bertsmith.config.registered import ARCHITECTURES
 from bertsmith.errors import ConfigError
 
@@ -35,12 +38,13 @@ __all__ = [
     "register",
 ]
 
-_ARCHITECTURES: dict[str, Architecture] = {
-    architecture.name: architecture for architecture in (BertArchitecture(),)
+_ARCHITECTURES: dict[str, Architecture[Any]] = {
+    architecture.name: architecture
+    for architecture in (BertArchitecture(), ModernBertArchitecture())
 }
 
 
-def architecture_of(name: str) -> Architecture:
+def architecture_of(name: str) -> Architecture[Any]:
     """The architecture of a name. Raises: `ConfigError` if there is none."""
     if name not in _ARCHITECTURES:
         known = " or ".join(_ARCHITECTURES)
@@ -73,7 +77,7 @@ def build(
     return architecture.build(config, vocab_size, heads, num_labels)
 
 
-def register(architecture: Architecture) -> None:
+def register(architecture: Architecture[Any]) -> None:
     """Let settings and folders name an architecture. Raises: `ConfigError` if its name is taken."""
     if architecture.name in _ARCHITECTURES:
         raise ConfigError(
@@ -81,3 +85,4 @@ def register(architecture: Architecture) -> None:
         )
     _ARCHITECTURES[architecture.name] = architecture
     ARCHITECTURES.append(architecture.name)
+    MODEL_CONFIGS[architecture.name] = architecture.config_class

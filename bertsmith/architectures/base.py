@@ -7,9 +7,9 @@ last layer; H = hidden size; V = vocabulary; K = outputs of a classifier.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +20,10 @@ from bertsmith.nn.layout import PackedInput, TokenSubset
 
 MLM_HEAD, POOLER, NSP_HEAD, CLASSIFIER = "mlm_head", "pooler", "nsp_head", "classifier"
 """Names of the heads that objectives and fine-tuning ask for; each is a module of the network."""
+
+
+Shape = TypeVar("Shape", bound=ModelConfig)
+"""The class of an architecture's shapes."""
 
 
 def call_module(module: nn.Module, *arguments: Any) -> Tensor:
@@ -111,13 +115,18 @@ class Encoder(nn.Module, ABC):
     def mlm_bias(self) -> nn.Parameter:
         """The bias of the vocabulary's logits, float32 [V]."""
 
-    @abstractmethod
-    def pool_cls(self, cls_hidden: Tensor) -> Tensor:
-        """The pooler on [CLS] vectors: [B, H] → [B, H]."""
+    @property
+    def pools_all(self) -> bool:
+        """Whether a classifier reads the mean of a sequence's vectors; else that of [CLS]."""
+        return False
 
     @abstractmethod
+    def pool(self, vectors: Tensor) -> Tensor:
+        """What stands before the outputs for sequences, on a vector of each: [B, H] → [B, H]."""
+
     def nsp_logits(self, pooled: Tensor) -> Tensor:
-        """[B, H] → [B, 2]; 0 = B follows A, 1 = B is random."""
+        """[B, H] → [B, 2]; 0 = B follows A, 1 = B is random. Of those that have `NSP_HEAD`."""
+        raise NotImplementedError
 
     @abstractmethod
     def class_logits(self, pooled: Tensor) -> Tensor:
@@ -126,10 +135,6 @@ class Encoder(nn.Module, ABC):
     def mlm_logits(self, hidden: Tensor) -> Tensor:
         """Scores of every vocabulary entry at the rows given: [M, H] → [M, V]."""
         return F.linear(*self.mlm_projection(hidden))
-
-    def pool(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
-        """The pooler on each sequence's first vector: [T, H] → [B, H]."""
-        return self.pool_cls(hidden.index_select(0, cu_seqlens[:-1].long()))
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """`function(self, *arguments)`.
@@ -179,21 +184,26 @@ class MicroBatch:
         return self.num_sequences * self.length
 
 
-class Architecture(ABC):
+class Architecture(ABC, Generic[Shape]):
     """A family of networks.
 
     Attributes:
         name: `--architecture`, and `model_type` in config.json.
+        config_class: the class of its shapes; its fields are the settings of [model].
         heads: heads that its networks can have, in a Hugging Face folder the prefix of the names of
             each one's weights; a folder may lack any of them.
+        token_ids: which special tokens' ids config.json says, as `pad_token_id`: pad, cls, sep, bos
+            (which is cls) and eos (which is sep).
     """
 
     name: str
+    config_class: type[Shape]
     heads: Mapping[str, str]
+    token_ids: Sequence[str] = ("pad",)
 
     @abstractmethod
     def build(
-        self, config: ModelConfig, vocab_size: int, heads: frozenset[str], num_labels: int
+        self, config: Shape, vocab_size: int, heads: frozenset[str], num_labels: int
     ) -> Encoder:
         """A network with these heads; its weights are drawn later."""
 
@@ -202,11 +212,11 @@ class Architecture(ABC):
         """The `transformers` class of a network with these heads."""
 
     @abstractmethod
-    def read_config(self, found: Mapping[str, Any]) -> ModelConfig:
+    def read_config(self, found: Mapping[str, Any]) -> Shape:
         """The shape that a config.json says. Raises: `ConfigError` if this package has no such."""
 
     @abstractmethod
-    def write_config(self, config: ModelConfig) -> dict[str, Any]:
+    def write_config(self, config: Shape) -> dict[str, Any]:
         """What config.json says of the shape."""
 
     @abstractmethod
@@ -221,7 +231,7 @@ class Architecture(ABC):
         return name
 
     @abstractmethod
-    def training_flops(self, config: ModelConfig, vocab_size: int, work: Work) -> int:
+    def training_flops(self, config: Shape, vocab_size: int, work: Work) -> int:
         """Floating-point operations of the matrix products, forward and backward.
 
         Real tokens only, the vocabulary at masked positions only; a multiply and an add are two,
@@ -232,13 +242,11 @@ class Architecture(ABC):
         """
 
     @abstractmethod
-    def skipped_flops(self, config: ModelConfig, batch: Batch) -> int:
+    def skipped_flops(self, config: Shape, batch: Batch) -> int:
         """The part of `training_flops` that is left out: the last layer where no head reads it."""
 
     @abstractmethod
-    def layer_bytes(
-        self, config: ModelConfig, batch: MicroBatch, num_wanted: int | None = None
-    ) -> int:
+    def layer_bytes(self, config: Shape, batch: MicroBatch, num_wanted: int | None = None) -> int:
         """What one layer keeps for the backward pass.
 
         Args:
@@ -249,7 +257,7 @@ class Architecture(ABC):
 
     @abstractmethod
     def activation_bytes(
-        self, config: ModelConfig, vocab_size: int, batch: MicroBatch, *, recomputes: bool = False
+        self, config: Shape, vocab_size: int, batch: MicroBatch, *, recomputes: bool = False
     ) -> int:
         """What the forward pass keeps until the backward pass has used it.
 
@@ -260,7 +268,7 @@ class Architecture(ABC):
         """
 
     @abstractmethod
-    def working_bytes(self, config: ModelConfig, vocab_size: int, batch: MicroBatch) -> int:
+    def working_bytes(self, config: Shape, vocab_size: int, batch: MicroBatch) -> int:
         """What is taken for a moment only, where that is most: by the loss, or by a layer's
         backward pass; `config`, `vocab_size` and `batch` are as in `activation_bytes`.
         """

@@ -13,6 +13,7 @@ import tyro
 from bertsmith.config import (
     BUDGETS,
     SECTIONS,
+    BertConfig,
     DataConfig,
     ModelConfig,
     PreparationConfig,
@@ -34,7 +35,7 @@ class Settings:
     )
     data: tyro.conf.OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
     training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
-    model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
+    model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=BertConfig)
 
 
 def layers_named(arguments: Sequence[str]) -> Layers:
@@ -43,7 +44,7 @@ def layers_named(arguments: Sequence[str]) -> Layers:
     Found before the other flags are read, so that `--help` shows the defaults as they will be.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("preset", "recipe", "config", "output", "init-from"):
+    for name in ("preset", "recipe", "config", "output", "init-from", "architecture"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--corpus", nargs="+", default=[])
@@ -57,6 +58,7 @@ def layers_named(arguments: Sequence[str]) -> Layers:
         config=named.config,
         corpus=named.corpus,
         init_from=named.init_from,
+        architecture=named.architecture,
         output=None if named.output is None else Path(named.output),
         resume=named.resume,
         may_lack_corpus=asks_for_help(arguments),

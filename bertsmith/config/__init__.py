@@ -9,6 +9,7 @@ from bertsmith.config.keywords import (
     PretrainSettings,
     ProbeSettings,
 )
+from bertsmith.config.models import MODEL_CONFIGS, BertConfig, ModelConfig, ModernBertConfig
 from bertsmith.config.presets import PRESETS, RECIPES
 from bertsmith.config.resolve import (
     MOST_MANIFEST_BYTES,
@@ -29,7 +30,6 @@ from bertsmith.config.schema import (
     SECTIONS,
     TOKENIZERS,
     DataConfig,
-    ModelConfig,
     PreparationConfig,
     PretrainConfig,
     TrainingConfig,
@@ -37,6 +37,7 @@ from bertsmith.config.schema import (
 
 __all__ = [
     "BUDGETS",
+    "MODEL_CONFIGS",
     "MOST_MANIFEST_BYTES",
     "PRESETS",
     "RECIPES",
@@ -44,6 +45,7 @@ __all__ = [
     "SECTIONS",
     "STORE_MANIFEST_FILE",
     "TOKENIZERS",
+    "BertConfig",
     "DataConfig",
     "FinetuneConfig",
     "FinetuneSettings",
@@ -51,6 +53,7 @@ __all__ = [
     "LabelledConfig",
     "LabelledSettings",
     "ModelConfig",
+    "ModernBertConfig",
     "PreparationConfig",
     "PreparationSettings",
     "PretrainConfig",

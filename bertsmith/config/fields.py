@@ -85,7 +85,8 @@ def rules_of(cls: type) -> dict[str, Rules]:
 
 def types_of(cls: type) -> dict[str, Any]:
     """The type of each field of a section, by name."""
-    return typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls)
+    return {entry.name: hints[entry.name] for entry in fields(cls)}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

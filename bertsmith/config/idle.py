@@ -11,19 +11,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bertsmith.config.fields import rules_of
-from bertsmith.config.schema import SECTIONS
+from bertsmith.config.schema import SECTIONS, PretrainConfig
 from bertsmith.errors import ConfigError
 
 
-def refuse_idle(asked: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+def refuse_idle(asked: Mapping[str, Any], config: PretrainConfig) -> None:
     """Raise `ConfigError` if one of the settings that were asked for changes nothing.
 
     Args:
         asked: by name; None is what was not asked for.
-        settings: all of them, as they are in the end.
+        config: all settings, as they are in the end.
     """
-    for cls in SECTIONS.values():
-        for name, rules in rules_of(cls).items():
+    sections = [getattr(config, section) for section in SECTIONS]
+    settings = {name: value for section in sections for name, value in vars(section).items()}
+    for section in sections:
+        for name, rules in rules_of(type(section)).items():
             if asked.get(name) is None:
                 continue
             for other, values in rules.needs.items():

@@ -36,7 +36,9 @@ class PreparationSettings(TypedDict, total=False):
 
 
 class PretrainSettings(PreparationSettings, total=False):
-    """Fields of `PreparationConfig`, `DataConfig`, `ModelConfig` and `TrainingConfig`."""
+    """Fields of `PreparationConfig`, `DataConfig`, `TrainingConfig`, and of the class of the
+    architecture: `BertConfig` or `ModernBertConfig`.
+    """
 
     objective: str
     max_length: int
@@ -49,13 +51,30 @@ class PretrainSettings(PreparationSettings, total=False):
     hidden_size: int
     intermediate_size: int
     num_attention_heads: int
+    max_position_embeddings: int
+    initializer_range: float
     hidden_act: Literal["relu", "gelu"]
     hidden_dropout_prob: float
     attention_probs_dropout_prob: float
-    max_position_embeddings: int
     type_vocab_size: int
-    initializer_range: float
     layer_norm_eps: float
+    hidden_activation: Literal["gelu", "silu", "relu"]
+    global_attn_every_n_layers: int
+    local_attention: int
+    global_rope_theta: float
+    local_rope_theta: float
+    embedding_dropout: float
+    attention_dropout: float
+    mlp_dropout: float
+    norm_eps: float
+    norm_bias: bool
+    attention_bias: bool
+    mlp_bias: bool
+    initializer_cutoff_factor: float
+    classifier_pooling: Literal["cls", "mean"]
+    classifier_dropout: float
+    classifier_bias: bool
+    classifier_activation: Literal["gelu", "silu", "relu"]
     steps: int | None
     epochs: float | None
     pairs: int | None

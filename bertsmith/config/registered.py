@@ -11,5 +11,5 @@ OBJECTIVES = ["mlm+nsp", "mlm"]
 PAIR_OBJECTIVES = ["mlm+nsp"]
 """Those whose examples are sentence pairs; those of the others are single segments of text."""
 
-ARCHITECTURES = ["bert"]
+ARCHITECTURES = ["bert", "modernbert"]
 """Families of networks."""

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertsmith.config.fields import nearest
+from bertsmith.config.fields import nearest, types_of
 from bertsmith.config.idle import refuse_idle
+from bertsmith.config.models import MODEL_CONFIGS, ModelConfig
 from bertsmith.config.presets import PRESETS, RECIPES
 from bertsmith.config.schema import (
     BUDGETS,
     MAY_CHANGE,
     SECTIONS,
     DataConfig,
-    ModelConfig,
     PreparationConfig,
     PretrainConfig,
     TrainingConfig,
@@ -77,19 +77,40 @@ def resolve(
             settings = {name: value for name, value in settings.items() if name not in BUDGETS}
         settings |= layer
     refuse_contradiction(given, settings)
+    asked = [*held, from_file, overrides or {}]
     by_section: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for name, value in settings.items():
         by_section[section_of(name)][name] = value
+    model = _shape(by_section["model"], {name for layer in asked for name in layer})
+    if model.num_segments == 0:
+        by_section["data"].setdefault("objective", "mlm")
     config = PretrainConfig(
         preset=preset,
         recipe=recipe,
         preparation=PreparationConfig(**by_section["preparation"]),
-        model=ModelConfig(**by_section["model"]),
+        model=model,
         data=DataConfig(**by_section["data"]),
         training=TrainingConfig(**by_section["training"]),
     )
-    refuse_idle(overrides or {}, settings_by_name(config))
+    refuse_idle(overrides or {}, config)
     return config
+
+
+def _shape(settings: Mapping[str, Any], asked: Set[str]) -> ModelConfig:
+    """The section of the architecture that `settings` name.
+
+    Presets and recipes may have settings of another architecture than the one that is asked for;
+    these are left out. Raises: `ConfigError` if one that was asked for is not of it.
+    """
+    name = settings.get("architecture", "bert")
+    cls = MODEL_CONFIGS.get(name, ModelConfig)  # which refuses a name that there is not
+    own = types_of(cls)
+    for setting in settings:
+        if setting in asked and setting not in own:
+            raise ConfigError(
+                f"`{setting}` is no setting of the architecture {name}; {nearest(setting, own)}"
+            )
+    return cls(**{setting: value for setting, value in settings.items() if setting in own})
 
 
 STORE_MANIFEST_FILE = "token-store.json"

@@ -1,7 +1,7 @@
 """The settings of a run: every field, its meaning, its unit, its default and what must hold.
 
-Four frozen sections: `PreparationConfig`, `DataConfig`, `ModelConfig`, `TrainingConfig`, under
-one `PretrainConfig`. Names of model fields are Hugging Face's. No field name stands in two
+Four frozen sections: `PreparationConfig`, `DataConfig`, `ModelConfig` (in `models.py`, a class for
+each architecture) and `TrainingConfig`, under one `PretrainConfig`. No field name stands in two
 sections, so that a flag, a keyword and a line of TOML mean the same setting. The command line and
 its help are generated from these classes: the text under a field is its help. Bounds, what a
 setting changes nothing without, and whether a resumed run may change it stand in `setting`.
@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from bertsmith.config.fields import check, encoding_name, nearest, rules_of, setting, types_of
-from bertsmith.config.registered import ARCHITECTURES, OBJECTIVES, PAIR_OBJECTIVES
+from bertsmith.config.models import MODEL_CONFIGS, BertConfig, ModelConfig
+from bertsmith.config.registered import OBJECTIVES, PAIR_OBJECTIVES
 from bertsmith.errors import ConfigError
 
 BUDGETS = ("steps", "epochs", "pairs", "tokens", "minutes")
@@ -25,44 +26,6 @@ TOKENIZERS = ("word", "wordpiece", "bpe", "unigram")
 
 _TRAINED = {"tokenizer": TOKENIZERS}
 _MUON = {"optimizer": ("muon",)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Shape of the network: the original BERT (Devlin et al. 2018, section 3)."""
-
-    architecture: str = setting("bert", choices=ARCHITECTURES)
-    """Family of networks: bert, or one that was registered."""
-    num_hidden_layers: int = setting(2, gt=0)
-    """Transformer layers."""
-    hidden_size: int = setting(128, gt=0)
-    """Width of a token's vector."""
-    intermediate_size: int = setting(256, gt=0)
-    """Width of the feed-forward network inside a layer."""
-    num_attention_heads: int = setting(2, gt=0)
-    """Attention heads a layer; must divide the hidden size."""
-    hidden_act: Literal["relu", "gelu"] = "gelu"
-    """Activation of the feed-forward network and of the MLM head."""
-    hidden_dropout_prob: float = setting(0.1, ge=0, lt=1)
-    """Dropout after the embeddings and after each sub-layer, in training."""
-    attention_probs_dropout_prob: float = setting(0.1, ge=0, lt=1)
-    """Dropout of attention weights, in training."""
-    max_position_embeddings: int = setting(512, gt=0)
-    """Longest sequence the model has position vectors for, in tokens."""
-    type_vocab_size: int = setting(2, gt=0)
-    """Segments a sequence may have: first text and second text."""
-    initializer_range: float = setting(0.02, gt=0)
-    """Standard deviation of the initial weights."""
-    layer_norm_eps: float = setting(1e-12, gt=0)
-    """Added to the variance in layer normalisation."""
-
-    def __post_init__(self) -> None:
-        check(self)
-        if self.hidden_size % self.num_attention_heads:
-            raise ConfigError(
-                "`hidden_size` must be a multiple of `num_attention_heads` "
-                f"({self.num_attention_heads}); got {self.hidden_size}."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +219,7 @@ class PretrainConfig:
     preset: str = "textbook"
     recipe: str = "default"
     preparation: PreparationConfig = field(default_factory=PreparationConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = field(default_factory=BertConfig)
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
@@ -267,8 +230,12 @@ class PretrainConfig:
                 f"({self.model.max_position_embeddings}); got {self.data.max_length}. "
                 "Set both to train on longer sequences."
             )
-        if self.data.is_pairs and self.model.type_vocab_size < 2:
-            raise ConfigError("`type_vocab_size` must be at least 2 to tell A from B; got 1.")
+        if self.data.is_pairs and self.model.num_segments < 2:
+            raise ConfigError(
+                f"`objective` {self.data.objective} tells two texts apart: the model must have at "
+                f"least 2 segment embeddings; this {self.model.architecture} has "
+                f"{self.model.num_segments}. Choose mlm."
+            )
 
 
 SECTIONS: dict[str, type] = {
@@ -277,9 +244,16 @@ SECTIONS: dict[str, type] = {
     "model": ModelConfig,
     "training": TrainingConfig,
 }
+"""A run's `model` is of one of the classes under `ModelConfig`."""
+
+
+def section_classes() -> list[type]:
+    """The classes of all sections, those of all architectures among them."""
+    return [*SECTIONS.values(), *MODEL_CONFIGS.values()]
+
 
 MAY_CHANGE = frozenset(
-    name for cls in SECTIONS.values() for name, rules in rules_of(cls).items() if rules.may_change
+    name for cls in section_classes() for name, rules in rules_of(cls).items() if rules.may_change
 )
 """Fields that a resumed run may have otherwise than before; the others say what is computed."""
 
@@ -289,5 +263,7 @@ def section_of(name: str) -> str:
     for section, cls in SECTIONS.items():
         if name in types_of(cls):
             return section
-    known = [entry.name for cls in SECTIONS.values() for entry in fields(cls)]
+    if any(name in types_of(cls) for cls in MODEL_CONFIGS.values()):
+        return "model"
+    known = dict.fromkeys(entry.name for cls in section_classes() for entry in fields(cls))
     raise ConfigError(f"There is no setting `{name}`; {nearest(name, known)}")

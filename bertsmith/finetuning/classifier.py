@@ -18,11 +18,7 @@ def classifier_on(pretrained: Encoder, dropout_prob: float, num_labels: int) -> 
         dropout_prob: wherever the architecture has dropout, and before the classifier.
         num_labels: outputs.
     """
-    config = replace(
-        pretrained.config,
-        hidden_dropout_prob=dropout_prob,
-        attention_probs_dropout_prob=dropout_prob,
-    )
+    config = pretrained.config.with_dropout(dropout_prob)
     return build(config, pretrained.vocab_size, frozenset({CLASSIFIER}), num_labels=num_labels)
 
 

@@ -172,7 +172,7 @@ def _refuse(
     folder: ModelFolder, tables: Tables, config: FinetuneConfig, validation: Path, ranks: Ranks
 ) -> None:
     """Raise what is wrong with model, tables and settings together."""
-    if tables.has_pairs and folder.model.config.type_vocab_size < 2:
+    if tables.has_pairs and folder.model.config.num_segments == 1:
         raise InputError("The model has one segment; it cannot take pairs of texts.")
     metric = main_metric(config.metric, tables.task)
     refuse_alike(validation, tables.validation[1], tables.task, metric)

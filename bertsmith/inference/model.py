@@ -245,17 +245,16 @@ class PretrainedModel:
             raise InputError("Both sentences must hold a word; one is empty.")
         say_what_was_cut([len(row.ids)], self.tokenizer.max_length)
         hidden = self._forward([self._cut(row)])
-        first = torch.zeros(2, dtype=torch.int32, device=self._device)
-        scores = _shares(self.bert.nsp_logits(self.bert.pool(hidden, first)))
+        scores = _shares(self.bert.nsp_logits(self.bert.pool(hidden[:1])))
         return float(scores[0, 0])
 
     def _require(self, part: str, purpose: str) -> None:
-        if part in self._missing:
+        if part in self._missing or part not in self.bert.heads:
             raise InputError(f"The model needs its {part} to {purpose}; its folder has none.")
 
     def _tokenize(self, text: str, text_pair: str | None) -> TokenizedText:
         """The text, uncut."""
-        if text_pair is not None and self.bert.config.type_vocab_size < 2:
+        if text_pair is not None and self.bert.config.num_segments == 1:
             raise InputError("The model has one segment; it cannot take a pair of texts.")
         for part in (text,) if text_pair is None else (text, text_pair):
             refuse_no_text(part)

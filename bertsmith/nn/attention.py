@@ -51,7 +51,7 @@ def attend(
         [R, H].
     """
     drops = bool(dropout_prob) and dropout_key is not None
-    if not drops and _has_varlen_kernel(query, query.shape[1] // num_heads):
+    if not drops and has_varlen_kernel(query, query.shape[1] // num_heads):
         return _attend_unpadded(query, key, value, queries, keys, num_heads)
     if keeps_scores(query.device.type, query.dtype, keys.max_length, drops=drops):
         with whole_on_cpu(query.device):
@@ -76,7 +76,8 @@ def takes_varlen(capability: tuple[int, int], dtype: torch.dtype, head_size: int
     return capability >= (8, 0) and dtype in (torch.float16, torch.bfloat16) and is_size
 
 
-def _has_varlen_kernel(query: Tensor, head_size: int) -> bool:
+def has_varlen_kernel(query: Tensor, head_size: int) -> bool:
+    """Whether flash attention takes sequences end to end, of queries like these."""
     if not query.is_cuda:
         return False
     # Not `get_device_capability`, which torch.compile cannot read while it traces.
@@ -151,7 +152,7 @@ class _AttendKeepingScores(torch.autograd.Function):
         context = torch.empty_like(query, memory_format=torch.contiguous_format)
         kept = []
         at_once = _heads_at_once(query.device, num_heads)
-        for first, columns in _columns(query.shape[2], num_heads, at_once):
+        for first, columns in columns_of_heads(query.shape[2], num_heads, at_once):
             query_heads, key_heads, value_heads = (
                 _apart(grid[..., columns], at_once) for grid in (query, key, value)
             )
@@ -161,7 +162,7 @@ class _AttendKeepingScores(torch.autograd.Function):
             if dropout_prob and dropout_key is not None:
                 tokens = queries.pad(dropout_key.tokens[:, None]).squeeze(2)
                 keeps = _keeps(dropout_key, site + first, at_once, tokens, keys, dropout_prob)
-            found = torch.bmm(_drop(probs, keeps, dropout_prob), value_heads)
+            found = torch.bmm(drop(probs, keeps, dropout_prob), value_heads)
             context[..., columns] = _together(found, at_once)
             kept += [probs, keeps]
         ctx.save_for_backward(query, key, value, *kept)
@@ -180,15 +181,15 @@ class _AttendKeepingScores(torch.autograd.Function):
             torch.empty_like(grid, memory_format=torch.contiguous_format)
             for grid in (query, key, value)
         )
-        groups = _columns(query.shape[2], ctx.num_heads, at_once)
+        groups = columns_of_heads(query.shape[2], ctx.num_heads, at_once)
         for (_, columns), probs, keeps in zip(groups, kept[::2], kept[1::2], strict=True):
             grad, query_heads, key_heads, value_heads = (
                 _apart(grid[..., columns], at_once) for grid in (grad_context, query, key, value)
             )
-            dropped = _drop(probs, keeps, ctx.dropout_prob)
+            dropped = drop(probs, keeps, ctx.dropout_prob)
             grad_value[..., columns] = _together(torch.bmm(dropped.transpose(1, 2), grad), at_once)
             grad_probs = torch.bmm(grad, value_heads.transpose(1, 2))
-            grad_probs = _drop(grad_probs, keeps, ctx.dropout_prob)
+            grad_probs = drop(grad_probs, keeps, ctx.dropout_prob)
             # The gradient of a softmax: p * (dp - sum of p * dp over the row).
             along = torch.linalg.vecdot(grad_probs, probs).unsqueeze(2)
             grad_scores = grad_probs.sub_(along).mul_(probs)
@@ -216,7 +217,7 @@ def _keeps(
     return dropout_key.keeps_at_sites(sites, tokens, keys.max_length, probability).flatten(0, 1)
 
 
-def _drop(probs: Tensor, keeps: Tensor | None, probability: float) -> Tensor:
+def drop(probs: Tensor, keeps: Tensor | None, probability: float) -> Tensor:
     """`probs` or its gradient with what `keeps` leaves of it, scaled up; None keeps all."""
     return probs if keeps is None else (probs * keeps).mul_(scale_of_kept(probability))
 
@@ -225,7 +226,7 @@ def _heads_at_once(device: torch.device, num_heads: int) -> int:
     return 1 if device.type == "cpu" else num_heads
 
 
-def _columns(hidden: int, num_heads: int, at_once: int) -> list[tuple[int, slice]]:
+def columns_of_heads(hidden: int, num_heads: int, at_once: int = 1) -> list[tuple[int, slice]]:
     """Of each so many heads the first, and the columns in which they lie."""
     size = hidden // num_heads
     firsts = range(0, num_heads, at_once)
@@ -233,15 +234,17 @@ def _columns(hidden: int, num_heads: int, at_once: int) -> list[tuple[int, slice
 
 
 def _apart(columns: Tensor, heads: int) -> Tensor:
-    """Each head by itself: [B, L, heads * D] → [B * heads, L, D]; of one head the same view.
-
-    In bfloat16 on a CPU: a copy in float32.
-    """
-    if columns.device.type == "cpu" and columns.dtype == torch.bfloat16:
-        columns = columns.float()
+    """Each head by itself: [B, L, heads * D] → [B * heads, L, D]; of one head the same view."""
+    columns = in_float32(columns)
     if heads == 1:
         return columns
     return columns.unflatten(2, (heads, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def in_float32(columns: Tensor) -> Tensor:
+    """In bfloat16 on a CPU: a copy in float32. Else as they are."""
+    is_half_on_cpu = columns.device.type == "cpu" and columns.dtype == torch.bfloat16
+    return columns.float() if is_half_on_cpu else columns
 
 
 def _together(apart: Tensor, heads: int) -> Tensor:

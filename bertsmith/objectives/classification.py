@@ -1,4 +1,4 @@
-"""Classification and regression of sequences by [CLS] (Devlin et al. 2018, 4.1): fine-tuning.
+"""Classification and regression of sequences (Devlin et al. 2018, 4.1): fine-tuning.
 
 Legend: B = sequences; H = hidden size; K = outputs of the classifier.
 """
@@ -14,7 +14,7 @@ from bertsmith.batch import Batch
 from bertsmith.hardware.device import whole_on_cpu
 from bertsmith.nn.dropout import dropout
 from bertsmith.objectives.base import Objective, Scores, Term
-from bertsmith.objectives.rows import last_rows, token_dropout_key
+from bertsmith.objectives.rows import sequence_vectors, token_dropout_key
 
 
 class SequenceClassification(Objective):
@@ -60,10 +60,10 @@ class SequenceClassification(Objective):
         key = token_dropout_key(model, batch, dropout_key)
         if key is not None:
             key = key.of(batch.cu_seqlens[:-1].long())
-        first = last_rows(model, batch, dropout_key).first()
-        with whole_on_cpu(first.device):
-            pooled = model.pool_cls(first)
-            pooled = dropout(pooled, model.config.hidden_dropout_prob, key, model.dropout_sites)
+        vectors = sequence_vectors(model, batch, dropout_key)
+        with whole_on_cpu(vectors.device):
+            pooled = model.pool(vectors)
+            pooled = dropout(pooled, model.config.classifier_dropout_prob, key, model.dropout_sites)
             outputs = model.class_logits(pooled)
         return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 

@@ -46,5 +46,5 @@ def _nsp_logits(model: Encoder, rows: LastRows) -> Tensor:
     """[B, 2], in at least float32."""
     first = rows.first()
     with whole_on_cpu(first.device):
-        logits: Tensor = model.nsp_logits(model.pool_cls(first))
+        logits: Tensor = model.nsp_logits(model.pool(first))
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

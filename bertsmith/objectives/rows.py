@@ -79,10 +79,7 @@ class RowObjective(Objective):
 
 def last_rows(model: Encoder, batch: Batch, dropout_key: int | None = None) -> LastRows:
     """The network's output on a batch."""
-    key = token_dropout_key(model, batch, dropout_key)
-    layout = Layout(batch.lengths, batch.cu_seqlens)
-    ids, types, positions = batch.input_ids, batch.token_type_ids, batch.position_ids
-    inputs = PackedInput(ids, types, positions, layout, key).with_filler()
+    inputs = _inputs(model, batch, dropout_key)
     subset, masked_rows = _rows_to_read(batch, len(inputs.input_ids))
     # Not by a call of the module: one that is spread over ranks would give its weights back
     # after it, before the heads have had them.
@@ -90,6 +87,21 @@ def last_rows(model: Encoder, batch: Batch, dropout_key: int | None = None) -> L
     first_rows = subset.layout.cu_seqlens[:-1].long()
     masked_labels = filled(batch.masked_labels, len(masked_rows), filler=-100)
     return LastRows(hidden, masked_rows, masked_labels, first_rows, batch.sequence_labels)
+
+
+def sequence_vectors(model: Encoder, batch: Batch, dropout_key: int | None = None) -> Tensor:
+    """What a classifier reads of each sequence: float [B, H]."""
+    if not model.pools_all:
+        return last_rows(model, batch, dropout_key).first()
+    hidden = model.forward(_inputs(model, batch, dropout_key))[: batch.num_tokens]
+    return torch.segment_reduce(hidden, "mean", offsets=batch.cu_seqlens.long())
+
+
+def _inputs(model: Encoder, batch: Batch, dropout_key: int | None) -> PackedInput:
+    key = token_dropout_key(model, batch, dropout_key)
+    layout = Layout(batch.lengths, batch.cu_seqlens)
+    ids, types, positions = batch.input_ids, batch.token_type_ids, batch.position_ids
+    return PackedInput(ids, types, positions, layout, key).with_filler()
 
 
 def _select(hidden: Tensor, rows: Tensor, inverse: Tensor | None) -> Tensor:
@@ -101,10 +113,7 @@ def _select(hidden: Tensor, rows: Tensor, inverse: Tensor | None) -> Tensor:
 
 def token_dropout_key(model: Encoder, batch: Batch, dropout_key: int | None) -> DropoutKey | None:
     """The keys of a batch's tokens, by their places in the global batch; None: nothing drops."""
-    config = model.config
-    if dropout_key is None or not (
-        config.hidden_dropout_prob or config.attention_probs_dropout_prob
-    ):
+    if dropout_key is None or not model.config.drops:
         return None
     starts = torch.tensor(batch.starts).repeat_interleave(torch.tensor(batch.lengths))
     positions = to_device(starts, batch.position_ids.device) + batch.position_ids

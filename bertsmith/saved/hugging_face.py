@@ -52,7 +52,7 @@ class ModelFolder(NamedTuple):
 
 
 def to_hugging_face(
-    state: Mapping[str, Tensor], architecture: Architecture, *, keeps: bool = True
+    state: Mapping[str, Tensor], architecture: Architecture[Any], *, keeps: bool = True
 ) -> dict[str, Tensor]:
     """A state dict of ours under Hugging Face's names, on the host, contiguous.
 
@@ -82,11 +82,13 @@ class Snapshot:
     def of(model: Encoder, tokenizer: Tokenizer, *, keeps: bool = True) -> Snapshot:
         """A copy of `model` as it is now; of one on several ranks all ask, and one need keep it."""
         architecture = _architecture(model)
+        cls, sep = tokenizer.cls_id, tokenizer.sep_id
+        ids = {"pad": tokenizer.pad_id, "cls": cls, "sep": sep, "bos": cls, "eos": sep}
         config = {
             "architectures": [architecture.transformers_class(model.heads)],
             "model_type": architecture.name,
             "vocab_size": model.vocab_size,
-            "pad_token_id": tokenizer.pad_id,
+            **{f"{name}_token_id": ids[name] for name in architecture.token_ids},
             "tie_word_embeddings": True,
             "dtype": "float32",
             **architecture.write_config(model.config),
@@ -234,8 +236,7 @@ def read_config(folder: Path) -> tuple[ModelConfig, int]:
         raise ModelError(
             f"{folder}: `vocab_size` must be from 1 to {_LARGEST_SIZE}; got {vocab_size!r}."
         )
-    positions, segments = config.max_position_embeddings, config.type_vocab_size
-    sizes = (config.hidden_size, config.intermediate_size, positions, segments)
+    sizes = [value for value in vars(config).values() if isinstance(value, int)]
     if max(sizes) > _LARGEST_SIZE or config.num_hidden_layers > _MOST_LAYERS:
         raise ModelError(
             f"{folder / CONFIG_FILE}: sizes must be at most {_LARGEST_SIZE} and layers at most "
@@ -274,11 +275,11 @@ def missing_heads(folder: Path) -> frozenset[str]:
         return _missing_of(stored.names, architecture)
 
 
-def _architecture(model: Encoder) -> Architecture:
+def _architecture(model: Encoder) -> Architecture[Any]:
     return architecture_of(model.config.architecture)
 
 
-def _opened(folder: Path, architecture: Architecture) -> AbstractContextManager[StoredTensors]:
+def _opened(folder: Path, architecture: Architecture[Any]) -> AbstractContextManager[StoredTensors]:
     """The weights of a folder: in one file if it is there, else in those of the index."""
     index = folder / INDEX_FILE
     names: dict[str, set[str] | None] = {WEIGHTS_FILE: None}
@@ -292,7 +293,7 @@ def _opened(folder: Path, architecture: Architecture) -> AbstractContextManager[
     return opened(folder, names, architecture.canonical)
 
 
-def _missing_of(names: Iterable[str], architecture: Architecture) -> frozenset[str]:
+def _missing_of(names: Iterable[str], architecture: Architecture[Any]) -> frozenset[str]:
     names = list(names)
     return frozenset(
         head

@@ -231,8 +231,8 @@ def fixed_rows(
     rows, row_masks, row_firsts = (part.long() for part in views.rows.unbind())
     _mark(ids, types, positions, token_positions, token_rows)
     _mark(masked_rows, labels, rows, row_masks, row_firsts)
-    config, dropout_key = model.config, None
-    if config.hidden_dropout_prob or config.attention_probs_dropout_prob:
+    dropout_key = None
+    if model.config.drops:
         dropout_key = DropoutKey(constants["dropout_keys"], token_positions)
     layout = Layout((), constants["cu_seqlens"], shape.max_length)
     row_layout = Layout((), constants["row_cu_seqlens"], shape.max_length)

@@ -78,7 +78,7 @@ class EarlierRun:
         # What is missing there is a setting that came later, at whose default nothing changed.
         before = reproducibility_settings(self.config)
         if progress is not None:
-            before = reproducibility_settings(PretrainConfig()) | progress.held
+            before |= progress.held
         if changes := differences(before, reproducibility_settings(config)):
             raise RunError(
                 f"A resumed run must be as it was but for its budget and how it runs; got "

@@ -81,7 +81,7 @@ def compiles(
         takes_varlen(
             (found.major, found.minor), dtype, model.hidden_size // model.num_attention_heads
         )
-        and not model.attention_probs_dropout_prob
+        and not model.drops_attention
         and not training.recompute
         and importlib.util.find_spec("triton") is not None
     )

@@ -31,9 +31,6 @@ from bertsmith.saved.locate import find_model, find_run_config, read_newest
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.prepare import Prepared
 
-_FREE = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range")
-"""Of a model's shape, what another training may choose."""
-
 _OF_DATA = ("objective", "max_length", "pairing", "masking", "mlm_probability")
 """Of a run's examples, what its continuation begins with."""
 
@@ -57,7 +54,8 @@ def _given_by(folder: Path, path: Path) -> FixedSettings:
     shape, rows = read_config(folder)
     tokenizer = Tokenizer.load(folder, default_max_length=shape.max_position_embeddings)
     refuse_large_vocabulary(folder, tokenizer, rows)
-    settings = {name: value for name, value in vars(shape).items() if name not in _FREE}
+    free = {*shape.dropouts, "initializer_range"}  # what another training may choose
+    settings = {name: value for name, value in vars(shape).items() if name not in free}
     run_config = find_run_config(path)
     defaults: dict[str, Any] = {"tokenizer": str(folder.resolve()), "attention_init": "normal"}
     if run_config is not None:

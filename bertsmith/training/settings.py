@@ -28,6 +28,8 @@ class Layers:
     """A TOML file of settings."""
     given: Sequence[FixedSettings]
     """What a prepared text and a model to begin from have decided."""
+    architecture: str | None = None
+    """Whose settings the others are; None: that of the layers."""
 
     @staticmethod
     def of(
@@ -37,6 +39,7 @@ class Layers:
         config: str | Path | None = None,
         corpus: Sequence[str] = (),
         init_from: str | None = None,
+        architecture: str | None = None,
         output: Path | None = None,
         resume: bool = False,
         may_lack_corpus: bool = False,
@@ -49,6 +52,7 @@ class Layers:
             config: a TOML file of settings.
             corpus: names and paths; empty: those in `config`.
             init_from: the model to begin from; None: the one in `config`.
+            architecture: a name of `MODEL_CONFIGS`; None: that of the layers.
             output: the folder of the run.
             resume: go on with the run in `output`: its settings are the file.
             may_lack_corpus: whether `resume` may find neither a run nor a corpus to begin one.
@@ -75,14 +79,17 @@ class Layers:
             from bertsmith.training.initial import given_by_model
 
             given += given_by_model(init_from)
-        return Layers(preset=preset, recipe=recipe, file=file, given=given)
+        return Layers(
+            preset=preset, recipe=recipe, file=file, given=given, architecture=architecture
+        )
 
     def resolve(self, settings: Mapping[str, Any] | None = None) -> PretrainConfig:
         """The settings of the layers with `settings` over them; see `bertsmith.config.resolve`."""
+        own = {} if self.architecture is None else {"architecture": self.architecture}
         return resolve(
             preset=self.preset,
             recipe=self.recipe,
             file=self.file,
             given=self.given,
-            overrides=settings,
+            overrides={**own, **(settings or {})},
         )

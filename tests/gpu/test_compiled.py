@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import bertsmith
-from bertsmith.architectures.bert.network import Bert
+from bertsmith.architectures import build
 from bertsmith.config import PretrainConfig, resolve
 from bertsmith.data.store import TokenStore
 from bertsmith.data.worker import pinned
@@ -73,7 +73,7 @@ def make_engine(
 ) -> CompiledEngine:
     torch._dynamo.reset()
     objective: Any = objective_of(config.data.objective)
-    model = Bert(config.model, tokenizer.vocab_size, objective.heads)
+    model = build(config.model, tokenizer.vocab_size, objective.heads)
     model.initialize(0)
     model.to(device).train()
     made = make_batches(

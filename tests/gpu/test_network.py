@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
-from bertsmith.config import ModelConfig
+from bertsmith.config import BertConfig
 from bertsmith.data.store import TokenStore
 from bertsmith.hardware.device import autocast
 from bertsmith.saved.hugging_face import to_hugging_face
@@ -29,7 +29,7 @@ KEY = 2**63 + 7  # of dropout
 
 def make_model(vocab_size: int, *, dropout: float, attention_dropout: float, heads: int) -> Bert:
     """Weights far from their small initial values, so that an error in any part shows."""
-    config = ModelConfig(
+    config = BertConfig(
         num_hidden_layers=3,
         hidden_size=128,
         intermediate_size=256,

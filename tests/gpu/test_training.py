@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import bertsmith
-from bertsmith.architectures.bert.network import Bert
+from bertsmith.architectures import build
 from bertsmith.config import resolve
 from bertsmith.data.store import TokenStore
 from bertsmith.data.worker import pinned
@@ -136,7 +136,7 @@ def test_no_step_waits_for_the_device(
     """Warnings rather than errors, since they tell every place that waits and not the first one."""
     settings = {"attention_probs_dropout_prob": attention_dropout, "optimizer": optimizer}
     config = resolve(overrides={**SHAPE, **settings})
-    model = Bert(config.model, long_tokenizer.vocab_size)
+    model = build(config.model, long_tokenizer.vocab_size)
     model.initialize(0)
     parallel = Parallel(model.to(device), OBJECTIVE, ALONE, "ddp", device)
     optimizers = make_optimizers(model, config.training)
@@ -183,7 +183,7 @@ def test_the_micro_batch_that_is_found_fits(
         "attention_probs_dropout_prob": attention_dropout,
     }
     config = resolve(preset="mini", overrides=settings)
-    model = Bert(config.model, vocabulary)
+    model = build(config.model, vocabulary)
     model.initialize(0)
     parallel = Parallel(model.to(device), OBJECTIVE, ALONE, "ddp", device)
     with only(gigabytes, device) as taken:

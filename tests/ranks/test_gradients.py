@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
-from bertsmith.config import DataConfig, ModelConfig, TrainingConfig
+from bertsmith.config import BertConfig, DataConfig, TrainingConfig
 from bertsmith.data.batches import Batches
 from bertsmith.data.pairs import make_drawing
 from bertsmith.data.store import build_store
@@ -96,7 +96,7 @@ def part_of(case: Case, ranks: Ranks) -> tuple[Batch, int]:
 
 def record(case: Case, batch: Batch, vocab_size: int, ranks: Ranks) -> dict[str, Tensor]:
     """Losses, the norm and all gradients of one step."""
-    config = ModelConfig(
+    config = BertConfig(
         num_hidden_layers=2,
         hidden_size=16,
         intermediate_size=32,

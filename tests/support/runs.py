@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import bertsmith
+from bertsmith.errors import RunStopped
 from bertsmith.report.metrics_file import read_metrics
 from bertsmith.training.run import Run
+from bertsmith.training.trainer import Trainer
 
 TINY_RUN: dict[str, Any] = {
     "hidden_size": 16,
@@ -73,3 +77,21 @@ def unfinish(run: Path) -> None:
     metrics = run / "metrics.jsonl"
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
     shutil.rmtree(run / "model")
+
+
+def stopped_and_resumed(
+    corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any
+) -> bertsmith.Run:
+    """A run that a signal stops after its third step, and then goes on."""
+    plain = Trainer._train_one_step
+
+    def stopping(trainer: Trainer, *args: Any) -> None:
+        if trainer.progress.spent.step == 3:
+            trainer.stop.by = signal.SIGTERM
+        plain(trainer, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_one_step", stopping)
+        with pytest.raises(RunStopped):
+            bertsmith.pretrain(corpus, output=output, quiet=True, **settings)
+    return bertsmith.pretrain(output=output, resume=True, quiet=True)

@@ -13,7 +13,7 @@ import torch
 from bertsmith.architectures.base import Architecture, MicroBatch, Work
 from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
-from bertsmith.config import ModelConfig
+from bertsmith.config import BertConfig
 from bertsmith.nn.attention import keeps_scores
 from bertsmith.nn.loss import rows_of_chunk
 
@@ -22,10 +22,10 @@ _HALF = 2  # of bfloat16
 _ID = 8  # of int64
 
 
-class BertCosts(Architecture):
+class BertCosts(Architecture[BertConfig]):
     """See `Architecture`."""
 
-    def training_flops(self, config: ModelConfig, vocab_size: int, work: Work) -> int:
+    def training_flops(self, config: BertConfig, vocab_size: int, work: Work) -> int:
         hidden, inner = config.hidden_size, config.intermediate_size
         linear = work.num_tokens * (4 * hidden**2 + 2 * hidden * inner)
         attention = 2 * work.num_squared * hidden
@@ -34,7 +34,7 @@ class BertCosts(Architecture):
         forward = config.num_hidden_layers * (linear + attention) + head + pooler
         return 2 * 3 * forward
 
-    def skipped_flops(self, config: ModelConfig, batch: Batch) -> int:
+    def skipped_flops(self, config: BertConfig, batch: Batch) -> int:
         hidden, inner = config.hidden_size, config.intermediate_size
         read = [1 + number for number in batch.num_masked_each]
         tokens = batch.num_tokens - sum(read)
@@ -45,7 +45,7 @@ class BertCosts(Architecture):
         return 2 * 3 * (tokens * (2 * hidden**2 + 2 * hidden * inner) + 2 * scores * hidden)
 
     def activation_bytes(
-        self, config: ModelConfig, vocab_size: int, batch: MicroBatch, *, recomputes: bool = False
+        self, config: BertConfig, vocab_size: int, batch: MicroBatch, *, recomputes: bool = False
     ) -> int:
         hidden = config.hidden_size
         read = 1 + batch.num_masked
@@ -70,7 +70,7 @@ class BertCosts(Architecture):
         return layers + head + embeddings + weights
 
     def layer_bytes(
-        self, config: ModelConfig, batch: MicroBatch, num_wanted: int | None = None
+        self, config: BertConfig, batch: MicroBatch, num_wanted: int | None = None
     ) -> int:
         hidden, inner = config.hidden_size, config.intermediate_size
         wanted = batch.length if num_wanted is None else num_wanted
@@ -95,7 +95,7 @@ class BertCosts(Architecture):
         kept = rows * (6 * hidden + inners + (hidden if is_last else 0))
         return (kept + keys + scores) * _FLOAT + noise
 
-    def working_bytes(self, config: ModelConfig, vocab_size: int, batch: MicroBatch) -> int:
+    def working_bytes(self, config: BertConfig, vocab_size: int, batch: MicroBatch) -> int:
         size = _HALF if batch.is_half else _FLOAT
         masked = batch.num_sequences * batch.num_masked
         logits = rows_of_chunk(masked, vocab_size) * vocab_size * size
@@ -104,6 +104,6 @@ class BertCosts(Architecture):
         return max(logits, backward + embedding)
 
 
-def _of_activation(config: ModelConfig) -> int:
+def _of_activation(config: BertConfig) -> int:
     """A gelu keeps what goes in beside what comes out; of a relu one is enough."""
     return 2 if config.hidden_act == "gelu" else 1

@@ -8,7 +8,7 @@ from typing import Any
 
 from bertsmith.architectures.base import CLASSIFIER, MLM_HEAD, NSP_HEAD, POOLER, Architecture
 from bertsmith.architectures.bert.network import ACTIVATIONS
-from bertsmith.config import ModelConfig
+from bertsmith.config import BertConfig
 from bertsmith.errors import ConfigError
 
 _NAMES = {
@@ -33,10 +33,11 @@ _LAYER_NAMES = {
 _QKV = ("query", "key", "value")
 
 
-class BertNames(Architecture):
+class BertNames(Architecture[BertConfig]):
     """See `Architecture`."""
 
     name = "bert"
+    config_class = BertConfig
     heads: Mapping[str, str] = {
         POOLER: "bert.pooler.",
         MLM_HEAD: "cls.predictions.",
@@ -68,11 +69,11 @@ class BertNames(Architecture):
             "LayerNorm.beta", "LayerNorm.bias"
         )
 
-    def write_config(self, config: ModelConfig) -> dict[str, Any]:
+    def write_config(self, config: BertConfig) -> dict[str, Any]:
         """Fields of `transformers.BertConfig`."""
         return {name: value for name, value in asdict(config).items() if name != "architecture"}
 
-    def read_config(self, found: Mapping[str, Any]) -> ModelConfig:
+    def read_config(self, found: Mapping[str, Any]) -> BertConfig:
         """The shape of a BERT of the original structure. Raises: `ConfigError` if it is none."""
         expected = {
             "position_embedding_type": "absolute",
@@ -96,7 +97,5 @@ class BertNames(Architecture):
             "intermediate_size": 3072,
             "num_attention_heads": 12,
         }
-        names = {field.name for field in fields(ModelConfig)} - {"architecture"}
-        return ModelConfig(
-            **shape | {name: value for name, value in found.items() if name in names}
-        )
+        names = {field.name for field in fields(BertConfig)} - {"architecture"}
+        return BertConfig(**shape | {name: value for name, value in found.items() if name in names})

@@ -17,13 +17,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bertsmith.config import ModelConfig
+from bertsmith.config import BertConfig
 
 _SIZE = 5.0  # amplitude of the waves, in standard deviations of a word's vector
 _SLOWEST = 1e-3  # radians a place; the quickest wave has 1
 
 
-def waves(config: ModelConfig) -> Tensor:
+def waves(config: BertConfig) -> Tensor:
     """Position vectors: in each head's part sine and cosine of the same waves. float32 [P, H]."""
     places = torch.arange(config.max_position_embeddings, dtype=torch.float64)
     angles = places[:, None] * _rates(config)
@@ -34,7 +34,7 @@ def waves(config: ModelConfig) -> Tensor:
     return (size * part).repeat(1, config.num_attention_heads).float()
 
 
-def queries_and_keys(config: ModelConfig) -> Tensor:
+def queries_and_keys(config: BertConfig) -> Tensor:
     """Projections to add to what was drawn: of queries, and below them of keys. float32 [2H, H].
 
     Nothing is added to those of the heads that have no distance.
@@ -53,7 +53,7 @@ def distances(num_heads: int) -> list[int]:
     return [(1 + head // 2) * (1 if head % 2 else -1) for head in range(near)]
 
 
-def _turn(config: ModelConfig, distance: int) -> Tensor:
+def _turn(config: BertConfig, distance: int) -> Tensor:
     """What makes of the waves of a place those `distance` places on. float32 [D, D]."""
     turn = torch.eye(_head_size(config), dtype=torch.float64)
     for number, angle in enumerate(_rates(config) * distance):
@@ -63,11 +63,11 @@ def _turn(config: ModelConfig, distance: int) -> Tensor:
     return turn.float()
 
 
-def _rates(config: ModelConfig) -> Tensor:
+def _rates(config: BertConfig) -> Tensor:
     """Radians a place of each wave, from 1 down. float64 [D / 2]."""
     number = _head_size(config) // 2
     return _SLOWEST ** (torch.arange(number, dtype=torch.float64) / max(1, number))
 
 
-def _head_size(config: ModelConfig) -> int:
+def _head_size(config: BertConfig) -> int:
     return config.hidden_size // config.num_attention_heads

@@ -29,7 +29,7 @@ from bertsmith.architectures.base import (
     call_module,
 )
 from bertsmith.architectures.bert.near import queries_and_keys, waves
-from bertsmith.config import ModelConfig
+from bertsmith.config import BertConfig
 from bertsmith.hardware.device import whole_on_cpu
 from bertsmith.nn.attention import attend
 from bertsmith.nn.dropout import DropoutKey, dropout
@@ -53,7 +53,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.
 class Embeddings(nn.Module):
     """Word + position + segment, normalised."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+    def __init__(self, config: BertConfig, vocab_size: int) -> None:
         super().__init__()
         size = config.hidden_size
         self.word = nn.Embedding(vocab_size, size)
@@ -89,7 +89,7 @@ class Embeddings(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention within each sequence; query, key and value in one product."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.num_heads = config.num_attention_heads
         self.dropout_prob = config.attention_probs_dropout_prob
@@ -135,7 +135,7 @@ class Attention(nn.Module):
 class Layer(nn.Module):
     """Attention and feed-forward network, each with a residual and a norm after it."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.attention = Attention(config)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -173,7 +173,7 @@ class Layer(nn.Module):
 class MaskedLanguageModelHead(nn.Module):
     """Dense, activation, norm; the projection to the vocabulary is the embedding matrix, tied."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+    def __init__(self, config: BertConfig, vocab_size: int) -> None:
         super().__init__()
         self.transform = nn.Linear(config.hidden_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -196,9 +196,11 @@ class Bert(Encoder):
         num_labels: outputs of the classifier.
     """
 
+    config: BertConfig
+
     def __init__(
         self,
-        config: ModelConfig,
+        config: BertConfig,
         vocab_size: int,
         heads: frozenset[str] = frozenset({MLM_HEAD, POOLER, NSP_HEAD}),
         num_labels: int = 0,
@@ -289,8 +291,8 @@ class Bert(Encoder):
     def mlm_bias(self) -> nn.Parameter:
         return self.mlm_head.bias
 
-    def pool_cls(self, cls_hidden: Tensor) -> Tensor:
-        return torch.tanh(self.pooler(cls_hidden))
+    def pool(self, vectors: Tensor) -> Tensor:
+        return torch.tanh(self.pooler(vectors))
 
     def nsp_logits(self, pooled: Tensor) -> Tensor:
         logits: Tensor = self.nsp_head(pooled)
