@@ -208,7 +208,7 @@ def load(
     device: str = "auto",
     precision: Literal["float32", "bfloat16", "auto"] = "float32",
 ) -> PretrainedModel:
-    """A trained model: from a run's folder, one of its checkpoints, or a Hugging Face BERT folder.
+    """A trained model: of a run, one of its checkpoints, a Hugging Face folder, or hf:owner/name.
 
     Args:
         path: where it lies.

@@ -37,7 +37,7 @@ def probe_folder(
     strength of the penalty is chosen by the cross-validation whose figures are given.
 
     Args:
-        path: a run, a checkpoint, or a Hugging Face BERT folder.
+        path: a run, a checkpoint, a Hugging Face folder, or hf:owner/name.
         train: a table of labelled texts, which is cross-validated; see `read_labelled`.
         validation: another, on which the model of all training rows is judged.
         labelled: what the tables mean.

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-"""A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
+"""A run's folder, one of its checkpoints, a Hugging Face folder, or hf:owner/name."""
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 """Off unless it is given."""

@@ -23,7 +23,7 @@ class Finetune:
     """Train a classifier or regressor on a pretrained encoder, from tables of labelled texts."""
 
     run: RunPath
-    """A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
+    """A run's folder, one of its checkpoints, a Hugging Face folder, or hf:owner/name."""
     train: Path
     """Labelled texts to train on: .tsv, .csv or .jsonl."""
     validation: Path
@@ -51,7 +51,7 @@ class Probe:
     """Fit a linear model to the frozen vectors of a pretrained encoder, cross-validated."""
 
     run: RunPath
-    """A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
+    """A run's folder, one of its checkpoints, a Hugging Face folder, or hf:owner/name."""
     train: Path
     """Labelled texts to cross-validate on: .tsv, .csv or .jsonl."""
     validation: Path | None = None

@@ -31,7 +31,7 @@ class Encode:
     """Represent a text, a pair of texts, or a file of texts as vectors."""
 
     run: RunPath
-    """A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
+    """A run's folder, one of its checkpoints, a Hugging Face folder, or hf:owner/name."""
     text: _OptionalText = None
     """The text."""
     text_pair: _OptionalText = None
@@ -57,7 +57,7 @@ class Fill:
     """Propose words for each [MASK] in a text; a long text is read around its masks."""
 
     run: RunPath
-    """A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
+    """A run's folder, one of its checkpoints, a Hugging Face folder, or hf:owner/name."""
     text: _Text
     """A text with [MASK] in it."""
     top_k: int = 5
@@ -73,7 +73,7 @@ class Next:
     """Judge whether a sentence follows another."""
 
     run: RunPath
-    """A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
+    """A run's folder, one of its checkpoints, a Hugging Face folder, or hf:owner/name."""
     sentence_a: _Text
     """The first sentence."""
     sentence_b: _Text
@@ -89,7 +89,7 @@ class Similar:
     """Rank the places where a word stands in a text by the nearness of its vectors."""
 
     run: RunPath
-    """A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
+    """A run's folder, one of its checkpoints, a Hugging Face folder, or hf:owner/name."""
     word: str
     """The word."""
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
@@ -111,7 +111,7 @@ class Evaluate:
     """Measure losses and accuracies on held-out text, with masks that never change."""
 
     run: RunPath
-    """A run's folder, one of its checkpoints, or a Hugging Face BERT folder."""
+    """A run's folder, one of its checkpoints, a Hugging Face folder, or hf:owner/name."""
     corpus: tuple[str, ...] = ()
     """Corpus names or paths; without it, the corpus of the run."""
     split: str = "validation"

@@ -143,7 +143,8 @@ class TrainingConfig:
     minutes: float | None = setting(None, gt=0, may_change=True)
     """Budget in minutes of training."""
     init_from: str | None = None
-    """A BERT to begin from, with its tokenizer: a run, a checkpoint, or a Hugging Face folder."""
+    """A model to begin from, with its tokenizer: a run, a checkpoint, a Hugging Face folder, or
+    hf:owner/name (and maybe @revision) on its hub."""
     batch_size: int = setting(128, gt=0)
     """Sentence pairs an optimizer step."""
     micro_batch: int | Literal["auto"] = setting("auto", gt=0, may_change=True)

@@ -80,8 +80,8 @@ def evaluate_folder(
     `max_length` are the same.
 
     Args:
-        path: a run, a checkpoint, or a Hugging Face BERT folder. Of a run, examples are made
-            and cut as they were in its training.
+        path: a run, a checkpoint, a Hugging Face folder, or hf:owner/name. Of a run, examples are
+            made and cut as they were in its training.
         corpus: names or paths, or a prepared store; default: the run's own.
         split: of the corpus; a text without splits that the run was not trained on is taken whole.
         num_sentences: whose pseudo-perplexity is taken as well; 0: none.

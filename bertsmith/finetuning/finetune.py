@@ -98,7 +98,7 @@ def finetune_folder(
     """Train a classifier or regressor on the encoder in `path`.
 
     Args:
-        path: a run, a checkpoint, or a Hugging Face folder of an architecture that is registered.
+        path: a run, a checkpoint, a Hugging Face folder, or hf:owner/name.
         train, validation: tables of labelled texts; see `read_labelled`.
         output: the folder that is made; nothing is in it before all is done.
         test: a table of texts to predict; labels in it are not looked at.

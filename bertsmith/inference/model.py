@@ -318,7 +318,7 @@ class PretrainedModel:
 
 
 def load(path: str | Path, *, device: str = "auto", precision: str = "float32") -> PretrainedModel:
-    """The model that `path` means: a run, one of its checkpoints, or a Hugging Face BERT folder.
+    """The model of a run, one of its checkpoints, a Hugging Face folder, or hf:owner/name.
 
     Args:
         path: where it lies.

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from bertsmith.config import RUN_CONFIG_FILE
 from bertsmith.errors import BertsmithError, ModelError
+from bertsmith.saved.hub import fetched, is_hub_name
 from bertsmith.saved.hugging_face import CONFIG_FILE, read_json
 
 MODEL_FOLDER = "model"
@@ -52,9 +53,13 @@ def list_checkpoints(run: Path) -> list[Path]:
 def find_model(path: Path) -> Path:
     """The Hugging Face folder that `path` means: itself, a run's last model, its newest checkpoint.
 
+    Of a name on the Hugging Face Hub (`hf:owner/name`): its folder in the cache, maybe fetched.
+
     Raises:
         ModelError: `path` is none of these.
     """
+    if is_hub_name(path):
+        return fetched(str(path))
     try:
         exists = path.exists()
     except OSError as error:
@@ -71,8 +76,8 @@ def find_model(path: Path) -> Path:
     if (path / RUN_CONFIG_FILE).is_file():
         raise ModelError(f"The run {path} has no model yet: it ended before its first checkpoint.")
     raise ModelError(
-        f"{path} must be a run, one of its checkpoints, or a Hugging Face BERT folder "
-        f"(with {CONFIG_FILE}); it is none of them."
+        f"{path} must be a run, one of its checkpoints, a Hugging Face folder (with "
+        f"{CONFIG_FILE}), or hf:owner/name; it is none of them."
     )
 
 
@@ -115,6 +120,8 @@ def find_run_config(path: Path) -> Path | None:
     What is in the folders decides, not what they are called: a run may be called `model`, and lie
     among others in a folder `checkpoints`.
     """
+    if is_hub_name(path):
+        return None
     for here in dict.fromkeys((path.absolute(), path.resolve())):
         for folder in (here, *here.parents[:2]):
             settings = _settings_of_run(folder)

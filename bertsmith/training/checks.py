@@ -14,6 +14,7 @@ from bertsmith.errors import RunError
 from bertsmith.hardware.device import settled_precision
 from bertsmith.preparation import with_absolute_paths
 from bertsmith.ranks import Ranks, may_be_restarted
+from bertsmith.saved.hub import is_hub_name, pinned
 from bertsmith.training.run_folder import RunFolder
 
 
@@ -67,8 +68,9 @@ def _refuse_own_beginning(config: PretrainConfig, output: Path) -> None:
 def settled(config: PretrainConfig, device: torch.device, ranks: Ranks) -> PretrainConfig:
     """`config` with what was left open filled in, as it is written down to be repeated.
 
-    Paths are made absolute; a config built by hand without a budget gets one epoch; the precision
-    is set, because sums round by it (as by the micro-batch, which is set when the model is there).
+    Paths are made absolute, and a model's name on the hub gets its commit; a config built by hand
+    without a budget gets one epoch; the precision is set, because sums round by it (as by the
+    micro-batch, which is set when the model is there).
     """
     training = config.training
     if all(getattr(training, name) is None for name in BUDGETS):
@@ -76,7 +78,9 @@ def settled(config: PretrainConfig, device: torch.device, ranks: Ranks) -> Pretr
     # A resumed run computes as before, whatever its device.
     training = replace(training, precision=settled_precision(device, training.precision, ranks))
     if training.init_from is not None:
-        training = replace(training, init_from=str(Path(training.init_from).resolve()))
+        named = training.init_from
+        init_from = pinned(named) if is_hub_name(named) else str(Path(named).resolve())
+        training = replace(training, init_from=init_from)
     preparation = with_absolute_paths(config.preparation)
     return replace(config, preparation=preparation, training=training)
 
