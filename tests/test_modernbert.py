@@ -26,7 +26,7 @@ from transformers.models.modernbert import modeling_modernbert as theirs_module
 from bertsmith.architectures import CLASSIFIER, MLM_HEAD, architecture_of, build
 from bertsmith.architectures.modernbert.network import HEAD, ModernBert
 from bertsmith.batch import Batch
-from bertsmith.config import ModernBertConfig, TrainingConfig
+from bertsmith.config import PRESETS, ModernBertConfig, TrainingConfig, resolve
 from bertsmith.data.store import TokenStore
 from bertsmith.errors import ModelError
 from bertsmith.hardware import device as device_module
@@ -474,3 +474,19 @@ def test_means_are_of_all_tokens(batch: Batch, tokenizer: Tokenizer) -> None:
     expected = torch.stack([part.mean(0) for part in model(inputs).split(batch.lengths)])
     found = sequence_vectors(model, batch)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name[:6] in ("modern", "ettin-")])
+def test_presets_have_the_parameters_of_theirs(preset: str) -> None:
+    config = resolve(preset=preset)
+    assert isinstance(config.model, ModernBertConfig)
+    assert config.data.objective == "mlm"
+    with torch.device("meta"):
+        model = build(config.model, config.preparation.vocab_size)
+        vocabulary = {"vocab_size": config.preparation.vocab_size}
+        theirs = ModernBertForMaskedLM(their_config(config.model, **vocabulary))
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert count == theirs.num_parameters()
+    published = {"ettin-17m": 17, "ettin-32m": 32, "ettin-68m": 68, "modern-base": 149}
+    if preset in published:
+        assert round(count / 1e6) == pytest.approx(published[preset], abs=1)

@@ -27,7 +27,8 @@ class Settings:
     """What a command has for flags besides its own."""
 
     preset: Annotated[str, tyro.conf.arg(metavar="NAME")] = "textbook"
-    """Network and data shape: textbook, tiny, mini, small, medium, base or large."""
+    """Network and data shape: textbook, tiny, mini, small, medium, base or large; or a ModernBERT:
+    modern-tiny, modern-mini, modern-base, modern-large, ettin-17m, ettin-32m or ettin-68m."""
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "default"
     """How it is trained: default, or chapter (the textbook's own)."""
     preparation: tyro.conf.OmitArgPrefixes[PreparationConfig] = field(

@@ -13,3 +13,6 @@ PAIR_OBJECTIVES = ["mlm+nsp"]
 
 ARCHITECTURES = ["bert", "modernbert"]
 """Families of networks."""
+
+ARCHITECTURES_THAT_LOOK_NEAR = ["bert"]
+"""Those whose networks can begin with heads that look at the positions around a token."""

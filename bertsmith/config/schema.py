@@ -15,7 +15,11 @@ from typing import Literal
 
 from bertsmith.config.fields import check, encoding_name, nearest, rules_of, setting, types_of
 from bertsmith.config.models import MODEL_CONFIGS, BertConfig, ModelConfig
-from bertsmith.config.registered import OBJECTIVES, PAIR_OBJECTIVES
+from bertsmith.config.registered import (
+    ARCHITECTURES_THAT_LOOK_NEAR,
+    OBJECTIVES,
+    PAIR_OBJECTIVES,
+)
 from bertsmith.errors import ConfigError
 
 BUDGETS = ("steps", "epochs", "pairs", "tokens", "minutes")
@@ -175,7 +179,10 @@ class TrainingConfig:
     """Share of the budget over which the learning rate rises from 0."""
     mlm_bias_init: Literal["frequency", "zero"] = "frequency"
     """Where the MLM head begins: at the words' log frequencies in the training text, or at 0."""
-    attention_init: Literal["near", "normal"] = setting("normal", needs={"init_from": (None,)})
+    attention_init: Literal["near", "normal"] = setting(
+        "normal",
+        needs={"init_from": (None,), "architecture": ARCHITECTURES_THAT_LOOK_NEAR},
+    )
     """Where attention begins: half of the first layer looks at neighbours, or all is drawn. A run
     with `init_from` begins as the model is."""
     max_grad_norm: float = setting(1.0, ge=0)

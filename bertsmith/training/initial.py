@@ -72,8 +72,12 @@ def _given_by(folder: Path, path: Path) -> FixedSettings:
 
 
 def _nearest_preset(shape: ModelConfig) -> str:
-    """The published size whose width, and then depth, is nearest."""
-    published = [name for name in PRESETS if name != "textbook"]
+    """The published size of its architecture whose width, and then depth, is nearest."""
+    published = [
+        name
+        for name, preset in PRESETS.items()
+        if name != "textbook" and preset.get("architecture", "bert") == shape.architecture
+    ] or ["tiny"]
     return min(
         published,
         key=lambda name: (
