@@ -68,8 +68,7 @@ def prepare_anew(config: PretrainConfig) -> Prepared:
     return prepare(
         replace(config.preparation, corpus=(str(store.path),)),
         config.data,
-        batch_size=config.training.batch_size,
-        seed=0,
+        config.training,
         display=Display(quiet=True),
     )
 
@@ -136,7 +135,8 @@ def _own(
     with tally.data():
         prepared = prepare_anew(config)
         prepared.batches.batch(0)
-    architecture, objective = architecture_of("bert"), objective_of(config.data.objective)
+    architecture = architecture_of(config.model.architecture)
+    objective = objective_of(config.data.objective)
     model = architecture.build(config.model, prepared.tokenizer.vocab_size, objective.heads, 0)
     model.initialize(0)
     model.train()
