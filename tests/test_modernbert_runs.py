@@ -123,6 +123,23 @@ def test_another_run_begins_from_it(
     assert begun.metrics["validation_mlm_loss"] < trained.metrics["validation_mlm_loss"] + 0.5
 
 
+def test_the_context_may_be_lengthened(
+    trained: bertsmith.Run, text_file: Path, tmp_path: Path
+) -> None:
+    longer: dict[str, Any] = {"max_length": 100, "global_rope_theta": 1e6}
+    begun = bertsmith.pretrain(
+        text_file, output=tmp_path / "c", init_from=trained.output, steps=1, quiet=True, **longer
+    )
+    config = json.loads((begun.output / "model" / "config.json").read_text())
+    assert config["rope_parameters"]["full_attention"]["rope_theta"] == 1e6
+    assert config["rope_parameters"]["sliding_attention"]["rope_theta"] == 1e4
+    assert (config["local_attention"], config["trained_max_length"]) == (8, 100)
+    with pytest.raises(ConfigError, match=r"The model in .* has `local_attention` = 8, and 16"):
+        bertsmith.pretrain(
+            text_file, output=tmp_path / "d", init_from=trained.output, steps=1, local_attention=16
+        )
+
+
 def test_pairs_are_refused(text_file: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at least 2 segment embeddings; this modernbert has 0"):
         bertsmith.pretrain(text_file, output=tmp_path, **SETTINGS, objective="mlm+nsp")

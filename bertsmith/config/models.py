@@ -42,6 +42,8 @@ class ModelConfig:
     """The one among them that drops attention probabilities."""
     dropout_of_classifier: ClassVar[str | None] = None
     """The one among them that drops what a classifier reads."""
+    may_differ: ClassVar[tuple[str, ...]] = ()
+    """Fields that a training which begins from a model may have otherwise than the model."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -154,6 +156,12 @@ class ModernBertConfig(ModelConfig):
     dropouts = ("embedding_dropout", "attention_dropout", "mlp_dropout", "classifier_dropout")
     dropout_of_attention = "attention_dropout"
     dropout_of_classifier = "classifier_dropout"
+    may_differ = (
+        "max_position_embeddings",
+        "global_rope_theta",
+        "local_rope_theta",
+        "classifier_pooling",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -54,10 +54,15 @@ def _given_by(folder: Path, path: Path) -> FixedSettings:
     shape, rows = read_config(folder)
     tokenizer = Tokenizer.load(folder, default_max_length=shape.max_position_embeddings)
     refuse_large_vocabulary(folder, tokenizer, rows)
-    free = {*shape.dropouts, "initializer_range"}  # what another training may choose
-    settings = {name: value for name, value in vars(shape).items() if name not in free}
+    free = {*shape.dropouts, "initializer_range"}  # as the recipe of this training has it
+    settings = {
+        name: value
+        for name, value in vars(shape).items()
+        if name not in free and name not in shape.may_differ
+    }
     run_config = find_run_config(path)
-    defaults: dict[str, Any] = {"tokenizer": str(folder.resolve()), "attention_init": "normal"}
+    defaults: dict[str, Any] = {name: getattr(shape, name) for name in shape.may_differ}
+    defaults |= {"tokenizer": str(folder.resolve()), "attention_init": "normal"}
     if run_config is not None:
         run = resolve(file=run_config)
         preset = run.preset
