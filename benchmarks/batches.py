@@ -125,8 +125,7 @@ def batches_of(case: str, corpus: str) -> Batches:
     return prepare(
         config.preparation,
         config.data,
-        batch_size=config.training.batch_size,
-        seed=0,
+        config.training,
         display=Display(quiet=True),
     ).batches
 

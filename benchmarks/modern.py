@@ -106,8 +106,8 @@ def report(rounds: dict[int, dict[str, list[dict[str, float]]]]) -> str:
     return "\n".join(lines)
 
 
-def measure(side: str, corpus: str, text_column: str, length: int, steps: int) -> dict[str, float]:
-    """Make `steps` steps of a side, and time all but the first."""
+def measure(side: str, corpus: str, text_column: str, length: str, steps: str) -> dict[str, float]:
+    """Make so many steps of a side, and time all but the first."""
     from bertsmith.config import resolve
 
     who, precision = side.split(":")

@@ -73,12 +73,15 @@ def train(corpus: str, pairs: int, seed: int, folder: Path) -> dict[str, float |
     """Train from scratch, save, and judge what was saved."""
     from transformers import get_linear_schedule_with_warmup
 
-    overrides = {"corpus": (corpus,), "mlm_probability": 0.15, "batch_size": BATCH_SIZE}
+    overrides = {
+        "corpus": (corpus,),
+        "mlm_probability": 0.15,
+        "batch_size": BATCH_SIZE,
+        "seed": seed,
+    }
     config = resolve(preset="textbook", overrides=overrides)
     display = Display(quiet=True)
-    prepared = prepare(
-        config.preparation, config.data, batch_size=BATCH_SIZE, seed=seed, display=display
-    )
+    prepared = prepare(config.preparation, config.data, config.training, display=display)
     keep_freed_memory()
     torch.manual_seed(seed)
     model = textbook_model(prepared.tokenizer.vocab_size)

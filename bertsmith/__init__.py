@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from bertsmith.api import (
+    branch,
     corpora,
     estimate,
     evaluate,
@@ -121,6 +122,7 @@ __all__ = [
     "TokenizerError",
     "TrainingConfig",
     "__version__",
+    "branch",
     "corpora",
     "estimate",
     "evaluate",

@@ -94,6 +94,24 @@ def pretrain(
     return run
 
 
+def branch(path: str | Path, output: str | Path) -> int:
+    """Make a second run from a checkpoint; `pretrain(output=…, resume=True)` goes on with it.
+
+    Args:
+        path: a checkpoint of a run, or a run: its newest one. It stays as it is.
+        output: the new run's folder, which is not there yet, or is empty.
+
+    Returns:
+        The steps that the checkpoint has behind it.
+
+    Raises:
+        RunError: `path` is no checkpoint, or is damaged; `output` cannot be made.
+    """
+    from bertsmith.training.branch import branch as branch_off
+
+    return branch_off(Path(path), Path(output))
+
+
 def _is_interactive() -> bool:
     return hasattr(sys, "ps1")  # the text of Python's prompt; a notebook has it, too
 

@@ -94,6 +94,8 @@ def test_a_budget_takes_the_place_of_the_one_below() -> None:
         ({"vocab_size": 3}, "at least 16"),
         ({"masking": "words"}, "no choice 'words'"),
         ({"objective": "nsp"}, "no choice 'nsp'"),
+        ({"mlm_probability_end": 0.1, "minutes": 1}, "steps, epochs or pairs, .* got `minutes`"),
+        ({"mlm_probability_end": 1.0}, "over 0 and under 1; got 1.0"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -176,6 +178,7 @@ def test_what_a_setting_needs_is_a_setting() -> None:
     ("settings", "message"),
     [
         ({"optimizer": "adamw", "muon_momentum": 0.9}, "`optimizer` is adamw; .* choose muon"),
+        ({"decay_ratio": 0.1}, "`lr_scheduler_type` is linear; .* choose warmup_stable_decay"),
         ({"objective": "mlm", "pairing": "filled"}, r"`objective` is mlm; .* choose mlm\+nsp"),
         ({"short_pair_probability": 0.2}, "`pairing` is adjacent; .* choose filled"),
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import bertsmith
+from bertsmith.config import resolve
+from bertsmith.display import Display
 from bertsmith.errors import InputError
 from bertsmith.report.curves import draw_curves
 from bertsmith.report.metrics_file import read_metrics
+from bertsmith.training.prepare import prepare
 from bertsmith.training.run import Run
-from tests.support.runs import TINY_RUN
+from tests.support.runs import TINY_RUN, result_of, stopped_and_resumed
 
 MLM = {**TINY_RUN, "objective": "mlm"}
 
@@ -120,3 +124,38 @@ def test_a_length_of_thousands(text_file: Path, tmp_path: Path) -> None:
         **options,
     )
     assert run.metrics["tokens"] / run.metrics["pairs"] > 500
+
+
+def test_fewer_tokens_are_masked_to_the_end_of_a_run(text_file: Path, tmp_path: Path) -> None:
+    settings = {**TINY_RUN, "objective": "mlm", "mlm_probability": 0.4, "log_every": 1}
+    shares: dict[int, list[float]] = {}
+    for steps in (10, 20):
+        config = resolve(
+            overrides={**settings, "corpus": str(text_file), "steps": steps}
+            | {"mlm_probability_end": 0.1}
+        )
+        made = prepare(
+            config.preparation, config.data, config.training, display=Display(quiet=True)
+        ).batches
+        found = []
+        for number in range(steps):
+            batch = made.batch(number)
+            words = batch.num_tokens - 2 * batch.num_sequences
+            found.append(batch.num_masked / words)
+        shares[steps] = found
+        expected = [0.4 - 0.3 * (number + 0.5) / steps for number in range(steps)]
+        assert found == pytest.approx(expected, abs=0.05)
+        # Beyond the budget it stays as at its end; and a batch is made again as it was.
+        assert torch.equal(made.batch(3).input_ids, made.batch(3).input_ids)
+    assert shares[10][9] < shares[20][9]
+
+
+def test_a_run_with_fewer_and_fewer_masks_goes_on(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {**TINY_RUN, "objective": "mlm", "steps": 6}
+    settings |= {"mlm_probability": 0.4, "mlm_probability_end": 0.1}
+    settings |= {"lr_scheduler_type": "warmup_stable_decay", "decay_ratio": 0.5}
+    whole = bertsmith.pretrain(text_file, output=tmp_path / "a", quiet=True, **settings)
+    again = stopped_and_resumed(text_file, tmp_path / "b", monkeypatch, **settings)
+    assert result_of(again.output) == result_of(whole.output)

@@ -129,6 +129,18 @@ def test_the_rate_rises_and_falls(kind: Any, rates: list[float]) -> None:
     )
 
 
+@pytest.mark.parametrize("decay", [0.1, 0.25, 1.0])
+def test_the_rate_stays_and_then_falls(decay: float) -> None:
+    config = TrainingConfig(
+        lr_scheduler_type="warmup_stable_decay", warmup_ratio=0.1, decay_ratio=decay
+    )
+    found = [rate_share(config, number / 20) for number in range(21)]
+    assert found[:3] == pytest.approx([0.0, 0.5, min(1.0, 0.9 / decay)])
+    assert found[-1] == 0.0
+    falls = [number for number in range(2, 20) if found[number + 1] < found[number] - 1e-9]
+    assert falls == [number for number in range(2, 20) if number / 20 >= 1 - decay - 1e-9]
+
+
 @pytest.mark.parametrize(
     ("budget", "expected"),
     [

@@ -87,8 +87,7 @@ class Case:
         prepared = prepare(
             config.preparation,
             config.data,
-            batch_size=config.training.batch_size,
-            seed=0,
+            config.training,
             display=Display(quiet=True),
         )
         batches = [prepared.batches.batch(number) for number in range(steps)]

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import tyro
 
 from bertsmith import __version__
-from bertsmith.cli import estimate, finetune, prepare, pretrain, use
+from bertsmith.cli import branch, estimate, finetune, prepare, pretrain, use
 from bertsmith.cli.arguments import registry
 from bertsmith.cli.settings import asks_for_help, changes, defaults, layers_named
 from bertsmith.config import BUDGETS
@@ -42,6 +42,7 @@ _SPINS = "800"
 
 _COMMANDS: dict[str, tuple[type, Any]] = {
     "pretrain": (pretrain.Pretrain, pretrain.run),
+    "branch": (branch.Branch, branch.branch),
     "prepare": (prepare.Prepare, prepare.run),
     "encode": (use.Encode, use.encode),
     "fill": (use.Fill, use.fill),

@@ -45,6 +45,7 @@ class PretrainSettings(PreparationSettings, total=False):
     pairing: Literal["adjacent", "filled"]
     short_pair_probability: float
     mlm_probability: float
+    mlm_probability_end: float | None
     masking: Literal["token", "whole-word", "span"]
     architecture: str
     num_hidden_layers: int
@@ -93,8 +94,9 @@ class PretrainSettings(PreparationSettings, total=False):
     adam_beta2: float
     adam_epsilon: float
     weight_decay: float
-    lr_scheduler_type: Literal["linear", "cosine", "constant"]
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "warmup_stable_decay"]
     warmup_ratio: float
+    decay_ratio: float
     mlm_bias_init: Literal["frequency", "zero"]
     attention_init: Literal["near", "normal"]
     max_grad_norm: float

@@ -120,6 +120,9 @@ class DataConfig:
     """Share of filled pairs that are made shorter than the length allows."""
     mlm_probability: float = setting(0.15, gt=0, lt=1)
     """Share of tokens to predict in training; evaluation always uses 0.15."""
+    mlm_probability_end: float | None = setting(None, gt=0, lt=1)
+    """That share at the end of the run, to which it goes in a straight line; None: it stays. The
+    budget must be in steps, epochs or pairs."""
     masking: Literal["token", "whole-word", "span"] = "token"
     """What is masked at once in training: a token, a word, or a run of words (SpanBERT)."""
 
@@ -130,6 +133,11 @@ class DataConfig:
     def is_pairs(self) -> bool:
         """Whether examples are sentence pairs; else they are single segments."""
         return self.objective in PAIR_OBJECTIVES
+
+    @property
+    def largest_mlm_probability(self) -> float:
+        """The share of tokens to predict where that is most."""
+        return max(self.mlm_probability, self.mlm_probability_end or 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,10 +181,18 @@ class TrainingConfig:
     """Added to the root of the squared gradient's mean."""
     weight_decay: float = setting(0.01, ge=0)
     """Weight decay of matrices; biases and norms have none."""
-    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
-    """What the learning rate does after the warm-up: falls to 0, or stays."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "warmup_stable_decay"] = "linear"
+    """What the learning rate does after the warm-up: falls to 0, stays, or stays and then falls."""
     warmup_ratio: float = setting(0.1, ge=0, le=1)
     """Share of the budget over which the learning rate rises from 0."""
+    decay_ratio: float = setting(
+        0.2,
+        gt=0,
+        le=1,
+        needs={"lr_scheduler_type": ("warmup_stable_decay",)},
+        may_change=True,
+    )
+    """Share of the budget, at its end, over which it then falls to 0."""
     mlm_bias_init: Literal["frequency", "zero"] = "frequency"
     """Where the MLM head begins: at the words' log frequencies in the training text, or at 0."""
     attention_init: Literal["near", "normal"] = setting(
@@ -237,6 +253,13 @@ class PretrainConfig:
                 "`max_length` must be within `max_position_embeddings` "
                 f"({self.model.max_position_embeddings}); got {self.data.max_length}. "
                 "Set both to train on longer sequences."
+            )
+        training = self.training
+        if self.data.mlm_probability_end is not None and (training.tokens or training.minutes):
+            unit = "tokens" if training.tokens else "minutes"
+            raise ConfigError(
+                "`mlm_probability_end` must have a budget in steps, epochs or pairs, by which a "
+                f"batch can tell how far the run is; got `{unit}`."
             )
         if self.data.is_pairs and self.model.num_segments < 2:
             raise ConfigError(

@@ -6,6 +6,7 @@ Legend: B = sequences; T = tokens of all of them; M = tokens to predict.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -46,7 +47,7 @@ class Batches:
         tokenizer: whose ids these are.
         batch_size: examples a step.
         max_length: in tokens, special ones counted.
-        mlm_probability: share of the tokens to predict.
+        mlm_probability: share of the tokens to predict, or what gives it for a step, from 0.
         masking: what is chosen at once.
         seed: all follows from it.
         rank, num_ranks: whose part of each batch is made, and of how many.
@@ -60,7 +61,7 @@ class Batches:
         *,
         batch_size: int,
         max_length: int,
-        mlm_probability: float,
+        mlm_probability: float | Callable[[int], float],
         seed: int,
         masking: Literal["token", "whole-word", "span"] = "token",
         rank: int = 0,
@@ -86,12 +87,12 @@ class Batches:
     def batch(self, step: int) -> Batch:
         """The batch of optimizer step `step`, from 0."""
         first = step * self.batch_size
-        return self.examples(np.arange(first, first + self.batch_size, dtype=np.int64))
+        return self.examples(np.arange(first, first + self.batch_size, dtype=np.int64), step)
 
-    def examples(self, places: Int64) -> Batch:
+    def examples(self, places: Int64, step: int = 0) -> Batch:
         """The batch of the examples at `places` (int64 [B]) of the run's endless sequence.
 
-        Of several ranks, the part of this one.
+        Of several ranks, the part of this one. As many tokens are predicted as in this step.
         """
         epoch = places // self.num_examples
         numbers = permute(places % self.num_examples, self.num_examples, self._seed, epoch)
@@ -111,7 +112,9 @@ class Batches:
             order, starts = order[is_own], starts[is_own]
         ids, segments, positions, sequence = self._lay_out(spans, cut_a[order], cut_b[order], order)
         lengths, epoch, numbers = lengths[order], epoch[order], numbers[order]
-        masked, labels = self._mask(ids, positions, sequence, epoch, numbers)
+        share = self._mlm_probability
+        share = share(step) if callable(share) else share
+        masked, labels = self._mask(ids, positions, sequence, epoch, numbers, share)
         return Batch(
             input_ids=torch.from_numpy(ids),
             token_type_ids=torch.from_numpy(segments),
@@ -165,7 +168,13 @@ class Batches:
         return ids, segments, positions, sequence
 
     def _mask(
-        self, ids: Int64, positions: Int64, sequence: Int64, epoch: Int64, numbers: Int64
+        self,
+        ids: Int64,
+        positions: Int64,
+        sequence: Int64,
+        epoch: Int64,
+        numbers: Int64,
+        share: float,
     ) -> tuple[Int64, Int64]:
         """Choose tokens and replace them in `ids`; gives their places and true ids, int64 [M]."""
         where = random_bits(self._seed, Stream.MASK_POSITION, epoch, numbers)
@@ -174,16 +183,16 @@ class Batches:
         together = None
         if self._continues is None:
             bits = extend(where[sequence], positions)
-            masked = choose_positions(maskable, sequence, bits, self._mlm_probability)
+            masked = choose_positions(maskable, sequence, bits, share)
         else:
             firsts = words_of(maskable, self._continues[ids])
             text = (maskable, firsts, sequence)
             if self._masking == "span":
-                masked, run = choose_spans(*text, where, self._mlm_probability)
+                masked, run = choose_spans(*text, where, share)
                 together = extend(extend(what[sequence[run]], positions[run]), 0)
             else:
                 bits = extend(where[sequence], positions)
-                masked = choose_words(*text, bits, self._mlm_probability)
+                masked = choose_words(*text, bits, share)
         labels = ids[masked]
         ids[masked] = replace_tokens(
             labels,

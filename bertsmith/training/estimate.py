@@ -201,7 +201,7 @@ def estimate(config: PretrainConfig, machine: Machine) -> Estimate:
     vocab_size = config.preparation.vocab_size
     architecture = architecture_of(config.model.architecture)
     model = empty_model(config.model, vocab_size, objective_of(config.data.objective))
-    num_masked = max(1, round(config.data.mlm_probability * length))
+    num_masked = max(1, round(config.data.largest_mlm_probability * length))
     batch = _Work.of(training.batch_size, length, num_masked)
     flops = architecture.training_flops(config.model, vocab_size, batch)
     limit = _memory_here(machine) if machine.memory is None else machine.memory

@@ -259,7 +259,7 @@ class _Trial:
 
 
 def _num_masked(config: PretrainConfig) -> int:
-    return max(1, round(config.data.mlm_probability * config.data.max_length))
+    return max(1, round(config.data.largest_mlm_probability * config.data.max_length))
 
 
 def made_up_batch(config: PretrainConfig, vocab_size: int, num_sequences: int) -> Batch:

@@ -129,11 +129,14 @@ def rate_share(config: TrainingConfig, progress: float) -> float:
     """The share of its peak that a learning rate has at `progress` (0 to 1) of the budget.
 
     Rises from 0 to the peak over `warmup_ratio`, then falls to 0 at the end (linear, or half a
-    cosine), or stays. By share and not by step, so that it also suits a budget in minutes.
+    cosine, or linear over the last `decay_ratio` alone), or stays. By share and not by step, so
+    that it also suits a budget in minutes.
     """
     warmup = config.warmup_ratio
     if progress < warmup:
         return progress / warmup
+    if config.lr_scheduler_type == "warmup_stable_decay":
+        return min(1.0, (1 - progress) / config.decay_ratio)
     done = (progress - warmup) / (1 - warmup) if warmup < 1 else 0.0
     if config.lr_scheduler_type == "linear":
         return 1 - done

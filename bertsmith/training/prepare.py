@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertsmith.config import DataConfig, PreparationConfig, PretrainConfig
+from bertsmith.config import DataConfig, PreparationConfig, PretrainConfig, TrainingConfig
 from bertsmith.data.batches import Batches
 from bertsmith.data.disk import StoreFolder
 from bertsmith.data.pairs import make_drawing
@@ -17,6 +17,7 @@ from bertsmith.evaluation.held_out import evaluation_batches
 from bertsmith.preparation import describe_text, prepare_store, with_tokenizer_of
 from bertsmith.ranks import ALONE, Ranks, local_rank
 from bertsmith.tokenizer import Tokenizer
+from bertsmith.training.budget import Budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +37,8 @@ class Prepared:
 def prepare(
     preparation: PreparationConfig,
     data: DataConfig,
+    training: TrainingConfig,
     *,
-    batch_size: int,
-    seed: int,
     display: Display,
     ranks: Ranks = ALONE,
     checks: bool = True,
@@ -46,7 +46,7 @@ def prepare(
     """Prepare the text, or find it prepared, and lay out the examples.
 
     Args:
-        preparation, data, batch_size, seed: of the run's settings.
+        preparation, data, training: the run's settings.
         display: shows what goes on.
         ranks: who trains.
         checks: see `prepare_store`.
@@ -58,7 +58,7 @@ def prepare(
     tokenizer = store.tokenizer(data.max_length)
     display.say(f"Vocabulary: {tokenizer.vocab_size:,} entries.")
     report = copy.deepcopy(store.manifest.report)
-    batches = _training_batches(store, tokenizer, data, batch_size, seed, ranks, display)
+    batches = _training_batches(store, tokenizer, data, training, ranks, display)
     _add_examples(report["splits"]["train"], batches)
     validation = None
     if "validation" in store.manifest.splits:
@@ -93,8 +93,7 @@ def prepare_on_ranks(
                 prepared = prepare(
                     preparation if newest is None else with_tokenizer_of(preparation, newest),
                     config.data,
-                    batch_size=config.training.batch_size,
-                    seed=config.training.seed,
+                    config.training,
                     ranks=ranks,
                     display=display,
                     checks=own_turn < 2,
@@ -136,11 +135,11 @@ def _training_batches(
     store: StoreFolder,
     tokenizer: Tokenizer,
     data: DataConfig,
-    batch_size: int,
-    seed: int,
+    training: TrainingConfig,
     ranks: Ranks,
     display: Display,
 ) -> Batches:
+    batch_size, seed = training.batch_size, training.seed
     train = store.split("train")
     with display.stage("Laying out examples") as progress:
         drawing = make_drawing(train, data, seed=seed, progress=progress)
@@ -169,7 +168,7 @@ def _training_batches(
         tokenizer,
         batch_size=batch_size,
         max_length=data.max_length,
-        mlm_probability=data.mlm_probability,
+        mlm_probability=_share_of_masks(data, training, drawing.num_examples),
         masking=data.masking,
         seed=seed,
         rank=ranks.rank,
@@ -182,3 +181,25 @@ def _training_batches(
             "language and spelling of the tokenizer, or another --tokenizer."
         )
     return batches
+
+
+@dataclass(frozen=True)
+class FallingMasks:
+    """The share of tokens to predict in a step: on a straight line over the steps of a run."""
+
+    first: float
+    last: float
+    num_steps: int
+
+    def __call__(self, step: int) -> float:
+        progress = min(1.0, (step + 0.5) / self.num_steps)
+        return self.first + progress * (self.last - self.first)
+
+
+def _share_of_masks(
+    data: DataConfig, training: TrainingConfig, num_examples: int
+) -> float | FallingMasks:
+    if data.mlm_probability_end is None:
+        return data.mlm_probability
+    num_steps = int(Budget.of(training, num_examples).amount)
+    return FallingMasks(data.mlm_probability, data.mlm_probability_end, num_steps)
