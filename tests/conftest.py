@@ -129,6 +129,7 @@ def wikitext() -> Path:
 @pytest.fixture
 def flash_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Attention goes the way of CUDA's kernel; see `flash_kernels_on_cpu`."""
-    monkeypatch.setattr("bertsmith.nn.attention._has_varlen_kernel", lambda *_: True)
+    for module in ("attention", "local_attention"):
+        monkeypatch.setattr(f"bertsmith.nn.{module}.has_varlen_kernel", lambda *_: True)
     with flash_kernels_on_cpu() as called:
         yield called

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bertsmith.architectures import Encoder
 from bertsmith.architectures.bert.network import Bert
+from bertsmith.architectures.modernbert.network import ModernBert
 from bertsmith.batch import Batch
-from bertsmith.config import BertConfig, TrainingConfig, resolve
+from bertsmith.config import BertConfig, ModernBertConfig, TrainingConfig, resolve
 from bertsmith.data.store import TokenStore
 from bertsmith.nn.dropout import DropoutKey, site_keys
 from bertsmith.nn.embedding import sum_by_row
@@ -204,6 +206,22 @@ def heads_of(pairs: bool) -> frozenset[str]:
     return objective_of("mlm+nsp" if pairs else "mlm").heads
 
 
+def make_modern(layers: int, dropout: float) -> ModernBert:
+    """Its last layer is local with three layers, else global; with seven one between is so, too."""
+    config = ModernBertConfig(
+        hidden_size=16,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=24,
+        local_attention=8,
+        mlp_dropout=dropout,
+        embedding_dropout=dropout,
+    )
+    model = ModernBert(config, 120)
+    model.initialize(0)
+    return model.double().train()
+
+
 def make_model(dropout: float, *, pairs: bool) -> Bert:
     config = BertConfig(
         hidden_size=16,
@@ -228,7 +246,7 @@ def fixed_batches(
         some,
         most_tokens=most_tokens,
         max_length=32,
-        sites=9,
+        sites=40,
         terms=len(objective_of(objective).terms),
     )
     found = [in_fixed_shape(batch, shape) for batch in some]
@@ -237,7 +255,7 @@ def fixed_batches(
     return some, found
 
 
-def gradients(model: Bert, losses: Any, batch: FixedBatch) -> tuple[Tensor, list[Tensor]]:
+def gradients(model: Encoder, losses: Any, batch: FixedBatch) -> tuple[Tensor, list[Tensor]]:
     model.zero_grad()
     total = torch.zeros(batch.shape.terms, dtype=torch.float64)
     for buffer in batch.buffers:
@@ -248,7 +266,7 @@ def gradients(model: Bert, losses: Any, batch: FixedBatch) -> tuple[Tensor, list
     return total, [p.grad for p in model.parameters() if p.grad is not None]
 
 
-def plain_gradients(model: Bert, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+def plain_gradients(model: Encoder, batch: Batch) -> tuple[Tensor, list[Tensor]]:
     model.zero_grad()
     losses = losses_of(model, batch, KEY)
     (losses.mlm / batch.num_masked + losses.nsp / max(batch.num_pairs, 1)).backward()
@@ -304,6 +322,29 @@ def test_embeddings_layers_last_layer_and_heads_are_compiled_once_each(
     assert flash_on_cpu
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize(("layers", "graphs"), [(4, 5), (3, 5), (7, 6)])
+def test_modernbert_is_compiled_as_it_is(
+    layers: int,
+    graphs: int,
+    dropout: float,
+    store: TokenStore,
+    tokenizer: Tokenizer,
+    flash_on_cpu: list[str],
+    nothing_compiled: None,
+) -> None:
+    """Its first layer, local ones, global ones and the last are graphs of their own."""
+    model = make_modern(layers, dropout)
+    some, found = fixed_batches(store, tokenizer, "mlm", 10, 512)
+    losses = compiled_losses(model, rows_of("mlm"), found[0].shape, "aot_eager")
+    for number, (plain, batch) in enumerate(zip(some, found, strict=True)):
+        with torch._dynamo.config.patch(error_on_recompile=number > 0):
+            mine = gradients(model, losses, batch)
+        torch.testing.assert_close(mine, plain_gradients(model, plain), rtol=1e-9, atol=1e-12)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    assert flash_on_cpu
+
+
 class _Watched(TorchDispatchMode):
     """Notes each operation, and each tensor that it makes on the host."""
 
@@ -327,7 +368,7 @@ def test_no_step_waits_for_a_value_or_takes_one_from_the_host(
 ) -> None:
     """On a device that has no values: whoever asks for one fails, forward and back."""
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)  # which it does not know
-    monkeypatch.setattr("bertsmith.nn.attention._has_varlen_kernel", lambda *_: True)
+    monkeypatch.setattr("bertsmith.nn.attention.has_varlen_kernel", lambda *_: True)
     shape = FixedShape.for_batches(
         [make_batch([30, 20, 9], [4, 2, 1])], most_tokens=512, max_length=32, sites=9
     )

@@ -12,7 +12,7 @@ C = S + 2 W, those that a block sees; K = blocks.
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
 
@@ -37,6 +37,14 @@ def _block(window: int) -> int:
     return max(2 * window, _SMALLEST_BLOCK)
 
 
+@cache
+def has_windowed_kernel() -> bool:
+    """Whether this PyTorch's attention over sequences end to end takes windows."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "window_size" in inspect.signature(varlen_attn).parameters
+
+
 @dataclass(frozen=True)
 class Windows:
     """Which tokens of a packed batch may attend to which; made once a batch for all layers."""
@@ -47,6 +55,8 @@ class Windows:
     """T."""
     window: int
     """W: tokens on either side."""
+    has_kernel: bool = field(default_factory=has_windowed_kernel)
+    """Asked when it is made, since what is compiled cannot ask."""
 
     @property
     def block(self) -> int:
@@ -148,21 +158,13 @@ def attend_locally(
     """
     drops = bool(dropout_prob) and dropout_key is not None
     head_size = query.shape[1] // num_heads
-    if not drops and has_windowed_kernel() and has_varlen_kernel(query, head_size):
+    if not drops and windows.has_kernel and has_varlen_kernel(query, head_size):
         return _attend_unpadded(query, key, value, windows, num_heads)
     with whole_on_cpu(query.device):
         out: Tensor = _AttendInBlocks.apply(
             query, key, value, windows, num_heads, dropout_prob, dropout_key, site
         )
     return out
-
-
-@cache
-def has_windowed_kernel() -> bool:
-    """Whether this PyTorch's attention over sequences end to end takes windows."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    return "window_size" in inspect.signature(varlen_attn).parameters
 
 
 def _attend_unpadded(

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from bertsmith.architectures import Encoder, call_module
 from bertsmith.errors import DeviceError
@@ -195,7 +196,9 @@ def compiled_losses(
     call, row_losses = compiled(call_module), compiled(objective.row_losses)
 
     def call_marked(module: nn.Module, packed: Tensor, *others: Any) -> Tensor:
-        _mark(packed)
+        # What goes by tokens among the others, as angles, and does not come from `views`.
+        leaves = (leaf for leaf in tree_leaves(others) if isinstance(leaf, Tensor))
+        _mark(packed, *(leaf for leaf in leaves if len(leaf) == len(packed)))
         output: Tensor = call(module, packed, *others)
         return output
 

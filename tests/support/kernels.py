@@ -25,21 +25,36 @@ def varlen_on_cpu(
     key_starts: Tensor,
     most: int,
     longest: int,
+    window: int = -1,
 ) -> Tensor:
     """What the CUDA kernel computes, [R or T, N, D] each; its arguments are checked on the way."""
     assert starts.dtype == key_starts.dtype == torch.int32
     counts, lengths = starts.diff().tolist(), key_starts.diff().tolist()
     assert most >= max(counts) and longest >= max(lengths)
     assert (sum(counts), sum(lengths)) == (len(query), len(key)), "other rows come out undefined"
-    parts = zip(query.split(counts), key.split(lengths), value.split(lengths), strict=True)
-    return torch.cat(
-        [
-            F.scaled_dot_product_attention(*(x.transpose(0, 1)[None] for x in part))[0].transpose(
-                0, 1
-            )
-            for part in parts
-        ]
-    )
+    found = []
+    for parts in zip(query.split(counts), key.split(lengths), value.split(lengths), strict=True):
+        asking, asked, given = (part.transpose(0, 1) for part in parts)
+        may = may_attend(asking.shape[1], asked.shape[1], window)
+        found.append(F.scaled_dot_product_attention(asking, asked, given, may).transpose(0, 1))
+    return torch.cat(found)
+
+
+def may_attend(num_queries: int, num_keys: int, window: int) -> Tensor:
+    """Which of the keys of a sequence are within a window of each query: bool; −1: all."""
+    if window < 0:
+        return torch.ones(num_queries, num_keys, dtype=torch.bool)
+    assert num_queries == num_keys, "windows are asked for where all tokens ask"
+    places = torch.arange(num_keys)
+    return (places[:, None] - places).abs() <= window
+
+
+def window_of(given: tuple[Any, ...]) -> int:
+    """The window among the arguments of an operator; −1 where there is none."""
+    found = [x for x in given if isinstance(x, list | tuple) and len(x) == 2]
+    left, right = found[0] if found else (-1, -1)
+    assert left == right
+    return int(left)
 
 
 @contextmanager
@@ -52,10 +67,17 @@ def flash_kernels_on_cpu() -> Iterator[list[str]]:
     import torch.nn.attention.varlen  # defines the operators
 
     def forward(
-        query: Tensor, key: Tensor, value: Tensor, starts: Tensor, key_starts: Tensor, *rest: Any
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        starts: Tensor,
+        key_starts: Tensor,
+        *rest: Any,
+        **named: Any,
     ) -> tuple[Tensor, Tensor, Tensor]:
         called.append("forward")
-        out = varlen_on_cpu(query, key, value, starts, key_starts, *rest[:2])
+        window = window_of((*rest, *named.values()))
+        out = varlen_on_cpu(query, key, value, starts, key_starts, rest[0], rest[1], window)
         return out, query.new_zeros(query.shape[1::-1], dtype=torch.float32), torch.zeros(2)
 
     def backward(
@@ -68,15 +90,18 @@ def flash_kernels_on_cpu() -> Iterator[list[str]]:
         starts: Tensor,
         key_starts: Tensor,
         *rest: Any,
+        **named: Any,
     ) -> tuple[Tensor, Tensor, Tensor]:
         called.append("backward")
+        window = window_of((*rest, *named.values()))
         counts, lengths = starts.diff().tolist(), key_starts.diff().tolist()
         asking = (x.transpose(0, 1).split(counts, 1) for x in (grad, query, out))
         asked = (x.transpose(0, 1).split(lengths, 1) for x in (key, value))
         grads = []
         for g, q, o, k, v in zip(*asking, *asked, strict=True):  # [N, Q, D] and [N, L, D]
             scale = q.shape[2] ** -0.5
-            probs = torch.softmax(q @ k.mT * scale, 2)
+            may = may_attend(q.shape[1], k.shape[1], window)
+            probs = torch.softmax((q @ k.mT * scale).masked_fill(~may, -torch.inf), 2)
             scores = probs * (g @ v.mT - (g * o).sum(2, keepdim=True)) * scale
             grads.append((scores @ k, scores.mT @ q, probs.mT @ g))
         dq, dk, dv = (torch.cat(parts, 1).transpose(0, 1) for parts in zip(*grads, strict=True))
