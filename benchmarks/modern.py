@@ -1,13 +1,14 @@
 """Training a ModernBERT on a CPU beside `transformers`, and how both grow with the length.
 
     make bench                       (installs the peer)
-    python -m benchmarks.modern --corpus medquad/train.jsonl.gz --text-column answer
+    python -m benchmarks.modern --corpus wikitext-2 --varied medquad/train.jsonl.gz
 
 Both train the preset `modern-mini` with AdamW on the same batches: documents cut into segments of
-at most so many tokens, at most 8,192 tokens a step. `transformers` has `ModernBertForMaskedLM`,
-PyTorch's attention, batches padded to their longest sequence and its own loss. Each side has a
-process of its own; they take turns, and the first step is not timed. Throughput is in real tokens:
-padding does not count.
+at most so many tokens, some 8,192 tokens a step. `--corpus` has long documents, so that nearly all
+segments are full: how both grow with the length. `--varied` is a table with texts of many lengths.
+`transformers` has `ModernBertForMaskedLM`, PyTorch's attention, batches padded to their longest
+sequence and its own loss. Each side has a process of its own; they take turns, and the first step
+is not timed. Throughput is in real tokens: padding does not count.
 Writes benchmarks/results/modern.md.
 """
 
@@ -21,6 +22,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.report import column, figures_of, processor, times, versions
@@ -29,15 +31,18 @@ from benchmarks.sides import peak_gigabytes, prepare_anew
 RESULTS = Path(__file__).parent / "results"
 PRESET = "modern-mini"
 TOKENS = 8192
-"""Of a step, at most."""
-LENGTHS = {64: 12, 1024: 8, 4096: 5}
-"""Of a segment, in tokens, and steps of a turn."""
+"""Of a step, or so."""
+LENGTHS = {64: 8, 1024: 6, 4096: 5, 8192: 4}
+"""Of a segment of the long documents, in tokens, and steps of a turn."""
+VARIED = (64, 1024)
+"""Of a segment of the varied ones."""
 SIDES = {
     "own:float32": "Bertsmith, float32",
     "theirs:float32": "`transformers.ModernBertForMaskedLM`, float32",
     "own:bfloat16": "Bertsmith, bfloat16",
     "theirs:bfloat16": "`transformers` under its autocast to bfloat16",
 }
+_TEXTS = {"wikitext-2": "WikiText-2", "train.jsonl.gz": "MedQuAD's answers"}
 SPINS = "800"
 """GOMP_SPINCOUNT, as the command line sets it for ours."""
 
@@ -48,23 +53,25 @@ def main() -> None:
         print(json.dumps(measure(*sys.argv[1:])))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Plain)
-    parser.add_argument("--corpus", default="wikitext-2", help="a name or a path")
-    parser.add_argument("--text-column", default="text", help="of a table")
+    parser.add_argument("--corpus", default="wikitext-2", help="of long documents")
+    parser.add_argument("--varied", help="a table with documents of many lengths")
+    parser.add_argument("--text-column", default="answer", help="of the table")
     parser.add_argument("--rounds", type=int, default=3, help="turns of every side")
-    parser.add_argument("--lengths", type=int, nargs="*", default=list(LENGTHS))
     options = parser.parse_args()
-    rounds: dict[int, dict[str, list[dict[str, float]]]] = {
-        length: {side: [] for side in SIDES} for length in options.lengths
+    cases = [(options.corpus, "text", length) for length in LENGTHS]
+    if options.varied:
+        cases += [(options.varied, options.text_column, length) for length in VARIED]
+    rounds: dict[tuple[str, str, int], dict[str, list[dict[str, float]]]] = {
+        case: {side: [] for side in SIDES} for case in cases
     }
     for turn in range(options.rounds):
-        for length, sides in rounds.items():
+        for (corpus, text_column, length), sides in rounds.items():
             for side, found in sides.items():
                 variables = {"GOMP_SPINCOUNT": SPINS} if side.startswith("own") else {}
-                steps = str(LENGTHS.get(length, 5))
-                arguments = (side, options.corpus, options.text_column, str(length), steps)
+                arguments = (side, corpus, text_column, str(length), str(LENGTHS[length]))
                 found.append(figures_of("benchmarks.modern", *arguments, **variables))
                 print(
-                    f"round {turn + 1}  {length:5} {side:16} "
+                    f"round {turn + 1}  {Path(corpus).name} {length:5} {side:16} "
                     f"{found[-1]['tokens_per_second']:9.0f} tokens/s  "
                     f"{found[-1]['peak_gigabytes']:.2f} GB",
                     flush=True,
@@ -75,12 +82,12 @@ def main() -> None:
     print(text)
 
 
-def report(rounds: dict[int, dict[str, list[dict[str, float]]]]) -> str:
-    """One table for each length, as Markdown."""
+def report(rounds: dict[tuple[str, str, int], dict[str, list[dict[str, float]]]]) -> str:
+    """One table for each text and length, as Markdown."""
     lines = [
         "# Training a ModernBERT on a CPU",
         "",
-        f"`python -m benchmarks.modern` — preset `{PRESET}`, AdamW, 30 % masks, at most {TOKENS:,} "
+        f"`python -m benchmarks.modern` — preset `{PRESET}`, AdamW, 30 % masks, some {TOKENS:,} "
         "tokens a step, the same batches for all sides. Median of all turns (lowest to highest); "
         "the sides take turns, each in a process of its own. Tokens are real ones; padding does "
         "not count.",
@@ -88,10 +95,11 @@ def report(rounds: dict[int, dict[str, list[dict[str, float]]]]) -> str:
         f"{processor()}; {versions()}.",
         "",
     ]
-    for length, sides in rounds.items():
+    for (corpus, _, length), sides in rounds.items():
         mean = sides["own:float32"][0]["mean_length"]
         lines += [
-            f"Segments of at most {length:,} tokens ({mean:.0f} in the mean):",
+            f"{_TEXTS.get(Path(corpus).name, Path(corpus).name)}, segments of at most {length:,} "
+            f"tokens ({mean:.0f} in the mean):",
             "",
             "| side | real tokens/s | Bertsmith in float32 is | peak memory |",
             "|---|---|---|---|",
@@ -120,10 +128,12 @@ def measure(side: str, corpus: str, text_column: str, length: str, steps: str) -
         "learning_rate": 1e-3,
         "mlm_probability": 0.3,
         "max_length": int(length),
-        "batch_size": TOKENS // int(length),
+        "batch_size": 1,
     }
     config = resolve(preset=PRESET, overrides=settings)
     prepared = prepare_anew(config)
+    made = prepared.batches
+    made.batch_size = max(1, round(TOKENS / mean_length(made)))
     step = (_own if who == "own" else _theirs)(config, prepared)
     step(0)
     tokens = sequences = 0
@@ -137,6 +147,12 @@ def measure(side: str, corpus: str, text_column: str, length: str, steps: str) -
         "mean_length": tokens / sequences,
         "peak_gigabytes": peak_gigabytes(),
     }
+
+
+def mean_length(batches: Any) -> float:
+    """Of the first 200 segments, in tokens."""
+    first = np.arange(min(200, batches.num_examples))
+    return float(batches.examples(first).num_tokens / len(first))
 
 
 def _own(config: Any, prepared: Any) -> Any:
