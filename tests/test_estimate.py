@@ -173,7 +173,7 @@ def test_what_is_wrong_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("preset", ["mini", "small"])
+@pytest.mark.parametrize("preset", ["mini", "small", "modern-mini"])
 def test_a_run_takes_what_was_estimated(preset: str, precision: str, tmp_path: Path) -> None:
     short = make_documents(400)  # joined, so that nearly all sequences are full
     long = [list(chain(*short[first : first + 20])) for first in range(0, 400, 20)]
@@ -188,6 +188,28 @@ def test_a_run_takes_what_was_estimated(preset: str, precision: str, tmp_path: P
     found = in_a_process("estimate", *shape, *vocabulary, "--steps", "3")
     assert found["parameters"] == measured["parameters"]
     assert found["tokens"] == pytest.approx(measured["tokens"], rel=0.15)
+    assert found["memory"]["total"] == pytest.approx(measured["peak_memory_bytes"], rel=0.15)
+
+
+@pytest.mark.slow
+def test_a_step_of_modernbert_base_at_8192_tokens_takes_what_was_estimated(tmp_path: Path) -> None:
+    """And less than 24 GB, of which it takes a half in float32."""
+    text = tmp_path / "text.txt"  # 57,330 words in seven documents of 8,190
+    words = [f"w{number}" for number in range(7 * 8190)]
+    documents = [" ".join(words[first : first + 8190]) for first in range(0, len(words), 8190)]
+    text.write_text("\n\n".join(documents))
+    shape = (
+        "--preset modern-base --max-length 8192 --batch-size 1 --device cpu --precision float32 "
+        "--recompute --micro-batch 8192"
+    ).split()
+    vocabulary = "--tokenizer word --min-frequency 1 --validation-fraction 0".split()
+    run = ["pretrain", "--corpus", str(text), "--output", str(tmp_path / "run"), "--steps", "1"]
+    measured = in_a_process(*run, *shape, *vocabulary, "--quiet")
+    size = ["--tokenizer", "bpe", "--vocab-size", str(measured["vocabulary_entries"])]
+    found = in_a_process("estimate", *shape, *size, "--steps", "1")
+    assert found["parameters"] == measured["parameters"]
+    assert measured["tokens"] == 8192
+    assert measured["peak_memory_bytes"] < 24e9
     assert found["memory"]["total"] == pytest.approx(measured["peak_memory_bytes"], rel=0.15)
 
 
