@@ -57,8 +57,9 @@ def main() -> None:
     parser.add_argument("--varied", help="a table with documents of many lengths")
     parser.add_argument("--text-column", default="answer", help="of the table")
     parser.add_argument("--rounds", type=int, default=3, help="turns of every side")
+    parser.add_argument("--lengths", nargs="*", type=int, default=list(LENGTHS))
     options = parser.parse_args()
-    cases = [(options.corpus, "text", length) for length in LENGTHS]
+    cases = [(options.corpus, "text", length) for length in options.lengths]
     if options.varied:
         cases += [(options.varied, options.text_column, length) for length in VARIED]
     rounds: dict[tuple[str, str, int], dict[str, list[dict[str, float]]]] = {
