@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig
@@ -131,6 +133,16 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def class_logits(self, pooled: Tensor) -> Tensor:
         """[B, H] → [B, K]: of classes, or a score."""
+
+    def call_layer(self, call: Callable[..., Tensor], layer: nn.Module, *arguments: Any) -> Tensor:
+        """`call(layer, *arguments)`, under activation checkpointing if the network recomputes."""
+        if not (self.recomputes and torch.is_grad_enabled()):
+            return call(layer, *arguments)
+        # Dropout follows from counters: there is no generator's state to put back.
+        output: Tensor = checkpoint(
+            layer, *arguments, use_reentrant=False, preserve_rng_state=False
+        )
+        return output
 
     def mlm_logits(self, hidden: Tensor) -> Tensor:
         """Scores of every vocabulary entry at the rows given: [M, H] → [M, V]."""

@@ -184,7 +184,7 @@ def _training_batches(
 
 
 @dataclass(frozen=True)
-class FallingMasks:
+class MaskSchedule:
     """The share of tokens to predict in a step: on a straight line over the steps of a run."""
 
     first: float
@@ -198,8 +198,8 @@ class FallingMasks:
 
 def _share_of_masks(
     data: DataConfig, training: TrainingConfig, num_examples: int
-) -> float | FallingMasks:
+) -> float | MaskSchedule:
     if data.mlm_probability_end is None:
         return data.mlm_probability
     num_steps = int(Budget.of(training, num_examples).amount)
-    return FallingMasks(data.mlm_probability, data.mlm_probability_end, num_steps)
+    return MaskSchedule(data.mlm_probability, data.mlm_probability_end, num_steps)

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from bertsmith.architectures.base import (
     CLASSIFIER,
@@ -273,15 +272,7 @@ class Bert(Encoder):
         for number, layer in enumerate(self.layers):
             own_key = key.at_sites(1 + number * count, count) if key else None
             chosen = subset if number == len(self.layers) - 1 else None
-            if self.recomputes and torch.is_grad_enabled():
-                # Dropout follows from counters: there is no generator's state to put back.
-                hidden = checkpoint(
-                    *(layer, hidden, inputs.layout, own_key, chosen),
-                    use_reentrant=False,
-                    preserve_rng_state=False,
-                )
-            else:
-                hidden = call(layer, hidden, inputs.layout, own_key, chosen)
+            hidden = self.call_layer(call, layer, hidden, inputs.layout, own_key, chosen)
         return hidden
 
     def mlm_projection(self, hidden: Tensor) -> MlmProjection:

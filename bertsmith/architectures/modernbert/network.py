@@ -21,7 +21,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from bertsmith.architectures.base import (
     CLASSIFIER,
@@ -310,15 +309,7 @@ class ModernBert(Encoder):
             tokens = everywhere if self.config.is_global(number) else near
             own_key = key.at_sites(1 + number * count, count) if key else None
             chosen = subset if number == len(self.layers) - 1 else None
-            if self.recomputes and torch.is_grad_enabled():
-                # Dropout follows from counters: there is no generator's state to put back.
-                hidden = checkpoint(
-                    *(layer, hidden, tokens, own_key, chosen),
-                    use_reentrant=False,
-                    preserve_rng_state=False,
-                )
-            else:
-                hidden = call(layer, hidden, tokens, own_key, chosen)
+            hidden = self.call_layer(call, layer, hidden, tokens, own_key, chosen)
         normed: Tensor = self.final_norm(hidden)
         return normed
 
