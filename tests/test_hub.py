@@ -21,6 +21,7 @@ from bertsmith.saved.locate import find_model
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.run import Run
 from tests.support.hub import Hub, commit_of, hub
+from tests.support.labelled import FAST, rows_of, write
 from tests.support.runs import TINY_RUN
 
 
@@ -42,11 +43,23 @@ def model(served: Hub, finished_run: Run, tmp_path: Path) -> str:
     return "hf:some/bert"
 
 
-def test_a_name_stands_wherever_a_run_does(model: str, finished_run: Run) -> None:
+def test_a_name_stands_wherever_a_run_does(
+    model: str, finished_run: Run, text_file: Path, tmp_path: Path
+) -> None:
     own = bertsmith.load(finished_run.output, device="cpu").encode_one("a crane flies")
     named = bertsmith.load(model, device="cpu").encode_one("a crane flies")
     assert (own.tokens == named.tokens).all()
     assert find_model(Path(f"{model}@v1")) == find_model(Path(model))
+    evaluated = bertsmith.evaluate(model, corpus=text_file, split="train")
+    assert evaluated.figures["mlm_loss"]
+    assert bertsmith.similar(model, "crane", text_file, quiet=True).others
+    table = write(tmp_path / "t.tsv", rows_of(40))
+    settings: dict[str, Any] = {**FAST, "epochs": 1, "max_length": 24}
+    tuned = bertsmith.finetune(
+        model, train=table, validation=table, output=tmp_path / "d", quiet=True, **settings
+    )
+    assert tuned.results["pretrained"]
+    assert bertsmith.probe(model, train=table, quiet=True)["pretrained"]
 
 
 def test_what_is_there_is_not_fetched_again(model: str, served: Hub) -> None:
