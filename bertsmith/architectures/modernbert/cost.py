@@ -74,8 +74,8 @@ class ModernBertCosts(Architecture[ModernBertConfig]):
         around = 2 + _of_activation(config.classifier_activation)
         head += masked * hidden * (around * size + _FLOAT) + vocab_size * (hidden + 1) * _FLOAT
         angles = 2 * batch.num_tokens * hidden // config.num_attention_heads * _FLOAT
-        around = batch.num_tokens * seen_tokens(config.window) * _FLOAT
-        embeddings = entry + 4 * batch.num_tokens * _ID + angles + around
+        windows = batch.num_tokens * seen_tokens(config.window) * _FLOAT
+        embeddings = entry + 4 * batch.num_tokens * _ID + angles + windows
         weights = 0
         if batch.is_half:  # autocast keeps what it casts until the pass is over
             with torch.device("meta"):
