@@ -202,7 +202,8 @@ def test_what_a_tokenizers_config_says_makes_another_store(
     configs = [
         PreparationConfig(corpus=(str(file),), tokenizer=str(folder)) for folder in (known, other)
     ]
-    tokenizers = [given_tokenizer(config) for config in configs]
+    given = [given_tokenizer(config) for config in configs]
+    tokenizers = [found and found.tokenizer for found in given]
     assert len({one.sha256() for one in tokenizers if one}) == 1
     first = prepare_store(configs[0])
     assert find_store(configs[0]) is not None
@@ -219,4 +220,4 @@ def test_a_checkpoint_that_was_set_aside_gives_no_tokenizer(tmp_path: Path) -> N
         store = prepared(file, tmp_path / name, vocab_size=100 + size)
         shutil.copytree(store.path / "tokenizer", run / "checkpoints" / name)
     found = given_tokenizer(PreparationConfig(corpus=(str(file),), tokenizer=str(run)))
-    assert found is not None and found.vocab_size == 101
+    assert found is not None and found.tokenizer.vocab_size == 101

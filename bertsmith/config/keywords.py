@@ -26,6 +26,7 @@ class PreparationSettings(TypedDict, total=False):
     deduplicate: Literal["none", "exact", "near"]
     near_duplicate_similarity: float
     tokenizer: str
+    add_tokens: str | None
     vocab_size: int
     min_frequency: int
     lowercase: bool

@@ -70,6 +70,8 @@ class PreparationConfig:
     tokenizer: str = "word"
     """Kind of vocabulary to train (word, wordpiece, bpe or unigram), or the folder of a tokenizer
     to use, or of a run or store that has one."""
+    add_tokens: str | None = None
+    """A file of words, one a line, that become entries of a tokenizer taken from a folder."""
     vocab_size: int = setting(30522, ge=16, needs={"tokenizer": ("wordpiece", "bpe", "unigram")})
     """Most entries that a vocabulary is trained to; words are bounded by frequency instead."""
     min_frequency: int = setting(5, gt=0, needs={"tokenizer": ("word", "wordpiece", "bpe")})
@@ -94,6 +96,11 @@ class PreparationConfig:
             raise ConfigError("`corpus` must name a corpus or a path; got nothing.")
         if not self.tokenizer:
             raise ConfigError(f"`tokenizer` must be {', '.join(TOKENIZERS)} or a folder.")
+        if self.add_tokens is not None and self.tokenizer in TOKENIZERS:
+            raise ConfigError(
+                "`add_tokens` must have a tokenizer to add to, of a model (--init-from) or a "
+                f"folder (--tokenizer); got `tokenizer` {self.tokenizer}, which is trained."
+            )
         if self.language is not None and not re.fullmatch(
             r"[a-z]{2,3}(-[A-Za-z0-9]+)*", self.language
         ):

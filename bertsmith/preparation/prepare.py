@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from bertsmith.config import PreparationConfig
 from bertsmith.corpus import NUM_ROWS, Corpus, open_corpus, without_totals
@@ -53,6 +54,9 @@ from bertsmith.preparation.work import (
     work_on_part,
 )
 from bertsmith.tokenizer import Tokenizer
+from bertsmith.tokenizer.added import Extended
+
+_SHOWN = 10  # tokens in a message
 
 
 def finished_store(corpus: Sequence[str], *, checks: bool = True) -> StoreFolder | None:
@@ -71,7 +75,8 @@ def find_store(config: PreparationConfig) -> StoreFolder | None:
     config = with_absolute_paths(config)
     if (store := finished_store(config.corpus)) is not None:
         return store
-    key = key_of(config, _open(config), given_tokenizer(config))
+    given = given_tokenizer(config)
+    key = key_of(config, _open(config), given and given.tokenizer)
     folder = _cached(key)
     return open_store(folder) if is_store(folder) else None
 
@@ -117,8 +122,11 @@ def prepare_store(
         return store
     with display.stage("Opening the corpus") as progress:
         corpus = _open(config, progress)
-        tokenizer = given_tokenizer(config)
-        key = key_of(config, corpus, tokenizer)
+        given = given_tokenizer(config)
+        key = key_of(config, corpus, given and given.tokenizer)
+    if given is not None and config.add_tokens is not None:
+        known = f"; in it already: {given.num_known:,}" if given.num_known else ""
+        display.say(f"Tokens added to the tokenizer: {len(given.tokens):,}{known}.")
     folder = output or _cached(key)
     with written_to(folder), taken(folder, waits=output is None, say=display.say) as target:
         store = target.finished(
@@ -127,7 +135,7 @@ def prepare_store(
         if store is not None:
             display.say(f"The text is prepared already: {folder}")
             return store
-        preparation = _Preparation(config, corpus, tokenizer, key, target, display)
+        preparation = _Preparation(config, corpus, given, key, target, display)
         preparation.make(engine, processes)
         return open_store(folder, checks=checks)
 
@@ -160,14 +168,14 @@ class _Preparation:
         self,
         config: PreparationConfig,
         corpus: Corpus,
-        tokenizer: Tokenizer | None,
+        given: Extended | None,
         key: str,
         target: OutputFolder,
         display: Display,
     ) -> None:
         self.config = config
         self.corpus = corpus
-        self.given = tokenizer
+        self.given = given
         self.key = key
         self.target = target
         self.folder = target.path
@@ -195,7 +203,7 @@ class _Preparation:
                         self.config,
                         self.corpus,
                         self.job,
-                        self.given,
+                        self.given and self.given.tokenizer,
                         self.display,
                         engine=engine,
                         processes=processes,
@@ -282,6 +290,8 @@ class _Preparation:
             for entry in shards:
                 ids = open_shard(self.folder / entry.file, id_type(tokenizer), entry.size).ids
                 found += np.bincount(ids, minlength=tokenizer.vocab_size)
+            if split == "train":
+                self._tell_of_unseen(found)
             digest = write_frequencies(found, self.folder / split / FREQUENCIES_FILE)
             splits[split] = SplitEntry(shards=shards, frequencies_sha256=digest)
         if "train" not in splits:
@@ -295,6 +305,21 @@ class _Preparation:
         report["vocabulary"] = measure_vocabulary(own, self.config.tokenizer, dict(counts["train"]))
         write_text(self.folder / CORPUS_FILE, report_json(report))
         write_text(self.folder / MANIFEST_FILE, manifest.to_json().decode())
+
+    def _tell_of_unseen(self, counts: npt.NDArray[np.int64]) -> None:
+        """Say which of the added tokens the training text does not have."""
+        added = self.given.tokens if self.given else []
+        unseen = [
+            token
+            for token, count in zip(added, counts[len(counts) - len(added) :], strict=True)
+            if not count
+        ]
+        if unseen:
+            shown = ", ".join(unseen[:_SHOWN]) + (", …" if len(unseen) > _SHOWN else "")
+            self.display.warn(
+                "Nowhere in the training text, so that nothing is learned of them: "
+                f"{len(unseen):,} of the {len(added):,} added tokens ({shown})."
+            )
 
     def _report(
         self,

@@ -27,22 +27,24 @@ def with_absolute_paths(config: PreparationConfig) -> PreparationConfig:
     tokenizer = config.tokenizer
     if tokenizer not in TOKENIZERS:
         (tokenizer,) = absolute_names([tokenizer])
+    added = config.add_tokens
     return replace(
         config,
         corpus=absolute_names(config.corpus),
         validation=absolute_names(config.validation),
         tokenizer=tokenizer,
+        add_tokens=None if added is None else str(Path(added).resolve()),
     )
 
 
 def with_tokenizer_of(config: PreparationConfig, model: Path) -> PreparationConfig:
     """The same, with a tokenizer that was taken from a folder taken from that of a trained model.
 
-    It is the same one, and is there as long as the model is.
+    It is the same one, what was added to it as well, and is there as long as the model is.
     """
     if config.tokenizer in TOKENIZERS:
         return config
-    return replace(config, tokenizer=str(model.resolve()))
+    return replace(config, tokenizer=str(model.resolve()), add_tokens=None)
 
 
 def rules_of(config: PreparationConfig) -> Rules:
@@ -75,6 +77,7 @@ def key_of(config: PreparationConfig, corpus: Corpus, tokenizer: Tokenizer | Non
     for name in ("corpus", "validation"):  # where the text lies does not matter
         settings[name] = len(settings[name])
     del settings["encoding"]  # the digests of the texts say it
+    del settings["add_tokens"]  # they are in the tokenizer
     if tokenizer is not None:
         settings["tokenizer"] = {  # what tokenizer_config.json says beside tokenizer.json, too
             "sha256": tokenizer.sha256(),

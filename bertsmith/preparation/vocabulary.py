@@ -28,6 +28,7 @@ from bertsmith.preparation.language import (
 )
 from bertsmith.preparation.work import NO_LENGTH, Job, kept_documents, text_bytes
 from bertsmith.tokenizer import Spelling, Tokenizer, train
+from bertsmith.tokenizer.added import Extended, extended
 from bertsmith.tokenizer.folder import has_tokenizer
 
 _MARGIN = 1.25  # how much more a part may give than its share, since sizes are estimates
@@ -41,11 +42,14 @@ _PLACES = 256  # in the corpus, from which they are
 _CHECKPOINT = re.compile(r"step-(\d+)", re.ASCII)
 
 
-def given_tokenizer(config: PreparationConfig) -> Tokenizer | None:
-    """The tokenizer that the settings name by its folder; None: one is to be trained.
+def given_tokenizer(config: PreparationConfig) -> Extended | None:
+    """The tokenizer that the settings name by its folder, with the tokens that they add to it.
+
+    Returns:
+        None: one is to be trained.
 
     Raises:
-        TokenizerError: there is no such folder, or no tokenizer in it.
+        TokenizerError: there is no such folder, no tokenizer in it, or nothing to add.
     """
     if config.tokenizer in TOKENIZERS:
         return None
@@ -57,7 +61,9 @@ def given_tokenizer(config: PreparationConfig) -> Tokenizer | None:
         )
     tokenizer = Tokenizer.load(_tokenizer_folder(folder), default_max_length=NO_LENGTH)
     tokenizer.max_length = NO_LENGTH  # what another model was trained on does not bound a store
-    return tokenizer
+    if config.add_tokens is None:
+        return Extended(tokenizer, [], 0)
+    return extended(tokenizer, Path(config.add_tokens))
 
 
 def _tokenizer_folder(path: Path) -> Path:

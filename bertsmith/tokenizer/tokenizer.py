@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as Backend
-from tokenizers import processors
 
 from bertsmith.corpus import UNKNOWN_WORD
 from bertsmith.errors import TokenizerError
@@ -38,7 +38,11 @@ _LONGEST_TEXT = 2**20
 """Characters of a text that is read for a model, which takes some thousand tokens of it at most."""
 
 # Characters that are words on their own, though no space stands before them.
-_STANDS_ALONE = re.compile("[\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_CHINESE = "\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_STANDS_ALONE = re.compile(f"[{_CHINESE}]")
+
+# Of scripts that are written without spaces: Thai, Lao, Burmese and Khmer as well.
+_WITHOUT_SPACES = re.compile(f"[{_CHINESE}\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
 
 
 class TokenizedText(NamedTuple):
@@ -113,6 +117,11 @@ class Tokenizer:
         self.joins_by_space = self._spelling == "bytes" and '"add_prefix_space": true' not in (
             json.dumps(rules["pre_tokenizer"])
         )
+        self._added: dict[int, str] = {
+            entry["id"]: entry["content"]
+            for entry in rules.get("added_tokens", ())
+            if not entry["special"]
+        }
         self._reserved = np.zeros(self.vocab_size, dtype=bool)
         self._reserved[self.special_ids] = True
         self._reserved[self.unk_id] = False
@@ -192,6 +201,8 @@ class Tokenizer:
         return found
 
     def _continues(self, token: str, number: int) -> bool:
+        if number in self._added:  # found as words of their own
+            return False
         if self._spelling == "pieces":
             return bool(self._prefix) and token.startswith(self._prefix)
         text = token.replace("\u2581", " ")  # the mark of a space
@@ -250,6 +261,62 @@ class Tokenizer:
     def token(self, token_id: int) -> str:
         """The vocabulary entry with the id `token_id`."""
         return str(self._backend.id_to_token(int(token_id)))
+
+    def with_added(self, tokens: Sequence[str]) -> Tokenizer:
+        """The same with `tokens` as further entries, which a text is searched for before all else.
+
+        They are what `add_tokens` of transformers adds: a token is found as a word of its own, not
+        inside another (but in scripts that are written without spaces), and upper case is folded
+        where the tokenizer folds it. With tokenizers that keep the space before a word in its
+        first piece, an added token takes that space in: `decode` gives none before it. Those that
+        put a space before a text put one after an added token, too.
+
+        Args:
+            tokens: none of which is an entry; their ids follow the last one's, in this order.
+        """
+        backend = Backend.from_str(self._backend.to_str())
+        backend.add_tokens(
+            [
+                AddedToken(
+                    token,
+                    single_word=not _WITHOUT_SPACES.search(token[0] + token[-1]),
+                    lstrip=self._spelling != "pieces",
+                    # Not where a text's spaces become other characters, or others become spaces.
+                    normalized=self._normalized(f"{token} a").count(" ") == token.count(" ") + 1,
+                )
+                for token in tokens
+            ]
+        )
+        special = self.special_tokens
+        return Tokenizer(backend, self.max_length, lowercase=self.lowercase, special_tokens=special)
+
+    def added_since(self, before: Tokenizer) -> list[str] | None:
+        """The tokens with which `before.with_added` is this one; None if none make it so."""
+        numbers = range(before.vocab_size, self.vocab_size)
+        tokens = [self._added[number] for number in numbers if number in self._added]
+        return tokens if before.with_added(tokens).sha256() == self.sha256() else None
+
+    def pieces_of(self, words: Sequence[str]) -> list[list[int]]:
+        """Ids of what each of `words` is made of inside a text."""
+        before = " " if self.joins_by_space else ""
+        ids, lengths = self.encode_text([f"{before}{word}" for word in words])
+        return [part.tolist() for part in np.split(ids, np.cumsum(lengths)[:-1])]
+
+    def not_entries(self, words: Sequence[str]) -> list[str]:
+        """Those of `words` that are no entries; of those that it reads as the same, the first."""
+        by_reading = {self._normalized(word): word for word in reversed(words)}
+        found = [
+            word for word in dict.fromkeys(words) if by_reading[self._normalized(word)] == word
+        ]
+        return [
+            word
+            for word, ids in zip(found, self.pieces_of(found), strict=True)
+            if self._backend.token_to_id(word) is None and (len(ids) > 1 or self.unk_id in ids)
+        ]
+
+    def _normalized(self, text: str) -> str:
+        normalizer = self._backend.normalizer
+        return str(normalizer.normalize_str(text)) if normalizer else text
 
     def sha256(self) -> str:
         """A digest of all that says how text becomes ids."""

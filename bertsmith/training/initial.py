@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bertsmith.architectures import MLM_HEAD, NSP_HEAD, Encoder
+from bertsmith.architectures import MLM_HEAD, NSP_HEAD, Encoder, build
 from bertsmith.config import PRESETS, FixedSettings, ModelConfig, PretrainConfig, resolve
 from bertsmith.data.store import log_shares, word_counts
 from bertsmith.errors import DataError
@@ -93,7 +94,8 @@ def _nearest_preset(shape: ModelConfig) -> str:
 
 
 def embedding_rows(config: PretrainConfig, tokenizer: Tokenizer, checkpoint: Path | None) -> int:
-    """Rows of the embedding matrix: those of what the weights are taken from, which may be padded.
+    """Rows of the embedding matrix: those of what the weights are taken from, which may be padded,
+    or more if tokens were added.
 
     Args:
         config: of the run.
@@ -105,7 +107,7 @@ def embedding_rows(config: PretrainConfig, tokenizer: Tokenizer, checkpoint: Pat
     if folder is None:
         return tokenizer.vocab_size
     rows = read_json(folder / CONFIG_FILE).get("vocab_size")
-    return rows if isinstance(rows, int) else tokenizer.vocab_size
+    return max(rows, tokenizer.vocab_size) if isinstance(rows, int) else tokenizer.vocab_size
 
 
 @dataclass(frozen=True)
@@ -140,14 +142,19 @@ class FirstWeights:
 
             def read(folder: Path) -> tuple[dict[str, Tensor], frozenset[str]]:
                 own = Tokenizer.load(folder, default_max_length=prepared.tokenizer.max_length)
-                if own.sha256() != prepared.tokenizer.sha256():
+                added = prepared.tokenizer.added_since(own)
+                if added is None:
                     raise DataError(
                         "The text must be in the tokens of the model that is gone on from, "
                         f"{folder}; it has another tokenizer. Name the text itself, or prepare it "
                         f"with --tokenizer {json.dumps(str(folder))}."
                     )
                 refuse_damaged(folder)
-                return read_weights(folder, model)
+                _, rows = read_config(folder)
+                state, missing = read_weights(folder, _with_rows(model, rows))
+                if added:
+                    _begin_at_pieces(state, model, own, added)
+                return state, missing
 
             state, missing = read_newest(Path(begins_from), read)
         bias = None
@@ -166,3 +173,32 @@ class FirstWeights:
             bias = torch.full((model.vocab_size,), float(self.mlm_bias.min()))
             bias[: len(self.mlm_bias)].copy_(torch.from_numpy(self.mlm_bias))
             put(model.mlm_bias, bias)
+
+
+def _with_rows(model: Encoder, rows: int) -> Encoder:
+    """The same network for a vocabulary of `rows` entries, without memory for its weights."""
+    with torch.device("meta"):
+        return build(model.config, rows, model.heads)
+
+
+def _begin_at_pieces(
+    state: dict[str, Tensor], model: Encoder, own: Tokenizer, added: Sequence[str]
+) -> None:
+    """Give tokens that were added the mean of the rows of their pieces, in all that has such rows.
+
+    Args:
+        state: the weights of the model gone on from; changed.
+        model: the network, whose vocabulary may be larger.
+        own: the tokenizer of the model gone on from.
+        added: the tokens after its own. One of unknown pieces alone begins at the mean of all.
+    """
+    pieces = [[number for number in ids if number != own.unk_id] for ids in own.pieces_of(added)]
+    larger = _with_rows(model, model.vocab_size + 1).state_dict()
+    for name, value in model.state_dict().items():
+        if name not in state or larger[name].shape == value.shape:
+            continue
+        rows = state[name].new_zeros(value.shape)
+        rows[: len(state[name])] = state[name]
+        for number, ids in enumerate(pieces, own.vocab_size):
+            rows[number] = state[name][ids or own.regular_ids].mean(dim=0)
+        state[name] = rows

@@ -270,8 +270,10 @@ class Job:
         how = f"{micro_batch:,} tokens at once, in {config.training.precision}"
         how += ", deterministic" if self.device.type == "cuda" else ""
         how += ", compiled" if is_compiled else ""
+        shape = config.model
         self.display.say(
-            f"Model: {config.preset}, {num_parameters:,} parameters, "
+            f"Model: {shape.architecture} of {shape.num_hidden_layers} layers of "
+            f"{shape.hidden_size}, {num_parameters:,} parameters, "
             f"on {describe_devices(self.device, self.ranks)}; {how}."
         )
         if is_compiled:
