@@ -322,7 +322,14 @@ def test_embeddings_layers_last_layer_and_heads_are_compiled_once_each(
     assert flash_on_cpu
 
 
-@pytest.mark.parametrize(("layers", "graphs", "dropout"), [(4, 5, 0.0), (3, 5, 0.2), (7, 6, 0.0)])
+@pytest.mark.parametrize(
+    ("layers", "graphs", "dropout"),
+    [
+        (4, 5, 0.0),
+        pytest.param(3, 5, 0.2, marks=pytest.mark.slow),
+        pytest.param(7, 6, 0.0, marks=pytest.mark.slow),
+    ],
+)
 def test_modernbert_is_compiled_as_it_is(
     layers: int,
     graphs: int,

@@ -348,6 +348,7 @@ Use it like this::
     assert left_out["headings"] == 1
 
 
+@pytest.mark.slow
 def test_python_docs_are_there_and_are_prose() -> None:
     corpus = open_corpus(["python-docs"])
     documents = [*corpus.read("train"), *corpus.read("validation")]

@@ -69,7 +69,7 @@ def test_it_is_a_masked_language_model_elsewhere(run: Run) -> None:
         assert word.probability == pytest.approx(float(expected[place]), abs=1e-5)
 
 
-def test_it_is_used_as_far_as_it_goes(run: Run) -> None:
+def test_it_is_used_as_far_as_it_goes(run: Run, text_file: Path) -> None:
     model = bertsmith.load(run.output)
     assert np.isfinite(model.encode("a crane is flying").cls).all()
     with pytest.raises(InputError, match="nsp_head"):
@@ -78,7 +78,7 @@ def test_it_is_used_as_far_as_it_goes(run: Run) -> None:
     assert found.figures["mlm_loss"] == pytest.approx(run.metrics["validation_mlm_loss"], rel=1e-5)
     assert not any(name.startswith("nsp") for name in found.figures)
     # Its model folder says by itself that it was trained on segments.
-    bare = bertsmith.evaluate(run.output / "model", corpus=["python-docs"])
+    bare = bertsmith.evaluate(run.output / "model", corpus=text_file)
     assert "nsp_loss" not in bare.figures
 
 

@@ -130,6 +130,7 @@ def _pretrained(folder: Path, *flags: str, **variables: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_says_its_precision_writes_it_down_and_keeps_it(tmp_path: Path) -> None:
     """On the processor as it is, and on it as one without bfloat16."""
     text = write_text(tmp_path / "text.txt", make_documents())

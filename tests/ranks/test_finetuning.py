@@ -22,6 +22,7 @@ def command(folder: Path, tmp_path: Path) -> list[str]:
     return ["finetune", str(folder), *tables, *flags.split()]
 
 
+@pytest.mark.slow
 def test_one_is_the_same_on_several_ranks(command: list[str], tmp_path: Path) -> None:
     outputs = [tmp_path / f"on-{size}" for size in (1, 3)]
     for size, output in zip((1, 3), outputs, strict=True):
@@ -36,13 +37,23 @@ def test_one_is_the_same_on_several_ranks(command: list[str], tmp_path: Path) ->
     }
 
 
-def test_errors_are_said_once(command: list[str], tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
-    for flags, message in (
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
         (["--batch-size", "2", "--output", "x"], "at least one for each of the 3 ranks"),
-        (["--output", str(tmp_path / "file" / "x")], "Cannot write to"),
-    ):
-        job = Job(3, bertsmith, [*command, *flags], logs=tmp_path / "logs")
-        assert job.end() == [1, 1, 1]
-        assert message in job.said(0)
-        assert [job.said(1), job.said(2)] == ["", ""]
+        pytest.param(["--output", "file/x"], "Cannot write to", marks=pytest.mark.slow),
+    ],
+)
+def test_errors_are_said_once(
+    flags: list[str],
+    message: str,
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    job = Job(3, bertsmith, [*command, *flags], logs=tmp_path / "logs")
+    assert job.end() == [1, 1, 1]
+    assert message in job.said(0)
+    assert [job.said(1), job.said(2)] == ["", ""]

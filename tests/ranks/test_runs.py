@@ -91,6 +91,7 @@ def test_ddp_goes_on_to_the_bit(text_file: Path, tmp_path: Path) -> None:
     assert_alike(tmp_path / "whole", folder, digits=0.0)
 
 
+@pytest.mark.slow
 def test_another_number_of_ranks_goes_on(text_file: Path, tmp_path: Path) -> None:
     more = ("--parallel", "fsdp", "--micro-batch", "auto")
     spread = begin(text_file, tmp_path / "whole", *more)
@@ -113,6 +114,7 @@ def test_an_error_is_said_once(text_file: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_one_rank_of_a_machine_checks_the_store_for_all(text_file: Path, tmp_path: Path) -> None:
     config = PreparationConfig(corpus=(str(text_file),), min_frequency=2)
     store = prepare_store(config, tmp_path / "store").path
