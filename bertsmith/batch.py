@@ -49,8 +49,9 @@ class Batch:
     masked_labels: Tensor
     """int64 [M]; the true tokens there."""
     sequence_labels: Tensor
-    """int64 [B], or float32 of scores: what the objective says of each sequence. Of pairs 0 = B
-    follows A, 1 = B is random (Hugging Face's meaning); [0] where sequences have no label."""
+    """int64 [B], or float32 of scores, or several numbers for each, [B, n]: what the objective says
+    of each sequence. Of pairs 0 = B follows A, 1 = B is random (Hugging Face's meaning); [0] where
+    sequences have no label."""
     lengths: tuple[int, ...]
     """B lengths in tokens, falling; on the host, so that no step waits for the device."""
     num_masked_each: tuple[int, ...]

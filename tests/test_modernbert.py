@@ -472,7 +472,7 @@ def test_means_are_of_all_tokens(batch: Batch, tokenizer: Tokenizer) -> None:
     layout = Layout(batch.lengths, batch.cu_seqlens)
     inputs = PackedInput(batch.input_ids, batch.token_type_ids, batch.position_ids, layout)
     expected = torch.stack([part.mean(0) for part in model(inputs).split(batch.lengths)])
-    found = sequence_vectors(model, batch)
+    found = sequence_vectors(model, batch, of_all=model.pools_all)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 

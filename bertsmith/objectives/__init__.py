@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from bertsmith.config.registered import OBJECTIVES, PAIR_OBJECTIVES
 from bertsmith.errors import ConfigError
-from bertsmith.objectives.base import Objective, Scores, Term, terms_in
+from bertsmith.objectives.base import Objective, Scores, Term, VectorObjective, terms_in
 from bertsmith.objectives.mlm import MaskedLM
 from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
 
-__all__ = ["Objective", "Scores", "Term", "objective_of", "register", "term_of", "terms_in"]
+__all__ = [
+    "Objective",
+    "Scores",
+    "Term",
+    "VectorObjective",
+    "objective_of",
+    "register",
+    "term_of",
+    "terms_in",
+]
 
 _OBJECTIVES: dict[str, Objective] = {
     objective.name: objective for objective in (MaskedLMAndNextSentence(), MaskedLM())

@@ -51,21 +51,20 @@ class Objective(ABC):
         name: in settings: `--objective`.
         terms: of the loss, in the order of `losses`.
         heads: that the network must have: keys of its architecture's `heads`.
-        splits: whether the losses of a batch are the sums of those of its micro-batches. Where they
-            are not (a contrastive loss compares all sequences of a batch), a step is made of one
-            micro-batch, on one rank.
     """
 
     name: ClassVar[str]
-    terms: ClassVar[tuple[Term, ...]]
+    terms: tuple[Term, ...]
     heads: ClassVar[frozenset[str]]
-    splits: ClassVar[bool] = True
 
     @abstractmethod
     def losses(
         self, model: Encoder, batch: Batch, dropout_key: int | None = None
     ) -> tuple[Tensor, ...]:
         """The sum of each term over a batch, with gradients: float32 [] each, in nats.
+
+        The losses of a batch are the sums of those of its micro-batches, on whatever ranks; a loss
+        that compares the sequences of a batch is a `VectorObjective`.
 
         Args:
             model: the network; call its methods, not itself (`Encoder.call` says why).
@@ -77,8 +76,12 @@ class Objective(ABC):
     def score(self, model: Encoder, batch: Batch) -> dict[str, Scores]:
         """How what each term scores fares, by the term's name, without dropout or gradients.
 
-        Evaluations score a batch part by part, whatever `splits` says, and add up.
+        Evaluations score a batch part by part, and add up.
         """
+
+    def of_part(self, model: Encoder, batch: Batch, dropout_key: int) -> tuple[Tensor, ...]:
+        """What a step asks of a micro-batch: its losses."""
+        return self.losses(model, batch, dropout_key)
 
     def denominators(self, sizes: Sizes) -> list[int]:
         """What the sums of the terms are divided by: the counts of the global batch."""
@@ -93,6 +96,40 @@ class Objective(ABC):
         """
         means = [total / count for total, count in zip(sums, self.denominators(sizes), strict=True)]
         return sum(means[1:], start=means[0])
+
+
+class VectorObjective(Objective):
+    """A loss of a vector of each sequence, which compares those of the whole global batch.
+
+    However large that is, a micro-batch is in memory at once (`training/gradient_cache.py`), and
+    ranks compare the sequences of all of them.
+    """
+
+    @abstractmethod
+    def vectors(self, model: Encoder, batch: Batch, dropout_key: int | None = None) -> Tensor:
+        """One of each sequence, in at least float32: [B, H].
+
+        Args:
+            model, batch, dropout_key: as of `losses`.
+        """
+
+    @abstractmethod
+    def losses_of(self, vectors: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """The sum of each term over a global batch: float32 [] each.
+
+        Args:
+            vectors: [B, H], of all its sequences, in no order that is known.
+            labels: [B, …], the sequences' labels in the same order.
+        """
+
+    def losses(
+        self, model: Encoder, batch: Batch, dropout_key: int | None = None
+    ) -> tuple[Tensor, ...]:
+        return self.losses_of(self.vectors(model, batch, dropout_key), batch.sequence_labels)
+
+    def of_part(self, model: Encoder, batch: Batch, dropout_key: int) -> tuple[Tensor, ...]:
+        """What a step asks of a micro-batch: its vectors."""
+        return (self.vectors(model, batch, dropout_key),)
 
 
 def terms_in(figures: Iterable[str]) -> list[str]:

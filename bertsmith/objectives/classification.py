@@ -60,7 +60,7 @@ class SequenceClassification(Objective):
         key = token_dropout_key(model, batch, dropout_key)
         if key is not None:
             key = key.of(batch.cu_seqlens[:-1].long())
-        vectors = sequence_vectors(model, batch, dropout_key)
+        vectors = sequence_vectors(model, batch, dropout_key, of_all=model.pools_all)
         with whole_on_cpu(vectors.device):
             pooled = model.pool(vectors)
             pooled = dropout(pooled, model.config.classifier_dropout_prob, key, model.dropout_sites)

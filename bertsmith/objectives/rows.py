@@ -89,9 +89,11 @@ def last_rows(model: Encoder, batch: Batch, dropout_key: int | None = None) -> L
     return LastRows(hidden, masked_rows, masked_labels, first_rows, batch.sequence_labels)
 
 
-def sequence_vectors(model: Encoder, batch: Batch, dropout_key: int | None = None) -> Tensor:
-    """What a classifier reads of each sequence: float [B, H]."""
-    if not model.pools_all:
+def sequence_vectors(
+    model: Encoder, batch: Batch, dropout_key: int | None = None, *, of_all: bool
+) -> Tensor:
+    """The mean over each sequence's tokens if `of_all`, else the vector of [CLS]: float [B, H]."""
+    if not of_all:
         return last_rows(model, batch, dropout_key).first()
     hidden = model.forward(_inputs(model, batch, dropout_key))[: batch.num_tokens]
     return torch.segment_reduce(hidden, "mean", offsets=batch.cu_seqlens.long())

@@ -34,7 +34,7 @@ def with_what_fits(
         What it gives, and the tokens at once that fitted.
 
     Raises:
-        DeviceError: what must be at once does not fit, or other ranks wait for what is half done.
+        DeviceError: a sequence does not fit, or other ranks wait for what is half done.
     """
     while True:
         try:
@@ -43,11 +43,10 @@ def with_what_fits(
             if not parallel.can_halve or len(parts) == batch.num_sequences:
                 parallel.zero_grad()
                 ranks = parallel.ranks
-                remedy = "--micro-batch" if parallel.objective.splits else "--batch-size"
                 whose = device.type if ranks.size == 1 else f"rank {ranks.rank} ({device.type})"
                 raise DeviceError(
                     f"{micro_batch:,} tokens at once do not fit in the memory of {whose}; "
-                    f"lower {remedy}, or give --recompute."
+                    "lower --micro-batch, or give --recompute."
                 ) from error
         # Not before the error is forgotten, which holds on to all that the pass had kept.
         parallel.zero_grad()

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from bertsmith.architectures import Encoder
 from bertsmith.batch import Batch
-from bertsmith.errors import DeviceError
 from bertsmith.objectives import Objective
 from bertsmith.ranks import Ranks
 
@@ -31,29 +30,21 @@ class Parallel:
         ranks: who trains it.
         kind: "ddp" or "fsdp".
         device: where.
-
-    Raises:
-        DeviceError: the objective compares sequences of a whole batch, and there are several ranks.
     """
 
     def __init__(
         self, model: Encoder, objective: Objective, ranks: Ranks, kind: str, device: torch.device
     ) -> None:
-        if ranks.size > 1 and not objective.splits:
-            raise DeviceError(
-                f"The objective {objective.name} must have a batch on one rank; there are "
-                f"{ranks.size}. Begin one process."
-            )
         self.model, self.objective = model, objective
         self.ranks = ranks
         self._ddp: nn.Module | None = None
         self._is_sharded = ranks.size > 1 and kind == "fsdp"
-        self._is_sending = False
+        self._is_committed = False
         if self._is_sharded:
             _shard(model, ranks, device)
         elif ranks.size > 1:
             self._ddp = nn.parallel.DistributedDataParallel(
-                _Losses(model, objective), gradient_as_bucket_view=True
+                _Module(model, objective), gradient_as_bucket_view=True
             )
 
     @property
@@ -61,24 +52,27 @@ class Parallel:
         """Whether every rank must go through the network equally often."""
         return self._is_sharded
 
-    def losses(self, batch: Batch, dropout_key: int) -> tuple[Tensor, ...]:
-        """Those of a micro-batch, as sums; see `Objective.losses`."""
+    def forward(self, batch: Batch, dropout_key: int) -> tuple[Tensor, ...]:
+        """What the objective makes of a micro-batch; see `Objective.of_part`."""
         if self._ddp is None:
-            found: tuple[Tensor, ...] = self.model.call(self.objective.losses, batch, dropout_key)
+            found: tuple[Tensor, ...] = self.model.call(self.objective.of_part, batch, dropout_key)
             return found
         return tuple(self._ddp(batch, dropout_key))
 
     @property
     def can_halve(self) -> bool:
-        """Whether a micro-batch that does not fit may be made again in two: the objective allows
-        it, and no other rank waits in a collective that this one has begun.
+        """Whether a step whose micro-batches do not fit may be made again with smaller ones: no
+        other rank has taken part in it, or waits in a collective that this one has begun.
         """
-        return self.objective.splits and not (self._is_sharded or self._is_sending)
+        return not (self._is_sharded or self._is_committed)
+
+    def commit(self) -> None:
+        """From here on the step is made with the other ranks as it is."""
+        self._is_committed = self.ranks.size > 1
 
     @contextmanager
     def accumulate(self, *, is_last: bool) -> Iterator[None]:
         """Around a micro-batch: gradients are reduced over the ranks after the last one alone."""
-        self._is_sending = False
         if self._ddp is not None and not is_last:
             with self._ddp.no_sync():  # type: ignore[operator]
                 yield
@@ -90,11 +84,13 @@ class Parallel:
 
     def backward(self, loss: Tensor, *, is_last: bool) -> None:
         """Of a rank's share of the loss, inside `accumulate`."""
-        self._is_sending = is_last and self._ddp is not None
+        if is_last and self._ddp is not None:
+            self.commit()
         (loss * self.ranks.size).backward()
 
     def zero_grad(self) -> None:
-        """Set gradients to nothing; DDP's lie in what it sends, and stay there."""
+        """Be ready for a step: no gradients; DDP's lie in what it sends, and stay there."""
+        self._is_committed = False
         self.model.zero_grad(set_to_none=self._ddp is None)
 
     def sum(self, values: Tensor) -> Tensor:
@@ -114,12 +110,12 @@ class Parallel:
             batch: on the device; a small one does.
         """
         for _ in range(2 if self._ddp is not None else 0):
-            losses = self.losses(batch, 0)
-            (0.0 * sum(losses[1:], start=losses[0])).backward()
+            found = [part.sum() for part in self.forward(batch, 0)]
+            (0.0 * torch.stack(found).sum()).backward()
             self.zero_grad()
 
 
-class _Losses(nn.Module):
+class _Module(nn.Module):
     """DDP follows what is called as the module itself."""
 
     def __init__(self, model: Encoder, objective: Objective) -> None:
@@ -127,7 +123,7 @@ class _Losses(nn.Module):
         self.model, self.objective = model, objective
 
     def forward(self, batch: Batch, dropout_key: int) -> tuple[Tensor, ...]:
-        return self.objective.losses(self.model, batch, dropout_key)
+        return self.objective.of_part(self.model, batch, dropout_key)
 
 
 def _shard(model: Encoder, ranks: Ranks, device: torch.device) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from bertsmith.batch import Batch, Sizes
 from bertsmith.nn.shards import whole
+from bertsmith.objectives import VectorObjective
+from bertsmith.training.gradient_cache import cached_forward_and_backward
 from bertsmith.training.halving import with_what_fits
 from bertsmith.training.optimizer import Optimizers
 from bertsmith.training.parallel import Parallel
@@ -64,23 +66,27 @@ def train_step(
             were.
 
     Raises:
-        DeviceError: what must be at once (a sequence; a batch, if the objective does not split it)
-            does not fit, or other ranks wait for what is half done.
+        DeviceError: a sequence does not fit, or other ranks wait for what is half done.
     """
     agreed = _agree(parallel, batch, micro_batch)
+    objective = parallel.objective
 
     def forward_and_backward(parts: Sequence[Batch]) -> Tensor:
-        return _forward_and_backward(
-            parallel,
-            parts,
-            num_rounds=agreed.num_rounds or len(parts),
-            sizes=agreed.sizes,
-            dropout_key=dropout_key,
-            device=device,
-            autocast=autocast,
-            phase=phase,
-            before_micro_batch=before_micro_batch,
-        )
+        how: dict[str, Any] = {
+            "num_rounds": agreed.num_rounds or len(parts),
+            "sizes": agreed.sizes,
+            "dropout_key": dropout_key,
+            "device": device,
+            "autocast": autocast,
+            "phase": phase,
+            "before_micro_batch": before_micro_batch,
+        }
+        if isinstance(objective, VectorObjective):
+            first = agreed.first_sequence
+            return cached_forward_and_backward(
+                parallel, objective, parts, first_sequence=first, **how
+            )
+        return _forward_and_backward(parallel, parts, **how)
 
     sums, micro_batch = with_what_fits(
         *(forward_and_backward, parallel, batch, agreed.parts, agreed.micro_batch, device)
@@ -94,6 +100,8 @@ class _Agreed(NamedTuple):
 
     sizes: Sizes
     """Of the global batch."""
+    first_sequence: int
+    """How many sequences of it the ranks before this one have."""
     num_rounds: int | None
     """How often each rank goes through the network; None: as often as it has parts."""
     micro_batch: int
@@ -104,16 +112,15 @@ class _Agreed(NamedTuple):
 
 def _agree(parallel: Parallel, batch: Batch, micro_batch: int) -> _Agreed:
     """Gather what the ranks must know of each other."""
-    if not parallel.objective.splits:
-        micro_batch = max(micro_batch, batch.num_tokens)
     parts = batch.split(micro_batch)
     found = parallel.ranks.gather([*batch.sizes, len(parts), micro_batch])
+    first = int(found[: parallel.ranks.rank, 0].sum())
     sizes = Sizes(*(int(number) for number in found[:, : len(Sizes._fields)].sum(0)))
     num_rounds = int(found[:, -2].max()) if parallel.requires_lockstep else None
     if found[:, -1].min() < micro_batch:  # what did not fit on one rank is not tried on another
         micro_batch = int(found[:, -1].min())
         parts = batch.split(micro_batch)
-    return _Agreed(sizes, num_rounds, micro_batch, parts)
+    return _Agreed(sizes, first, num_rounds, micro_batch, parts)
 
 
 def _update(
@@ -179,7 +186,7 @@ def _forward_and_backward(
         is_last = number == num_rounds - 1
         with parallel.accumulate(is_last=is_last):
             with phase("forward"), autocast():
-                losses = parallel.losses(part.to(device), dropout_key)
+                losses = parallel.forward(part.to(device), dropout_key)
                 loss = objective.loss(losses, sizes)
             with phase("backward"):
                 parallel.backward(loss * share, is_last=is_last)

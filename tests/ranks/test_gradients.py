@@ -17,6 +17,8 @@ from bertsmith.data.pairs import make_drawing
 from bertsmith.data.store import build_store
 from bertsmith.hardware.device import autocast
 from bertsmith.nn.shards import whole
+from bertsmith.objectives import Objective
+from bertsmith.objectives.contrast import Contrast
 from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
 from bertsmith.ranks import ALONE, Ranks, joined
 from bertsmith.tokenizer import train
@@ -45,6 +47,12 @@ class Case:
     precision: str = "float32"
     room: int | None = None
     """Tokens at once for which the second rank has memory."""
+    contrasts: bool = False
+    """Whether the loss compares all sequences of the batch."""
+
+    @property
+    def objective(self) -> Objective:
+        return Contrast(temperature=0.5) if self.contrasts else OBJECTIVE
 
 
 class Recorded(Optimizers):
@@ -91,7 +99,15 @@ def part_of(case: Case, ranks: Ranks) -> tuple[Batch, int]:
         rank=ranks.rank,
         num_ranks=ranks.size,
     )
-    return batches.batch(0), tokenizer.vocab_size
+    found = batches.batch(0)
+    return (as_texts(found, case) if case.contrasts else found), tokenizer.vocab_size
+
+
+def as_texts(batch: Batch, case: Case) -> Batch:
+    """The same as queries and documents, told by their places in the global batch."""
+    places = sorted(part_of(replace(case, contrasts=False), ALONE)[0].starts)
+    labels = [[places.index(start), start // 40] for start in batch.starts]
+    return replace(without_masks(batch), sequence_labels=torch.tensor(labels))
 
 
 def record(case: Case, batch: Batch, vocab_size: int, ranks: Ranks) -> dict[str, Tensor]:
@@ -105,12 +121,12 @@ def record(case: Case, batch: Batch, vocab_size: int, ranks: Ranks) -> dict[str,
         hidden_dropout_prob=case.dropout,
         attention_probs_dropout_prob=case.dropout,
     )
-    model = Bert(config, vocab_size)
+    model = Bert(config, vocab_size, case.objective.heads)
     model.initialize(1)
     model.recomputes = case.recompute
     if case.room and ranks.rank == 1:
         leave_room(case.room)
-    parallel = Parallel(model, OBJECTIVE, ranks, case.kind, CPU)
+    parallel = Parallel(model, case.objective, ranks, case.kind, CPU)
     optimizers = Recorded(model)
     found = train_step(
         parallel,
@@ -198,6 +214,10 @@ def alone(case: Case, size: int) -> dict[str, Tensor]:
         pytest.param(2, Case("fsdp", unmasked_rank=0), id="fsdp-2-unmasked", marks=SLOW),
         pytest.param(2, Case("ddp", precision="bfloat16"), id="ddp-2-bfloat16", marks=SLOW),
         pytest.param(2, Case("fsdp", precision="bfloat16"), id="fsdp-2-bfloat16", marks=SLOW),
+        pytest.param(3, Case("ddp", contrasts=True, dropout=0.2, micro_batch=40), id="contrast"),
+        pytest.param(
+            2, Case("fsdp", contrasts=True, micro_batch=40), id="fsdp-contrast", marks=SLOW
+        ),
     ],
 )
 def test_gradients_are_those_of_one_process(size: int, case: Case, tmp_path: Path) -> None:
@@ -209,6 +229,7 @@ def test_gradients_are_those_of_one_process(size: int, case: Case, tmp_path: Pat
     if case.precision == "bfloat16":  # products are; weights and their gradients are not
         assert {value.dtype for name, value in found.items() if name != "sizes"} == {torch.float32}
     digits = {"float32": 1e-6, "bfloat16": 2**-6}[case.precision]
+    digits *= 10 if case.contrasts else 1  # of differences of vectors that are much alike
     for name, value in expected.items():
         difference = (found[name] - value).double().norm()
         # A gradient that is nothing but rounding, as that of a key's bias, has no digits to share.
