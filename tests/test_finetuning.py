@@ -30,8 +30,9 @@ from bertsmith.finetuning.classifier import classifier_on
 from bertsmith.finetuning.labels import Task, task_of
 from bertsmith.finetuning.metrics import majority_accuracy, metrics_of, predictions_of
 from bertsmith.finetuning.rows import Row, tokenize
+from bertsmith.finetuning.sequences import class_weights, predict
 from bertsmith.finetuning.tables import read_labelled
-from bertsmith.finetuning.train import class_weights, default_learning_rate, predict
+from bertsmith.finetuning.train import default_learning_rate
 from bertsmith.objectives.classification import SequenceClassification
 from bertsmith.saved.hugging_face import Snapshot
 from bertsmith.tokenizer import Tokenizer

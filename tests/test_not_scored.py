@@ -25,7 +25,7 @@ from bertsmith.evaluation.pseudo import pseudo_perplexity
 from bertsmith.finetuning.labels import Task
 from bertsmith.finetuning.metrics import metrics_of, spread_of
 from bertsmith.finetuning.rows import Row
-from bertsmith.finetuning.train import predict
+from bertsmith.finetuning.sequences import predict
 from bertsmith.preparation import vocabulary
 from bertsmith.report.metrics_file import read_metrics
 from bertsmith.tokenizer import Tokenizer

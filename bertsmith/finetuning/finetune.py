@@ -20,7 +20,6 @@ from typing import Any
 
 import msgspec
 import tomli_w
-import torch
 from filelock import FileLock, Timeout
 
 from bertsmith.config import FinetuneConfig, LabelledConfig
@@ -30,20 +29,15 @@ from bertsmith.errors import (
     BertsmithError,
     ConfigError,
     DivergenceError,
-    InputError,
     RunError,
     RunStopped,
 )
 from bertsmith.extras import require
-from bertsmith.finetuning.classifier import snapshot
 from bertsmith.finetuning.metrics import (
-    main_metric,
-    majority_accuracy,
-    refuse_alike,
     spread_of,
 )
-from bertsmith.finetuning.predictions import write_predictions
-from bertsmith.finetuning.rows import Tables, read_tables, tokenizer_of_length
+from bertsmith.finetuning.rows import tokenizer_of_length
+from bertsmith.finetuning.sequences import sequence_training
 from bertsmith.finetuning.train import Trained, Training
 from bertsmith.finetuning.work import SETTINGS_FILE, Work, read_settings, refuse_other, settings_of
 from bertsmith.hardware.device import (
@@ -56,7 +50,6 @@ from bertsmith.hardware.device import (
 from bertsmith.ranks import Ranks, joined, local_rank
 from bertsmith.saved.hugging_face import (
     CONFIG_FILE,
-    ModelFolder,
     load_model,
     load_weights,
     refuse_damaged,
@@ -128,58 +121,32 @@ def finetune_folder(
             device = device_of_rank(kind, local_rank()) if ranks.size > 1 else kind
             _check_output(output, overwrite=overwrite, resume=resume)
             folder = read_newest(path, load_model)
-            training, tables = _ready(
-                *(folder, train, validation, test, labelled, config, device, ranks, shown)
+            training = sequence_training(
+                folder,
+                train,
+                validation,
+                test,
+                labelled,
+                tokenizer=tokenizer_of_length(folder, config),
+                config=config,
+                device=device,
+                ranks=ranks,
+                display=shown,
             )
-        settings = settings_of(labelled, training, tables, baseline=baseline)
+            _refuse_few_rows(training)
+        settings = settings_of(labelled, training, baseline=baseline)
         kinds = ("pretrained", "random") if baseline else ("pretrained",)
-        job = _Job(training=training, tables=tables, kinds=kinds, output=output, settings=settings)
+        job = _Job(training=training, kinds=kinds, output=output, settings=settings)
         results = job.run(overwrite=overwrite, resume=resume)
     return Finetuned(output=output, results={**results, "output": str(output)})
 
 
-def _ready(
-    folder: ModelFolder,
-    train: Path,
-    validation: Path,
-    test: Path | None,
-    labelled: LabelledConfig,
-    config: FinetuneConfig,
-    device: torch.device,
-    ranks: Ranks,
-    display: Display,
-) -> tuple[Training, Tables]:
-    """What is trained, and on what, held against each other."""
-    tokenizer = tokenizer_of_length(folder, config)
-    with display.stage("Reading the tables"):
-        tables = read_tables(train, validation, test, labelled, tokenizer)
-    _refuse(folder, tables, config, validation, ranks)
-    training = Training(
-        pretrained=folder.model,
-        train=tables.train,
-        validation=tables.validation,
-        task=tables.task,
-        tokenizer=tokenizer,
-        config=config,
-        device=device,
-        ranks=ranks,
-        display=display,
-    )
-    return training, tables
-
-
-def _refuse(
-    folder: ModelFolder, tables: Tables, config: FinetuneConfig, validation: Path, ranks: Ranks
-) -> None:
-    """Raise what is wrong with model, tables and settings together."""
-    if tables.has_pairs and folder.model.config.num_segments == 1:
-        raise InputError("The model has one segment; it cannot take pairs of texts.")
-    metric = main_metric(config.metric, tables.task)
-    refuse_alike(validation, tables.validation[1], tables.task, metric)
-    rows = min(config.batch_size, len(tables.train[0]))
-    if rows < ranks.size:
+def _refuse_few_rows(training: Training) -> None:
+    """Raise `ConfigError` if a rank would have no row of a batch."""
+    rows, size = min(training.config.batch_size, training.num_rows), training.ranks.size
+    if rows < size:
         raise ConfigError(
-            f"`batch_size` must be at least one for each of the {ranks.size} ranks, and so must "
+            f"`batch_size` must be at least one for each of the {size} ranks, and so must "
             f"the training rows; got {rows}."
         )
 
@@ -189,7 +156,6 @@ class _Job:
     """All trainings of a fine-tuning; every rank does the same, and the first one alone writes."""
 
     training: Training
-    tables: Tables
     kinds: tuple[_Kind, ...]
     output: Path
     settings: dict[str, Any]
@@ -299,52 +265,34 @@ class _Job:
 
     def _best_seed(self, trained: dict[int, Trained]) -> int:
         def value(seed: int) -> float:
-            found = trained[seed].metrics[self._metric]
+            found = trained[seed].metrics[self.training.metric]
             assert found is not None  # `refuse_alike`
             return found
 
         return max(trained, key=value)  # the first one of several
 
-    @property
-    def _metric(self) -> str:
-        return main_metric(self.training.config.metric, self.tables.task)
-
     def _results(self, trained: dict[_Kind, dict[int, Trained]]) -> dict[str, Any]:
         """All figures."""
-        task = self.tables.task
-        results: dict[str, Any] = {
-            "task": "scores" if task.is_regression else "classes",
-            "classes": list(task.classes),
-            "metric": self._metric,
-            "seeds": list(self.training.config.seeds),
+        training = self.training
+        return {
+            **training.results(),
+            "metric": training.metric,
+            "seeds": list(training.config.seeds),
             "best_seed": self._best_seed(trained["pretrained"]),
             **{kind: _summary(list(trained[kind].values())) for kind in self.kinds},
-            "rows": self.tables.sizes,
         }
-        if not task.is_regression:
-            results["majority_accuracy"] = majority_accuracy(self.tables.validation[1])
-        return results
 
     def _write(
         self, work: Work, trained: dict[_Kind, dict[int, Trained]], results: dict[str, Any]
     ) -> None:
         """The output, of the weights of the best moment of the best seed."""
-        training, tables, seed = self.training, self.tables, results["best_seed"]
+        training, seed = self.training, results["best_seed"]
         weights = work.weights(seed, trained["pretrained"][seed])
         refuse_damaged(weights)
         model = training.model()
         load_weights(weights, model)
         with whole_folder(self.output.resolve()) as part:
-            for name, rows, targets in (
-                ("validation", *tables.validation),
-                ("test", tables.test, None),
-            ):
-                if rows is not None:
-                    outputs = training.scale.back(training.predict(model, rows))
-                    path, lines = part / f"predictions-{name}.tsv", tables.lines[name]
-                    write_predictions(path, outputs, tables.task, lines, targets)
-            training.scale.into(model)
-            snapshot(model, training.tokenizer, tables.task).write(part)
+            training.write(model, part)
             (part / SETTINGS_FILE).write_text(tomli_w.dumps(self.settings), encoding="utf-8")
             (part / RESULTS_FILE).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         work.remove()

@@ -1,31 +1,23 @@
-"""One training of a classifier, by the engine of pretraining: from labelled rows to figures.
-
-Legend: N = rows; K = outputs.
-"""
+"""One fine-tuning of an encoder, by the engine of pretraining: from rows to figures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypedDict
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from bertsmith.architectures import CLASSIFIER, Encoder
+from bertsmith.architectures import Encoder
+from bertsmith.batch import BatchSource
 from bertsmith.config import FinetuneConfig, TrainingConfig
 from bertsmith.display import Display
 from bertsmith.errors import DivergenceError
-from bertsmith.finetuning.batches import LabelledBatches, packed
-from bertsmith.finetuning.classifier import classifier_on
-from bertsmith.finetuning.labels import Targets, Task
-from bertsmith.finetuning.metrics import main_metric, metrics_of, predictions_of
-from bertsmith.finetuning.rows import Row
-from bertsmith.hardware.device import autocast, usual_micro_batch
-from bertsmith.objectives.classification import SequenceClassification
-from bertsmith.ranks import ALONE, Ranks
+from bertsmith.hardware.device import usual_micro_batch
+from bertsmith.objectives import Objective
+from bertsmith.ranks import Ranks
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.checkpoint import Checkpoints
 from bertsmith.training.divergence import Diverged
@@ -39,12 +31,18 @@ from bertsmith.training.stop import StopRequest
 from bertsmith.training.sums import Sums
 from bertsmith.training.trainer import Trainer
 
-_TOKENS_AT_ONCE = 2**14
 _RATE_OF_BASE, _WIDTH_OF_BASE = 3e-5, 768  # the original's, of BERT_BASE
 _REPORTS = 200  # of progress, in a training
 
-Rows = tuple[Sequence[Row], Targets]
-"""N rows and their labels."""
+
+class How(TypedDict):
+    """What trainings of all kinds have in common; see `Training`."""
+
+    tokenizer: Tokenizer
+    config: FinetuneConfig
+    device: torch.device
+    ranks: Ranks
+    display: Display
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +60,11 @@ class Trained:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """How classifiers are trained on the same rows.
+class Training(ABC):
+    """How an encoder is trained on a task's rows, which a class for each kind of task says.
 
     Args:
         pretrained: the encoder, on the host.
-        train, validation: rows and their labels.
-        task: what the labels are.
         tokenizer: saved with the checkpoints.
         config: with a precision other than auto.
         device: where.
@@ -78,15 +74,68 @@ class Training:
     """
 
     pretrained: Encoder
-    train: Rows
-    validation: Rows
-    task: Task
     tokenizer: Tokenizer
     config: FinetuneConfig
     device: torch.device
     ranks: Ranks
     display: Display
     stop: StopRequest = field(default_factory=StopRequest)
+
+    @property
+    @abstractmethod
+    def num_rows(self) -> int:
+        """Rows to train on."""
+
+    @property
+    @abstractmethod
+    def metric(self) -> str:
+        """The figure that says which moment is the best; it has a value whatever the model."""
+
+    @abstractmethod
+    def model(self) -> Encoder:
+        """A network for the task, on the device; its weights are drawn later."""
+
+    @abstractmethod
+    def objective(self) -> Objective:
+        """What is made small."""
+
+    @abstractmethod
+    def batches(self, *, batch_size: int, seed: int) -> BatchSource:
+        """The batches of a training; of several ranks the part of this one."""
+
+    @abstractmethod
+    def evaluate(
+        self, model: Encoder, progress: Callable[[int, int], None]
+    ) -> dict[str, float | None]:
+        """Figures of a model on the validation rows.
+
+        Args:
+            model: on the device.
+            progress: told how much is done and in all; on every rank equally often.
+
+        Raises:
+            DivergenceError: its outputs are not finite numbers.
+        """
+
+    @abstractmethod
+    def digests(self) -> dict[str, str]:
+        """Of the rows as the model reads them, by what they are for."""
+
+    @abstractmethod
+    def results(self) -> dict[str, Any]:
+        """What results.json says of the task and its rows."""
+
+    @abstractmethod
+    def write(self, model: Encoder, folder: Path) -> None:
+        """Write a trained model, and what it makes of the rows, into an existing folder.
+
+        Args:
+            model: on the device; it may be changed.
+            folder: the output's.
+
+        Raises:
+            OSError: it cannot be written.
+        """
 
     def run(self, kind: str, seed: int, folder: Path) -> Trained:
         """Train one, or the rest of it, with its checkpoints in `folder`.
@@ -116,22 +165,8 @@ class Training:
                 raise DivergenceError(f"{where}; lower --learning-rate.") from error
         best = trainer.progress.best
         assert best is not None  # the last step is always evaluated
-        epochs = trainer.progress.spent.pairs / len(self.train[0])
+        epochs = trainer.progress.spent.pairs / self.num_rows
         return Trained(metrics=best.figures, epoch=best.epoch, epochs=epochs, step=best.step)
-
-    def model(self) -> Encoder:
-        """A network with a classifier, on the device; its weights are drawn later."""
-        num_labels = self.task.num_outputs
-        return classifier_on(self.pretrained, self.config.dropout_prob, num_labels).to(self.device)
-
-    @property
-    def scale(self) -> Scale:
-        """Between the model's outputs and the labels."""
-        return Scale.of(self.train[1], self.task)
-
-    def predict(self, model: Encoder, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
-        """Outputs in the precision of the training; see `predict`."""
-        return predict(model, rows, self.device, precision=self.config.precision)
 
     def _trainer(
         self,
@@ -141,22 +176,10 @@ class Training:
         progress: Callable[[int, int], None],
     ) -> Trainer:
         model, config = self.model(), self.config
-        rows, targets = self.train
-        weights = class_weights(targets, self.task, config, self.device)
-        objective = SequenceClassification(
-            is_regression=self.task.is_regression, class_weights=weights
-        )
-        parallel = Parallel(model, objective, self.ranks, "ddp", self.device)
-        batch_size = min(config.batch_size, len(rows))
-        batches = LabelledBatches(
-            rows,
-            self.scale.scaled(targets),
-            batch_size=batch_size,
-            seed=seed,
-            rank=self.ranks.rank,
-            num_ranks=self.ranks.size,
-        )
-        steps = max(1, -(-config.epochs * len(rows) // batch_size))
+        parallel = Parallel(model, self.objective(), self.ranks, "ddp", self.device)
+        batch_size = min(config.batch_size, self.num_rows)
+        batches = self.batches(batch_size=batch_size, seed=seed)
+        steps = max(1, -(-config.epochs * self.num_rows // batch_size))
         training = as_training(config, model, steps=steps, batch_size=batch_size, seed=seed)
         alone = self.ranks.size == 1
         engine = EagerEngine(
@@ -178,7 +201,7 @@ class Training:
                 mlm_bias=None,
             ),
             batches=batches,
-            evaluator=_RowsEvaluator(training=self, model=model),
+            evaluator=_Evaluator(training=self, model=model),
             tokenizer=self.tokenizer,
             config=training,
             observer=_Reporter(progress, steps),
@@ -187,9 +210,7 @@ class Training:
             display=self.display,
             device=self.device,
             engine=engine,
-            selection=Selection(
-                metric=main_metric(config.metric, self.task), patience=config.patience
-            ),
+            selection=Selection(metric=self.metric, patience=config.patience),
             evaluations=config.epochs * config.evaluations_per_epoch,
         )
 
@@ -221,93 +242,6 @@ def default_learning_rate(hidden_size: int) -> float:
     return _RATE_OF_BASE * (_WIDTH_OF_BASE / hidden_size) ** 1.5
 
 
-def class_weights(
-    targets: Targets, task: Task, config: FinetuneConfig, device: torch.device
-) -> Tensor | None:
-    """N / (K · rows of the class), float32 [K] (scikit-learn's "balanced"); None: all alike."""
-    if task.is_regression or config.class_weights == "none":
-        return None
-    counts = np.bincount(targets.astype(np.int64), minlength=len(task.classes))
-    weights = (len(targets) / (len(counts) * counts)).astype(np.float32)
-    return torch.from_numpy(weights).to(device)
-
-
-@torch.inference_mode()
-def predict(
-    model: Encoder,
-    rows: Sequence[Row],
-    device: torch.device,
-    *,
-    precision: str = "float32",
-    ranks: Ranks = ALONE,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> npt.NDArray[np.float32]:
-    """Outputs of the rows, in their order: float32 [N, K]; the ranks share the work.
-
-    Args:
-        model: with a classifier, on `device`.
-        rows: N.
-        device: where.
-        precision: of the matrix products.
-        ranks: who calls it; all have the same rows, and get all outputs.
-        progress: told the rows done and in all; on every rank equally often.
-
-    Raises:
-        DivergenceError: one is not a finite number; as a class it would be taken for one.
-    """
-    objective = SequenceClassification()
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
-    found = np.zeros((len(rows), model.num_labels))
-    done = number = 0
-    while done < len(order):
-        group = order[done : done + max(1, _TOKENS_AT_ONCE // len(rows[order[done]].ids))]
-        if number % ranks.size == ranks.rank:
-            batch = packed([rows[i] for i in group]).to(device)
-            with autocast(device, precision):
-                found[group] = objective.outputs(model, batch).float().cpu().numpy()
-        done, number = done + len(group), number + 1
-        progress(done, len(order))
-    found = ranks.sum(found)  # each is a number and zeros: exact
-    if not np.isfinite(found).all():
-        raise DivergenceError("The outputs are not finite numbers; lower --learning-rate.")
-    return found.astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Scores are learnt with mean 0 and deviation 1, whatever unit they come in."""
-
-    mean: float = 0.0
-    deviation: float = 1.0
-
-    @classmethod
-    def of(cls, targets: Targets, task: Task) -> Scale:
-        """That of some labels; classes have none."""
-        if not task.is_regression:
-            return cls()
-        values = targets.astype(np.float64)
-        return cls(float(values.mean()), float(values.std()) or 1.0)
-
-    def scaled(self, targets: Targets) -> Targets:
-        """Labels in the model's unit."""
-        if self == Scale():
-            return targets
-        return ((targets - self.mean) / self.deviation).astype(np.float32)
-
-    def back(self, outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Outputs in the unit of the labels."""
-        return (outputs * self.deviation + self.mean).astype(np.float32)
-
-    def into(self, model: Encoder) -> None:
-        """Let the model's outputs be in the unit of the labels."""
-        classifier = model.get_submodule(CLASSIFIER)
-        with torch.no_grad():
-            for name, parameter in classifier.named_parameters():
-                parameter.mul_(self.deviation)
-                if name == "bias":
-                    parameter.add_(self.mean)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Found:
     """What an evaluation found; see `Evaluated`."""
@@ -320,7 +254,7 @@ class _Found:
 
 
 @dataclass(kw_only=True)
-class _RowsEvaluator:
+class _Evaluator:
     """Evaluates the validation rows; see `Evaluator`."""
 
     training: Training
@@ -332,20 +266,11 @@ class _RowsEvaluator:
 
     def run(self, micro_batch: int) -> _Found:
         how = self.training
-        rows, targets = how.validation
+        progress = interruptible(lambda done, total: None, how.stop, how.ranks)
         try:
-            outputs = predict(
-                self.model,
-                rows,
-                how.device,
-                precision=how.config.precision,
-                ranks=how.ranks,
-                progress=interruptible(lambda done, total: None, how.stop, how.ranks),
-            )
+            return _Found(is_finite=True, figures=how.evaluate(self.model, progress))
         except DivergenceError:
             return _Found(is_finite=False, figures={})
-        predictions = predictions_of(how.scale.back(outputs), how.task)
-        return _Found(is_finite=True, figures=metrics_of(predictions, targets, how.task))
 
 
 class _Reporter(Observer):

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,6 @@ from bertsmith.config import FinetuneConfig, LabelledConfig, differences
 from bertsmith.config.fields import rules_of
 from bertsmith.durable import make_folder, write_text
 from bertsmith.errors import RunError
-from bertsmith.finetuning.labels import Targets
-from bertsmith.finetuning.rows import Row, Tables
 from bertsmith.finetuning.train import Trained, Training
 from bertsmith.saved.locate import CHECKPOINTS_FOLDER, checkpoint_folder, list_checkpoints
 
@@ -110,9 +108,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def settings_of(
-    labelled: LabelledConfig, training: Training, tables: Tables, *, baseline: bool
-) -> dict[str, Any]:
+def settings_of(labelled: LabelledConfig, training: Training, *, baseline: bool) -> dict[str, Any]:
     """What a fine-tuning is of, as `SETTINGS_FILE` holds it; that of one that goes on is the same.
 
     Digests are of rows as the model reads them, with their labels: a table may lie elsewhere.
@@ -124,19 +120,8 @@ def settings_of(
         "baseline": baseline,
         "labels": _without_none(asdict(labelled)),
         "finetuning": _without_none(asdict(training.config)),
-        "sha256": {
-            "model": weights.hexdigest(),
-            "train": _digest(*tables.train),
-            "validation": _digest(*tables.validation),
-            "test": "" if tables.test is None else _digest(tables.test, None),
-        },
+        "sha256": {"model": weights.hexdigest(), **training.digests()},
     }
-
-
-def _digest(rows: Sequence[Row], targets: Targets | None) -> str:
-    digest = hashlib.sha256(msgspec.json.encode(rows))
-    digest.update(b"" if targets is None else targets.tobytes())
-    return digest.hexdigest()
 
 
 def refuse_other(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -1,0 +1,250 @@
+"""Classification and regression: labelled texts, a classifier on the encoder, predictions.
+
+Legend: N = rows; K = outputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Unpack
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bertsmith.architectures import CLASSIFIER, Encoder
+from bertsmith.config import FinetuneConfig, LabelledConfig
+from bertsmith.errors import DivergenceError, InputError
+from bertsmith.finetuning.batches import LabelledBatches, packed
+from bertsmith.finetuning.classifier import classifier_on, snapshot
+from bertsmith.finetuning.labels import Targets, Task
+from bertsmith.finetuning.metrics import (
+    main_metric,
+    majority_accuracy,
+    metrics_of,
+    predictions_of,
+    refuse_alike,
+)
+from bertsmith.finetuning.predictions import write_predictions
+from bertsmith.finetuning.rows import Row, Tables, read_tables
+from bertsmith.finetuning.train import How, Training
+from bertsmith.hardware.device import autocast
+from bertsmith.objectives.classification import SequenceClassification
+from bertsmith.ranks import ALONE, Ranks
+from bertsmith.saved.hugging_face import ModelFolder
+
+_TOKENS_AT_ONCE = 2**14
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceTraining(Training):
+    """How a classifier or regressor is trained.
+
+    Args:
+        tables: rows and their labels.
+    """
+
+    tables: Tables
+
+    @property
+    def task(self) -> Task:
+        """What the labels are."""
+        return self.tables.task
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.tables.train[0])
+
+    @property
+    def metric(self) -> str:
+        return main_metric(self.config.metric, self.task)
+
+    @property
+    def scale(self) -> Scale:
+        """Between the model's outputs and the labels."""
+        return Scale.of(self.tables.train[1], self.task)
+
+    def model(self) -> Encoder:
+        num_labels = self.task.num_outputs
+        return classifier_on(self.pretrained, self.config.dropout_prob, num_labels).to(self.device)
+
+    def objective(self) -> SequenceClassification:
+        weights = class_weights(self.tables.train[1], self.task, self.config, self.device)
+        return SequenceClassification(is_regression=self.task.is_regression, class_weights=weights)
+
+    def batches(self, *, batch_size: int, seed: int) -> LabelledBatches:
+        rows, targets = self.tables.train
+        return LabelledBatches(
+            rows,
+            self.scale.scaled(targets),
+            batch_size=batch_size,
+            seed=seed,
+            rank=self.ranks.rank,
+            num_ranks=self.ranks.size,
+        )
+
+    def evaluate(
+        self, model: Encoder, progress: Callable[[int, int], None]
+    ) -> dict[str, float | None]:
+        rows, targets = self.tables.validation
+        outputs = predict(
+            model,
+            rows,
+            self.device,
+            precision=self.config.precision,
+            ranks=self.ranks,
+            progress=progress,
+        )
+        return metrics_of(predictions_of(self.scale.back(outputs), self.task), targets, self.task)
+
+    def digests(self) -> dict[str, str]:
+        tables = self.tables
+        return {
+            "train": digest_of(*tables.train),
+            "validation": digest_of(*tables.validation),
+            "test": "" if tables.test is None else digest_of(tables.test, None),
+        }
+
+    def results(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "task": "scores" if self.task.is_regression else "classes",
+            "classes": list(self.task.classes),
+            "rows": self.tables.sizes,
+        }
+        if not self.task.is_regression:
+            found["majority_accuracy"] = majority_accuracy(self.tables.validation[1])
+        return found
+
+    def write(self, model: Encoder, folder: Path) -> None:
+        tables, scale = self.tables, self.scale
+        for name, rows, targets in (
+            ("validation", *tables.validation),
+            ("test", tables.test, None),
+        ):
+            if rows is not None:
+                outputs = predict(model, rows, self.device, precision=self.config.precision)
+                path, lines = folder / f"predictions-{name}.tsv", tables.lines[name]
+                write_predictions(path, scale.back(outputs), self.task, lines, targets)
+        scale.into(model)
+        snapshot(model, self.tokenizer, self.task).write(folder)
+
+
+def sequence_training(
+    folder: ModelFolder,
+    train: Path,
+    validation: Path,
+    test: Path | None,
+    labelled: LabelledConfig,
+    **how: Unpack[How],
+) -> SequenceTraining:
+    """What is trained, and on what, held against each other.
+
+    Raises:
+        BertsmithError: a table, a label or a setting does not suit.
+    """
+    with how["display"].stage("Reading the tables"):
+        tables = read_tables(train, validation, test, labelled, how["tokenizer"])
+    if tables.has_pairs and folder.model.config.num_segments == 1:
+        raise InputError("The model has one segment; it cannot take pairs of texts.")
+    training = SequenceTraining(pretrained=folder.model, tables=tables, **how)
+    refuse_alike(validation, tables.validation[1], tables.task, training.metric)
+    return training
+
+
+def digest_of(rows: Sequence[Row], targets: Targets | None) -> str:
+    """A digest of rows and their labels."""
+    digest = hashlib.sha256(msgspec.json.encode(rows))
+    digest.update(b"" if targets is None else targets.tobytes())
+    return digest.hexdigest()
+
+
+def class_weights(
+    targets: Targets, task: Task, config: FinetuneConfig, device: torch.device
+) -> Tensor | None:
+    """N / (K · rows of the class), float32 [K] (scikit-learn's "balanced"); None: all alike."""
+    if task.is_regression or config.class_weights == "none":
+        return None
+    counts = np.bincount(targets.astype(np.int64), minlength=len(task.classes))
+    weights = (len(targets) / (len(counts) * counts)).astype(np.float32)
+    return torch.from_numpy(weights).to(device)
+
+
+@torch.inference_mode()
+def predict(
+    model: Encoder,
+    rows: Sequence[Row],
+    device: torch.device,
+    *,
+    precision: str = "float32",
+    ranks: Ranks = ALONE,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> npt.NDArray[np.float32]:
+    """Outputs of the rows, in their order: float32 [N, K]; the ranks share the work.
+
+    Args:
+        model: with a classifier, on `device`.
+        rows: N.
+        device: where.
+        precision: of the matrix products.
+        ranks: who calls it; all have the same rows, and get all outputs.
+        progress: told the rows done and in all; on every rank equally often.
+
+    Raises:
+        DivergenceError: one is not a finite number; as a class it would be taken for one.
+    """
+    objective = SequenceClassification()
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
+    found = np.zeros((len(rows), model.num_labels))
+    done = number = 0
+    while done < len(order):
+        group = order[done : done + max(1, _TOKENS_AT_ONCE // len(rows[order[done]].ids))]
+        if number % ranks.size == ranks.rank:
+            batch = packed([rows[i] for i in group]).to(device)
+            with autocast(device, precision):
+                found[group] = objective.outputs(model, batch).float().cpu().numpy()
+        done, number = done + len(group), number + 1
+        progress(done, len(order))
+    found = ranks.sum(found)  # each is a number and zeros: exact
+    if not np.isfinite(found).all():
+        raise DivergenceError("The outputs are not finite numbers; lower --learning-rate.")
+    return found.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Scores are learnt with mean 0 and deviation 1, whatever unit they come in."""
+
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    @classmethod
+    def of(cls, targets: Targets, task: Task) -> Scale:
+        """That of some labels; classes have none."""
+        if not task.is_regression:
+            return cls()
+        values = targets.astype(np.float64)
+        return cls(float(values.mean()), float(values.std()) or 1.0)
+
+    def scaled(self, targets: Targets) -> Targets:
+        """Labels in the model's unit."""
+        if self == Scale():
+            return targets
+        return ((targets - self.mean) / self.deviation).astype(np.float32)
+
+    def back(self, outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Outputs in the unit of the labels."""
+        return (outputs * self.deviation + self.mean).astype(np.float32)
+
+    def into(self, model: Encoder) -> None:
+        """Let the model's outputs be in the unit of the labels."""
+        classifier = model.get_submodule(CLASSIFIER)
+        with torch.no_grad():
+            for name, parameter in classifier.named_parameters():
+                parameter.mul_(self.deviation)
+                if name == "bias":
+                    parameter.add_(self.mean)
