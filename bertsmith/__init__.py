@@ -14,11 +14,13 @@ from bertsmith.api import (
     corpora,
     estimate,
     evaluate,
+    evaluate_vectors,
     finetune,
     load,
     prepare,
     pretrain,
     probe,
+    search,
     similar,
 )
 from bertsmith.config import (
@@ -35,6 +37,7 @@ from bertsmith.config import (
     PretrainSettings,
     ProbeConfig,
     ProbeSettings,
+    SimilarityConfig,
     TrainingConfig,
 )
 from bertsmith.errors import (
@@ -62,6 +65,9 @@ if TYPE_CHECKING:
     from bertsmith.inference.similar import Place, Ranked
     from bertsmith.training.estimate import Estimate, Memory
     from bertsmith.training.run import Run
+    from bertsmith.vectors.encoder import TextEncoder
+    from bertsmith.vectors.evaluate import VectorEvaluation
+    from bertsmith.vectors.search import Hit
 
 __version__ = "0.1.0"
 
@@ -72,12 +78,15 @@ _RESULTS = {
     "Estimate": "training.estimate",
     "Evaluation": "evaluation.held_out",
     "Finetuned": "finetuning.finetune",
+    "Hit": "vectors.search",
     "Memory": "training.estimate",
     "Place": "inference.similar",
     "PretrainedModel": "inference.model",
     "PseudoPerplexity": "evaluation.pseudo",
     "Ranked": "inference.similar",
     "Run": "training.pretrain",
+    "TextEncoder": "vectors.encoder",
+    "VectorEvaluation": "vectors.evaluate",
 }
 """What functions return; imported when it is asked for, since its modules load torch."""
 
@@ -99,6 +108,7 @@ __all__ = [
     "FinetuneConfig",
     "FinetuneSettings",
     "Finetuned",
+    "Hit",
     "InputError",
     "LabelledConfig",
     "LabelledSettings",
@@ -119,18 +129,23 @@ __all__ = [
     "Run",
     "RunError",
     "RunStopped",
+    "SimilarityConfig",
+    "TextEncoder",
     "TokenizerError",
     "TrainingConfig",
+    "VectorEvaluation",
     "__version__",
     "branch",
     "corpora",
     "estimate",
     "evaluate",
+    "evaluate_vectors",
     "finetune",
     "load",
     "prepare",
     "pretrain",
     "probe",
+    "search",
     "similar",
 ]
 

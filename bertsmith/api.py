@@ -6,20 +6,22 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from bertsmith.config import (
     FinetuneConfig,
     FinetuneSettings,
     LabelledConfig,
+    LabelledSettings,
     PreparationSettings,
     PretrainSettings,
     ProbeConfig,
     ProbeSettings,
+    SimilarityConfig,
     nearest,
 )
 from bertsmith.display import Display, show
-from bertsmith.errors import ConfigError, printable
+from bertsmith.errors import ConfigError, InputError, printable
 
 if TYPE_CHECKING:
     from bertsmith.evaluation.held_out import Evaluation
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from bertsmith.inference.similar import Ranked
     from bertsmith.training.estimate import Estimate
     from bertsmith.training.run import Run
+    from bertsmith.vectors.evaluate import VectorEvaluation
+    from bertsmith.vectors.search import Hit
 
 # What does the work is imported inside the functions: torch takes seconds to load, and
 # `import bertsmith` or `bertsmith --help` should not wait for it.
@@ -287,6 +291,79 @@ def evaluate(
     )
 
 
+def evaluate_vectors(
+    path: str | Path,
+    *,
+    similarity: str | Path | None = None,
+    retrieval: str | Path | None = None,
+    device: str = "auto",
+    precision: Literal["float32", "bfloat16", "auto"] = "float32",
+    **columns: Unpack[LabelledSettings],
+) -> VectorEvaluation:
+    """How good the vectors of texts are, beside BM25, random weights and the time before training.
+
+    Args:
+        path: a folder that was fine-tuned for similarity, or as in `load`.
+        similarity: a table of sentence pairs with scores.
+        retrieval: a folder of queries, documents and judgements as TREC or BEIR have them, or a
+            table of queries and their documents.
+        device: auto, cpu, cuda or mps.
+        precision: as in `load`.
+        columns: any field of `LabelledConfig`, by name.
+
+    Raises:
+        BertsmithError: what must hold, what was found, what to do.
+    """
+    from bertsmith.vectors.evaluate import evaluate_retrieval, evaluate_similarity
+
+    if (similarity is None) == (retrieval is None):
+        raise InputError("Vectors are judged by `similarity` or `retrieval`; give one of the two.")
+    (labelled,) = _parted(columns, LabelledConfig)
+    how: dict[str, Any] = {"labelled": labelled, "device": device, "precision": precision}
+    if similarity is not None:
+        return evaluate_similarity(Path(path), Path(similarity), **how)
+    assert retrieval is not None
+    return evaluate_retrieval(Path(path), Path(retrieval), **how)
+
+
+def search(
+    path: str | Path,
+    documents: str | Path,
+    questions: str | Sequence[str],
+    *,
+    top_k: int = 10,
+    device: str = "auto",
+    precision: Literal["float32", "bfloat16", "auto"] = "float32",
+    **columns: Unpack[LabelledSettings],
+) -> list[list[Hit]]:
+    """The rows of a file that are nearest to each question, by vectors; exact.
+
+    Args:
+        path: a folder that was fine-tuned for similarity, or as in `load`.
+        documents: a table, or a text, line by line. Its vectors are kept in the cache.
+        questions: one or several.
+        top_k: rows for each.
+        device: auto, cpu, cuda or mps.
+        precision: as in `load`.
+        columns: any field of `LabelledConfig`, by name.
+
+    Returns:
+        For each question its rows: `line`, `cosine` and `text`, the nearest first.
+
+    Raises:
+        BertsmithError: what must hold, what was found, what to do.
+    """
+    from bertsmith.vectors.encoder import TextEncoder
+    from bertsmith.vectors.search import Documents
+    from bertsmith.vectors.search import search as nearest_rows
+
+    (labelled,) = _parted(columns, LabelledConfig)
+    asked = [questions] if isinstance(questions, str) else list(questions)
+    rows = Documents.read(Path(documents), labelled)
+    encoder = TextEncoder.load(path, device=device, precision=precision)
+    return nearest_rows(encoder, rows, asked, top_k=top_k)
+
+
 def similar(
     path: str | Path,
     word: str,
@@ -352,8 +429,8 @@ def corpora() -> dict[str, dict[str, Any]]:
 def finetune(
     path: str | Path,
     *,
-    train: str | Path,
-    validation: str | Path,
+    train: str | Path | None = None,
+    validation: str | Path | None = None,
     output: str | Path,
     test: str | Path | None = None,
     baseline: bool = True,
@@ -362,18 +439,21 @@ def finetune(
     quiet: bool = False,
     **settings: Unpack[FinetuneSettings],
 ) -> Finetuned:
-    """Train a classifier or regressor on a pretrained encoder.
+    """Train a classifier or regressor on a pretrained encoder, or the vectors of texts.
 
     Args:
         path: as in `load`.
-        train, validation: tables of labelled texts: .tsv, .csv, .jsonl, .json or .parquet.
-        output: the folder to make, a Hugging Face model with a sequence classifier.
+        train, validation: tables of labelled texts: .tsv, .csv, .jsonl, .json or .parquet. For
+            `task` "similarity" of texts that belong together (question and answer, a score beside
+            them or not), or None: neighbouring sentences of the run's own text.
+        output: the folder to make, a Hugging Face model with a sequence classifier; for similarity
+            one that sentence-transformers loads.
         test: a table of texts to predict.
         baseline: whether the same is done from random weights.
         overwrite: replace an earlier fine-tuning in `output`, or one that was not finished.
         resume: go on with one that was not finished; begin one if there is none.
         quiet: show no progress.
-        settings: any field of `FinetuneConfig` and `LabelledConfig`, by name.
+        settings: any field of `FinetuneConfig`, `LabelledConfig` and `SimilarityConfig`, by name.
 
     Returns:
         `output` and `results`: of each metric mean, deviation and values over the seeds.
@@ -383,15 +463,18 @@ def finetune(
     """
     from bertsmith.finetuning.finetune import finetune_folder
 
-    labelled, config = _parted(settings, LabelledConfig, FinetuneConfig)
+    labelled, config, similarity = _parted(
+        settings, LabelledConfig, FinetuneConfig, SimilarityConfig
+    )
     return finetune_folder(
         Path(path),
-        train=Path(train),
-        validation=Path(validation),
+        train=None if train is None else Path(train),
+        validation=None if validation is None else Path(validation),
         test=None if test is None else Path(test),
         output=Path(output),
         labelled=labelled,
         config=config,
+        similarity=similarity,
         baseline=baseline,
         overwrite=overwrite,
         resume=resume,
@@ -452,17 +535,12 @@ def _by_name(
     return asked
 
 
-_First = TypeVar("_First")
-_Second = TypeVar("_Second")
-
-
-def _parted(
-    settings: Mapping[str, Any], first: type[_First], second: type[_Second]
-) -> tuple[_First, _Second]:
+def _parted(settings: Mapping[str, Any], *classes: type[Any]) -> list[Any]:
     """Settings by name, each in the class that has it. Raises: `ConfigError` for unknown ones."""
-    names = [{entry.name for entry in fields(cls)} for cls in (first, second)]  # type: ignore[arg-type]
+    names = [{entry.name for entry in fields(cls)} for cls in classes]
+    known = set[str]().union(*names)
     for name in settings:
-        if name not in names[0] | names[1]:
-            raise ConfigError(f"There is no setting `{name}`; {nearest(name, names[0] | names[1])}")
-    parts = [{name: settings[name] for name in settings if name in own} for own in names]
-    return first(**parts[0]), second(**parts[1])
+        if name not in known:
+            raise ConfigError(f"There is no setting `{name}`; {nearest(name, known)}")
+    parts = ({name: settings[name] for name in settings if name in own} for own in names)
+    return [cls(**part) for cls, part in zip(classes, parts, strict=True)]

@@ -29,7 +29,7 @@ NO_SMALL_FILE = _NOT_REGULAR, _TOO_LARGE = (errno.EINVAL, errno.EFBIG)
 """What `read_small` says of what it does not read."""
 
 _LEFTOVER = re.compile(r"\.(.+)\.(?:part|old)")
-_OWN_SUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+)")
+_OWN_SUM_LINE = re.compile(r"([0-9a-f]{64})  ((?:[A-Za-z0-9_-]+/)*[A-Za-z0-9_.-]+)")
 _SUM_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](?:\./)?(.+)")
 """As `sha256sum` writes it of text and of binary files, in this folder and below it."""
 
@@ -95,7 +95,7 @@ def read_with_sum(path: Path) -> bytes | None:
 def whole_folder(target: Path) -> Iterator[Path]:
     """A new folder to fill that takes the place of `target` at the end, or vanishes on an error.
 
-    It gets the checksums of its files.
+    It gets the checksums of its files, those in folders inside it among them.
 
     Raises:
         BertsmithError: as `make_folder`.
@@ -109,8 +109,9 @@ def whole_folder(target: Path) -> Iterator[Path]:
     try:
         yield work
         mode = work.stat().st_mode & 0o666  # a library's files may be for their owner alone
-        for path in work.iterdir():
-            path.chmod(mode)
+        for path in work.rglob("*"):
+            if path.is_file():
+                path.chmod(mode)
             flush(path)
         write_text(work / CHECKSUMS_FILE, _checksums(work))
         if os.path.lexists(target):
@@ -220,10 +221,8 @@ def damage(folder: Path, among: Container[str] | None = None) -> str | None:
         if error.errno not in LOST:
             raise
         return f"{Path(error.filename).name} is missing"
-    for path in folder.iterdir() if among is None else ():
-        if path.name not in {*sums, CHECKSUMS_FILE}:
-            return f"{CHECKSUMS_FILE} does not list {path.name}"
-    return None
+    unlisted = _names(folder) - {*sums, CHECKSUMS_FILE} if among is None else ()
+    return f"{CHECKSUMS_FILE} does not list {min(unlisted)}" if unlisted else None
 
 
 def is_ours(folder: Path) -> bool:
@@ -231,7 +230,7 @@ def is_ours(folder: Path) -> bool:
     if folder.is_symlink() or not folder.is_dir():
         return False
     try:
-        names = {path.name for path in folder.iterdir()}
+        names = _names(folder)
         lines = _sums_text(folder).splitlines()
     except OSError:
         return False
@@ -274,8 +273,14 @@ def flush(path: Path) -> None:
 
 
 def _checksums(folder: Path) -> str:
-    files = sorted(path for path in folder.iterdir() if path.name != CHECKSUMS_FILE)
-    return "".join(f"{sha256_of(path)}  {path.name}\n" for path in files)
+    names = sorted(_names(folder) - {CHECKSUMS_FILE})
+    return "".join(f"{sha256_of(folder / name)}  {name}\n" for name in names)
+
+
+def _names(folder: Path) -> set[str]:
+    """What is in a folder and in those inside it but for folders, by its path from there."""
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return {path.relative_to(folder).as_posix() for path in found}
 
 
 def sha256_of(path: Path) -> str:

@@ -12,6 +12,7 @@ EXTRAS = {
     "dedup": ("rensa",),
     "finetune": ("scipy", "sklearn"),
     "ray": ("ray",),
+    "search": ("bm25s",),
 }
 """The modules that an extra of pyproject.toml is there for."""
 

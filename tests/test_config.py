@@ -25,6 +25,7 @@ from bertsmith.config import (
     PretrainSettings,
     ProbeConfig,
     ProbeSettings,
+    SimilarityConfig,
     TrainingConfig,
     resolve,
     to_toml,
@@ -112,7 +113,7 @@ SECTION_CLASSES = tuple(section_classes())
         (PreparationSettings, (PreparationConfig,)),
         (PretrainSettings, SECTION_CLASSES),
         (LabelledSettings, (LabelledConfig,)),
-        (FinetuneSettings, (LabelledConfig, FinetuneConfig)),
+        (FinetuneSettings, (LabelledConfig, FinetuneConfig, SimilarityConfig)),
         (ProbeSettings, (LabelledConfig, ProbeConfig)),
     ],
 )

@@ -25,15 +25,15 @@ from bertsmith.cli.main import main
 from bertsmith.config import BertConfig, FinetuneConfig, LabelledConfig
 from bertsmith.data.ahead import BatchesAhead
 from bertsmith.errors import BertsmithError
-from bertsmith.finetuning.batches import LabelledBatches, packed
+from bertsmith.finetuning.batches import LabelledBatches
 from bertsmith.finetuning.classifier import classifier_on
 from bertsmith.finetuning.labels import Task, task_of
 from bertsmith.finetuning.metrics import majority_accuracy, metrics_of, predictions_of
-from bertsmith.finetuning.rows import Row, tokenize
 from bertsmith.finetuning.sequences import class_weights, predict
 from bertsmith.finetuning.tables import read_labelled
 from bertsmith.finetuning.train import default_learning_rate
 from bertsmith.objectives.classification import SequenceClassification
+from bertsmith.rows import Row, packed, tokenize
 from bertsmith.saved.hugging_face import Snapshot
 from bertsmith.tokenizer import Tokenizer
 from tests.support.labelled import FAST, rows_of, write

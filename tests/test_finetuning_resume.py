@@ -16,8 +16,7 @@ import bertsmith
 from bertsmith.cli.main import main
 from bertsmith.errors import DivergenceError, RunError, RunStopped
 from bertsmith.training.checkpoint import Checkpoints
-from bertsmith.training.trainer import Trainer
-from tests.support.labelled import FAST, rows_of, write
+from tests.support.labelled import FAST, files_of, rows_of, stop_after, write
 
 OPTIONS: dict[str, Any] = {**FAST, "epochs": 2, "seeds": (0, 1), "dropout_prob": 0.1, "quiet": True}
 STEPS = 20  # of the two kinds and seeds together
@@ -30,23 +29,6 @@ def tables(tmp_path: Path) -> dict[str, Any]:
         "validation": write(tmp_path / "dev.tsv", rows_of(40, seed=1)),
         "test": write(tmp_path / "test.tsv", rows_of(9, seed=2)),
     }
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def stop_after(patch: pytest.MonkeyPatch, number: int) -> None:
-    """Let a signal come in the step that follows on so many."""
-    plain, done = Trainer._train_one_step, [0]
-
-    def counting(trainer: Trainer, *args: Any) -> None:
-        if done[0] == number:
-            trainer.stop.by = signal.SIGTERM
-        done[0] += 1
-        plain(trainer, *args)
-
-    patch.setattr(Trainer, "_train_one_step", counting)
 
 
 def test_one_that_is_stopped_anywhere_goes_on_to_the_same_bytes(

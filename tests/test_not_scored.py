@@ -24,10 +24,10 @@ from bertsmith.evaluation.held_out import evaluate, evaluation_batches
 from bertsmith.evaluation.pseudo import pseudo_perplexity
 from bertsmith.finetuning.labels import Task
 from bertsmith.finetuning.metrics import metrics_of, spread_of
-from bertsmith.finetuning.rows import Row
 from bertsmith.finetuning.sequences import predict
 from bertsmith.preparation import vocabulary
 from bertsmith.report.metrics_file import read_metrics
+from bertsmith.rows import Row
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.run import Run
 from bertsmith.training.sums import Sums

@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from bertsmith.cli.arguments import Flag, RunPath
-from bertsmith.config import FinetuneConfig, LabelledConfig, ProbeConfig
+from bertsmith.config import FinetuneConfig, LabelledConfig, ProbeConfig, SimilarityConfig
 from bertsmith.display import Display, show, show_json
 from bertsmith.errors import printable
 from bertsmith.ranks import rank
@@ -20,13 +20,14 @@ from bertsmith.ranks import rank
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune:
-    """Train a classifier or regressor on a pretrained encoder, from tables of labelled texts."""
+    """Train a classifier or regressor on a pretrained encoder, or the vectors of texts."""
 
     run: RunPath
     """A run's folder, one of its checkpoints, a Hugging Face folder, or hf:owner/name."""
-    train: Path
-    """Labelled texts to train on: .tsv, .csv or .jsonl."""
-    validation: Path
+    train: Path | None = None
+    """Labelled texts to train on: .tsv, .csv or .jsonl; for --task similarity texts that belong
+    together, or without it the neighbouring sentences of the run's own text."""
+    validation: Path | None = None
     """Labelled texts to judge by; the best moment of a training is kept."""
     test: Path | None = None
     """Texts to predict, with labels or without."""
@@ -44,6 +45,9 @@ class Finetune:
     """Print the results as one JSON object."""
     labels: tyro.conf.OmitArgPrefixes[LabelledConfig] = field(default_factory=LabelledConfig)
     training: tyro.conf.OmitArgPrefixes[FinetuneConfig] = field(default_factory=FinetuneConfig)
+    similarity: tyro.conf.OmitArgPrefixes[SimilarityConfig] = field(
+        default_factory=SimilarityConfig
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +83,7 @@ def finetune(command: Finetune) -> None:
             output=command.output,
             labelled=command.labels,
             config=command.training,
+            similarity=command.similarity,
             baseline=command.baseline,
             overwrite=command.overwrite,
             resume=command.resume,
@@ -131,6 +136,11 @@ def _lines(results: Mapping[str, Any], over: str) -> Iterator[str]:
             means = [one[name] for one in judged]
             cells = [_figure(name, mean) for mean in means]
             rows.append([f"{name}, validation", *cells, *_gain(name, means)])
+    if "untrained" in results:
+        for row, (name, value) in zip(
+            rows, [("", "untrained"), *results["untrained"].items()], strict=True
+        ):
+            row.append(value if not name else _figure(name, value))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     yield f"{results['rows']['train']:,} training rows; mean ± deviation over {over}"
     for row in rows:

@@ -49,6 +49,7 @@ _COMMANDS: dict[str, tuple[type, Any]] = {
     "next": (use.Next, use.next_sentence),
     "similar": (use.Similar, use.similar),
     "evaluate": (use.Evaluate, use.evaluate),
+    "search": (use.Search, use.search),
     "finetune": (finetune.Finetune, finetune.finetune),
     "probe": (finetune.Probe, finetune.probe),
     "estimate": (estimate.EstimateCommand, estimate.estimate),

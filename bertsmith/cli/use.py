@@ -108,7 +108,7 @@ class Similar:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure losses and accuracies on held-out text, with masks that never change."""
+    """Measure losses and accuracies on held-out text, or how good vectors of texts are."""
 
     run: RunPath
     """A run's folder, one of its checkpoints, a Hugging Face folder, or hf:owner/name."""
@@ -124,6 +124,42 @@ class Evaluate:
     """How pairs are made; without it, as in the run's training."""
     max_length: int | None = None
     """Longest sequence in tokens; without it, as in the run's training."""
+    similarity: Path | None = None
+    """In the place of a corpus: a table of sentence pairs with scores, which the cosines of their
+    vectors are correlated with."""
+    retrieval: Path | None = None
+    """In the place of a corpus: a folder of queries, documents and judgements (as TREC or BEIR have
+    them), or a table of queries and their documents, all of which are ranked for each query."""
+    text_column: str | None = None
+    """Of these tables: the column of the first text."""
+    text_pair_column: str | None = None
+    """Of these tables: the column of the second text."""
+    label_column: str | None = None
+    """Of these tables: the column of the score."""
+    device: Device = "auto"
+    """Where to compute."""
+    precision: Precision = "float32"
+    """Of matrix products; bfloat16 is quicker where the processor has it, auto takes it there."""
+    json: Flag = False
+    """Print one JSON object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Show the rows of a file that are nearest to a question, by vectors."""
+
+    run: RunPath
+    """A folder that was fine-tuned for similarity; any model is taken, with a warning."""
+    documents: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DOCS")]
+    """What is searched: a table (.jsonl, .csv, .tsv, .parquet), or a text, line by line."""
+    question: _OptionalText = None
+    """What is asked."""
+    input: Path | None = None
+    """A UTF-8 file with a question a line, in the place of one."""
+    top_k: int = 10
+    """Rows to show for each question."""
+    text_column: str | None = None
+    """Column of a table that holds the text; without it, by the names that are usual."""
     device: Device = "auto"
     """Where to compute."""
     precision: Precision = "float32"
@@ -242,7 +278,10 @@ def similar(command: Similar) -> None:
 
 
 def evaluate(command: Evaluate) -> None:
-    """Print the figures of a model on a split."""
+    """Print the figures of a model on a split, or of its vectors."""
+    if command.similarity is not None or command.retrieval is not None:
+        _evaluate_vectors(command)
+        return
     from bertsmith.evaluation.of_folder import evaluate_folder
     from bertsmith.evaluation.table import print_evaluation
 
@@ -264,6 +303,77 @@ def evaluate(command: Evaluate) -> None:
         show_json(found.to_json(command.split))
         return
     print_evaluation(found, result_console())
+
+
+def _evaluate_vectors(command: Evaluate) -> None:
+    """Print how good the vectors of texts are, beside what takes less."""
+    from bertsmith.config import LabelledConfig
+    from bertsmith.vectors.evaluate import evaluate_retrieval, evaluate_similarity, figures_table
+
+    if command.similarity is not None and command.retrieval is not None:
+        raise InputError("Vectors are judged by one thing: give --similarity or --retrieval.")
+    usual = Evaluate(run=command.run)
+    for name in ("corpus", "split", "objective", "pairing", "max_length", "sentences"):
+        if getattr(command, name) != getattr(usual, name):
+            raise InputError(f"`{name}` changes nothing for vectors of texts; leave it out.")
+    what = command.similarity or command.retrieval
+    assert what is not None
+    found = (evaluate_similarity if command.similarity else evaluate_retrieval)(
+        command.run,
+        what,
+        labelled=LabelledConfig(
+            text_column=command.text_column,
+            text_pair_column=command.text_pair_column,
+            label_column=command.label_column,
+        ),
+        device=command.device,
+        precision=command.precision,
+        display=Display(quiet=command.json),
+    )
+    if command.json:
+        show_json(found.to_json())
+        return
+    console = result_console()
+    console.print(printable(found.about), style="bold")
+    console.print(figures_table(found))
+    for reason, count in found.left_out.items():
+        show(f"left out: {count:,} {reason}")
+
+
+def search(command: Search) -> None:
+    """Print the nearest rows, the nearest first."""
+    from bertsmith.config import LabelledConfig
+    from bertsmith.vectors.encoder import TextEncoder
+    from bertsmith.vectors.search import Documents
+    from bertsmith.vectors.search import search as nearest_rows
+
+    if (command.question is None) == (command.input is None):
+        raise InputError("Give a question, or a file of questions with --input; one of the two.")
+    questions = [command.question] if command.question is not None else []
+    if command.input is not None:
+        questions = [text for text in map(str, _read_texts(command.input)) if text.strip()]
+    labelled = LabelledConfig(text_column=command.text_column)
+    documents = Documents.read(command.documents, labelled)
+    encoder = TextEncoder.load(command.run, device=command.device, precision=command.precision)
+    display = Display(quiet=command.json)
+    found = nearest_rows(encoder, documents, questions, top_k=command.top_k, display=display)
+    if command.json:
+        rows = zip(questions, found, strict=True)
+        show_json(
+            {
+                "found": [
+                    {"question": q, "hits": [hit._asdict() for hit in hits]} for q, hits in rows
+                ]
+            }
+        )
+        return
+    for number, (question, hits) in enumerate(zip(questions, found, strict=True)):
+        if len(questions) > 1:
+            show(f"{chr(10) if number else ''}{printable(question)}")
+        for hit in hits:
+            text = " ".join(hit.text.split())
+            text = text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+            show(f"{hit.cosine:.4f}  line {hit.line:<7,}  {printable(text)}")
 
 
 def corpora(command: Corpora) -> None:

@@ -1,7 +1,12 @@
 """Settings: `schema` says what there is, `presets` names sets, `resolve` joins them."""
 
 from bertsmith.config.fields import nearest
-from bertsmith.config.finetune import FinetuneConfig, LabelledConfig, ProbeConfig
+from bertsmith.config.finetune import (
+    FinetuneConfig,
+    LabelledConfig,
+    ProbeConfig,
+    SimilarityConfig,
+)
 from bertsmith.config.keywords import (
     FinetuneSettings,
     LabelledSettings,
@@ -60,6 +65,7 @@ __all__ = [
     "PretrainSettings",
     "ProbeConfig",
     "ProbeSettings",
+    "SimilarityConfig",
     "TrainingConfig",
     "differences",
     "given_by_store",

@@ -24,8 +24,9 @@ class LabelledConfig:
     """Column of a second text, if `text_column` is named as well."""
     label_column: str | None = None
     """Column of the label; None: by the names that are usual."""
-    task: Literal["auto", "classes", "scores"] = "auto"
-    """Whether labels are classes or scores; auto: numbers with a decimal point are scores."""
+    task: Literal["auto", "classes", "scores", "similarity"] = "auto"
+    """Whether labels are classes or scores (auto: numbers with a decimal point are scores); or
+    similarity: vectors by which texts that belong together are near."""
     label_names: tuple[str, ...] = ()
     """Names of the classes 0, 1, … if the labels are these numbers."""
     max_bad_rows: float = setting(0.01, ge=0, le=1)
@@ -47,15 +48,37 @@ class LabelledConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SimilarityConfig:
+    """What vectors of texts are, and how they are learnt by contrast (`task` similarity)."""
+
+    negative_column: str | None = None
+    """Column of a text that is wrong for its row's query; None: the other rows' texts alone are."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """What stands for a text: the mean over its tokens, or the vector of [CLS]."""
+    normalize: bool = True
+    """Whether vectors are brought to length 1."""
+    temperature: float = setting(0.05, gt=0)
+    """That cosines are divided by; a lower one looks at the nearest wrong texts alone."""
+    matryoshka: tuple[int, ...] = ()
+    """Sizes that vectors may be cut to, and are trained for too."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if min(self.matryoshka, default=1) < 1:
+            raise ConfigError("`matryoshka` must be sizes of 1 or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """How a classifier is trained on an encoder."""
+    """How an encoder is trained for a task."""
 
     seeds: tuple[int, ...] = (0,)
     """One training each; the classifier's first weights, the order and dropout follow from it."""
     epochs: int = setting(5, gt=0)
     """Most passes over the training rows."""
-    batch_size: int = setting(32, gt=0)
-    """Rows an optimizer step."""
+    batch_size: int | None = setting(None, gt=0)
+    """Rows an optimizer step; None: 32, and for similarity 256, each of which is told apart from
+    the others."""
     learning_rate: float | None = setting(None, gt=0)
     """Peak learning rate; None: by the width of the network, less for a wider one."""
     warmup_ratio: float = setting(0.1, ge=0, le=1)

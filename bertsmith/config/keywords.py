@@ -123,17 +123,22 @@ class LabelledSettings(TypedDict, total=False):
     text_column: str | None
     text_pair_column: str | None
     label_column: str | None
-    task: Literal["auto", "classes", "scores"]
+    task: Literal["auto", "classes", "scores", "similarity"]
     label_names: str | Sequence[str]
     max_bad_rows: float
 
 
 class FinetuneSettings(LabelledSettings, total=False):
-    """Fields of `LabelledConfig` and `FinetuneConfig`."""
+    """Fields of `LabelledConfig`, `FinetuneConfig` and `SimilarityConfig`."""
 
+    negative_column: str | None
+    pooling: Literal["mean", "cls"]
+    normalize: bool
+    temperature: float
+    matryoshka: int | Sequence[int]
     seeds: int | Sequence[int]
     epochs: int
-    batch_size: int
+    batch_size: int | None
     learning_rate: float | None
     warmup_ratio: float
     weight_decay: float

@@ -8,42 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from bertsmith.batch import Batch
 from bertsmith.data.deal import deal
 from bertsmith.finetuning.labels import Targets
-from bertsmith.finetuning.rows import Row
-from bertsmith.nn.layout import PackedInput
 from bertsmith.random_bits import permute
-
-_CPU = torch.device("cpu")
-
-
-def packed(
-    rows: Sequence[Row], targets: Targets | None = None, starts: Sequence[int] = ()
-) -> Batch:
-    """Rows as a batch in which nothing is masked.
-
-    Args:
-        rows: longest first, where the batch is split.
-        targets: B labels; None: none.
-        starts: of each row's first token in the global batch.
-    """
-    inputs = PackedInput.of(rows, _CPU)
-    nothing = torch.zeros(0, dtype=torch.int64)
-    return Batch(
-        input_ids=inputs.input_ids,
-        token_type_ids=inputs.token_type_ids,
-        position_ids=inputs.position_ids,
-        cu_seqlens=inputs.layout.cu_seqlens,
-        masked_positions=nothing,
-        masked_labels=nothing,
-        sequence_labels=nothing if targets is None else torch.from_numpy(targets),
-        lengths=inputs.layout.lengths,
-        num_masked_each=(0,) * len(rows),
-        starts=tuple(starts),
-    )
+from bertsmith.rows import Row, packed
 
 
 class LabelledBatches:

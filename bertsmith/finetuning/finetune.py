@@ -1,6 +1,7 @@
 """Fine-tuning from files to a folder: several seeds, and the same from random weights beside.
 
-The folder is a Hugging Face model with a sequence classifier (the best seed's), and with it:
+The folder is a Hugging Face model with a sequence classifier (the best seed's), or one of
+sentence-transformers, and with it:
 
 results.json                  all figures
 finetune.toml                 the settings, and digests of what was read
@@ -20,9 +21,10 @@ from typing import Any
 
 import msgspec
 import tomli_w
+import torch
 from filelock import FileLock, Timeout
 
-from bertsmith.config import FinetuneConfig, LabelledConfig
+from bertsmith.config import FinetuneConfig, LabelledConfig, SimilarityConfig
 from bertsmith.display import Display
 from bertsmith.durable import make_folder, remove_leftovers, whole_folder
 from bertsmith.errors import (
@@ -38,7 +40,8 @@ from bertsmith.finetuning.metrics import (
 )
 from bertsmith.finetuning.rows import tokenizer_of_length
 from bertsmith.finetuning.sequences import sequence_training
-from bertsmith.finetuning.train import Trained, Training
+from bertsmith.finetuning.similarity import similarity_training
+from bertsmith.finetuning.train import Files, How, Trained, Training
 from bertsmith.finetuning.work import SETTINGS_FILE, Work, read_settings, refuse_other, settings_of
 from bertsmith.hardware.device import (
     choose_device,
@@ -77,26 +80,30 @@ class Finetuned:
 def finetune_folder(
     path: Path,
     *,
-    train: Path,
-    validation: Path,
+    train: Path | None = None,
+    validation: Path | None = None,
     output: Path,
     test: Path | None = None,
     labelled: LabelledConfig | None = None,
     config: FinetuneConfig | None = None,
+    similarity: SimilarityConfig | None = None,
     baseline: bool = True,
     overwrite: bool = False,
     resume: bool = False,
     display: Display | None = None,
 ) -> Finetuned:
-    """Train a classifier or regressor on the encoder in `path`.
+    """Train a classifier or regressor on the encoder in `path`, or its vectors (`task` similarity).
 
     Args:
         path: a run, a checkpoint, a Hugging Face folder, or hf:owner/name.
-        train, validation: tables of labelled texts; see `read_labelled`.
+        train, validation: tables of labelled texts; see `read_labelled`. For similarity of texts
+            that belong together (see `read_pairs`), or None: neighbouring sentences of the run's
+            own text.
         output: the folder that is made; nothing is in it before all is done.
         test: a table of texts to predict; labels in it are not looked at.
         labelled: what the tables mean.
         config: how it is learnt.
+        similarity: what vectors are, for that task.
         baseline: whether the same is done from random weights, to see what pretraining gave.
         overwrite: replace an earlier fine-tuning in `output`, or one that was not finished.
         resume: go on with one that was not finished; begin one if there is none. All else must be
@@ -109,6 +116,7 @@ def finetune_folder(
     """
     require("finetune", "Fine-tuning")
     labelled, config = labelled or LabelledConfig(), config or FinetuneConfig()
+    similarity = similarity or SimilarityConfig()
     if resume and overwrite:
         raise RunError("A fine-tuning is resumed or replaced; give --resume or --overwrite.")
     kind = choose_device(config.device)
@@ -120,30 +128,47 @@ def finetune_folder(
         with ranks.raising_on_all(), _warned_once(ranks):
             device = device_of_rank(kind, local_rank()) if ranks.size > 1 else kind
             _check_output(output, overwrite=overwrite, resume=resume)
-            folder = read_newest(path, load_model)
-            training = sequence_training(
-                folder,
-                train,
-                validation,
-                test,
-                labelled,
-                tokenizer=tokenizer_of_length(folder, config),
-                config=config,
-                device=device,
-                ranks=ranks,
-                display=shown,
-            )
-            _refuse_few_rows(training)
-        settings = settings_of(labelled, training, baseline=baseline)
+            files = Files(train=train, validation=validation, test=test)
+            task = labelled, similarity
+            training = _training(path, files, *task, config, device, ranks, shown)
+        settings = settings_of(labelled, similarity, training, baseline=baseline)
         kinds = ("pretrained", "random") if baseline else ("pretrained",)
         job = _Job(training=training, kinds=kinds, output=output, settings=settings)
         results = job.run(overwrite=overwrite, resume=resume)
     return Finetuned(output=output, results={**results, "output": str(output)})
 
 
+def _training(
+    path: Path,
+    files: Files,
+    labelled: LabelledConfig,
+    similarity: SimilarityConfig,
+    config: FinetuneConfig,
+    device: torch.device,
+    ranks: Ranks,
+    display: Display,
+) -> Training:
+    """What is trained, and on what, held against each other."""
+    folder, where = read_newest(path, lambda found: (load_model(found), found))
+    how: How = {
+        "tokenizer": tokenizer_of_length(folder, config),
+        "config": config,
+        "device": device,
+        "ranks": ranks,
+        "display": display,
+    }
+    training: Training
+    if labelled.task == "similarity":
+        training = similarity_training(path, folder, where, files, labelled, similarity, **how)
+    else:
+        training = sequence_training(folder, files, labelled, **how)
+    _refuse_few_rows(training)
+    return training
+
+
 def _refuse_few_rows(training: Training) -> None:
     """Raise `ConfigError` if a rank would have no row of a batch."""
-    rows, size = min(training.config.batch_size, training.num_rows), training.ranks.size
+    rows, size = training.batch_size, training.ranks.size
     if rows < size:
         raise ConfigError(
             f"`batch_size` must be at least one for each of the {size} ranks, and so must "

@@ -3,46 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from bertsmith.config import FinetuneConfig, LabelledConfig
 from bertsmith.errors import InputError
 from bertsmith.finetuning.labels import Targets, Task, task_of
 from bertsmith.finetuning.tables import read_labelled, refuse_other_kind
+from bertsmith.rows import Row, tokenize
 from bertsmith.saved.hugging_face import ModelFolder
 from bertsmith.tokenizer import Tokenizer
-from bertsmith.tokenizer.texts import kept_places, say_what_is_unknown, say_what_was_cut, warn
-
-
-class Row(NamedTuple):
-    """A text or pair, cut to length."""
-
-    ids: list[int]
-    segments: list[int]
-
-
-def tokenize(
-    texts: Sequence[tuple[str, str | None]], tokenizer: Tokenizer, *, source: str = ""
-) -> tuple[list[Row], int]:
-    """Rows of at most the tokenizer's `max_length` tokens, and how many were longer.
-
-    Those that are cut or hold no known word are said, as of `source`.
-    """
-    rows, lengths = [], []
-    num_cut = num_unknown = 0
-    special = frozenset(tokenizer.special_ids.tolist())
-    for ids, segments in tokenizer.encode_many(texts):
-        kept = kept_places(segments, tokenizer.max_length)
-        lengths.append(len(ids))
-        num_cut += len(kept) < len(ids)
-        num_unknown += tokenizer.unk_id in ids and special.issuperset(ids)
-        rows.append(Row([ids[i] for i in kept], [segments[i] for i in kept]))
-    say_what_is_unknown(num_unknown, len(rows), source=source)
-    say_what_was_cut(lengths, tokenizer.max_length, source=source)
-    return rows, num_cut
+from bertsmith.tokenizer.texts import warn
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from bertsmith.architectures import CLASSIFIER, Encoder
 from bertsmith.config import FinetuneConfig, LabelledConfig
-from bertsmith.errors import DivergenceError, InputError
-from bertsmith.finetuning.batches import LabelledBatches, packed
+from bertsmith.errors import InputError
+from bertsmith.finetuning.batches import LabelledBatches
 from bertsmith.finetuning.classifier import classifier_on, snapshot
 from bertsmith.finetuning.labels import Targets, Task
 from bertsmith.finetuning.metrics import (
@@ -31,14 +31,12 @@ from bertsmith.finetuning.metrics import (
     refuse_alike,
 )
 from bertsmith.finetuning.predictions import write_predictions
-from bertsmith.finetuning.rows import Row, Tables, read_tables
-from bertsmith.finetuning.train import How, Training
-from bertsmith.hardware.device import autocast
+from bertsmith.finetuning.rows import Tables, read_tables
+from bertsmith.finetuning.train import Files, How, Training
 from bertsmith.objectives.classification import SequenceClassification
 from bertsmith.ranks import ALONE, Ranks
+from bertsmith.rows import Row, over_rows
 from bertsmith.saved.hugging_face import ModelFolder
-
-_TOKENS_AT_ONCE = 2**14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +75,12 @@ class SequenceTraining(Training):
         weights = class_weights(self.tables.train[1], self.task, self.config, self.device)
         return SequenceClassification(is_regression=self.task.is_regression, class_weights=weights)
 
-    def batches(self, *, batch_size: int, seed: int) -> LabelledBatches:
+    def batches(self, *, seed: int) -> LabelledBatches:
         rows, targets = self.tables.train
         return LabelledBatches(
             rows,
             self.scale.scaled(targets),
-            batch_size=batch_size,
+            batch_size=self.batch_size,
             seed=seed,
             rank=self.ranks.rank,
             num_ranks=self.ranks.size,
@@ -135,18 +133,19 @@ class SequenceTraining(Training):
 
 
 def sequence_training(
-    folder: ModelFolder,
-    train: Path,
-    validation: Path,
-    test: Path | None,
-    labelled: LabelledConfig,
-    **how: Unpack[How],
+    folder: ModelFolder, files: Files, labelled: LabelledConfig, **how: Unpack[How]
 ) -> SequenceTraining:
     """What is trained, and on what, held against each other.
 
     Raises:
         BertsmithError: a table, a label or a setting does not suit.
     """
+    train, validation, test = files
+    if train is None or validation is None:
+        raise InputError(
+            "Classification and regression must have tables to learn from and to be judged by; "
+            "name --train and --validation."
+        )
     with how["display"].stage("Reading the tables"):
         tables = read_tables(train, validation, test, labelled, how["tokenizer"])
     if tables.has_pairs and folder.model.config.num_segments == 1:
@@ -174,7 +173,6 @@ def class_weights(
     return torch.from_numpy(weights).to(device)
 
 
-@torch.inference_mode()
 def predict(
     model: Encoder,
     rows: Sequence[Row],
@@ -184,35 +182,10 @@ def predict(
     ranks: Ranks = ALONE,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> npt.NDArray[np.float32]:
-    """Outputs of the rows, in their order: float32 [N, K]; the ranks share the work.
-
-    Args:
-        model: with a classifier, on `device`.
-        rows: N.
-        device: where.
-        precision: of the matrix products.
-        ranks: who calls it; all have the same rows, and get all outputs.
-        progress: told the rows done and in all; on every rank equally often.
-
-    Raises:
-        DivergenceError: one is not a finite number; as a class it would be taken for one.
-    """
-    objective = SequenceClassification()
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
-    found = np.zeros((len(rows), model.num_labels))
-    done = number = 0
-    while done < len(order):
-        group = order[done : done + max(1, _TOKENS_AT_ONCE // len(rows[order[done]].ids))]
-        if number % ranks.size == ranks.rank:
-            batch = packed([rows[i] for i in group]).to(device)
-            with autocast(device, precision):
-                found[group] = objective.outputs(model, batch).float().cpu().numpy()
-        done, number = done + len(group), number + 1
-        progress(done, len(order))
-    found = ranks.sum(found)  # each is a number and zeros: exact
-    if not np.isfinite(found).all():
-        raise DivergenceError("The outputs are not finite numbers; lower --learning-rate.")
-    return found.astype(np.float32)
+    """Outputs of the rows, in their order: float32 [N, K]; see `over_rows`."""
+    outputs = SequenceClassification().outputs
+    how: dict[str, Any] = {"precision": precision, "ranks": ranks, "progress": progress}
+    return over_rows(lambda batch: outputs(model, batch), rows, model.num_labels, device, **how)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ What is read is strings and numbers as they stand; `labels.py` says what they me
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Columns(NamedTuple):
     text: str
     text_pair: str | None
     label: str | None
+    negative: str | None = None
 
 
 # As GLUE's files and common data sets name them, the more telling ones first.
@@ -44,8 +46,20 @@ _USUAL = (
     Columns("sentence", None, "label"),
     Columns("text", None, "label"),
 )
+_USUAL_PAIRS = (
+    Columns("question", "answer", None),
+    Columns("query", "positive", None, "negative"),
+    Columns("anchor", "positive", None, "negative"),
+    Columns("query", "document", None),
+    *(columns for columns in _USUAL if columns.text_pair),
+)
+"""Of texts that belong together."""
+
+_USUAL_DOCUMENTS = ("text", "answer", "document", "passage", "contents", "body", "sentence")
+
 _NO_LABEL = ("", "-")  # the second is SNLI's, where people disagreed
 _COLA_HEADER = ["source", "label", "mark", "sentence"]  # its file has none
+_STSB_HEADER = ["sentence1", "sentence2", "score"]  # of files of the benchmark that have none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +75,8 @@ class LabelledTexts:
     """The line on which each row ends in the file, from 1; of a file without lines, its place."""
     num_left_out: int
     """Rows without a text or a label."""
+    negatives: list[str] | None = None
+    """Of each row a text that is wrong for its first one; None: there is no such column."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -69,6 +85,47 @@ class LabelledTexts:
     def has_pairs(self) -> bool:
         """Whether rows have a second text."""
         return self.texts[0][1] is not None
+
+
+def read_texts(path: Path, config: LabelledConfig) -> LabelledTexts:
+    """Read a table of texts to search; its column is named, or has a usual name.
+
+    Raises:
+        CorpusError: as of `read_labelled`.
+    """
+    header, rows = _open(path, config)
+    usual = [Columns(name, None, None) for name in _USUAL_DOCUMENTS]
+    columns = _columns_of(path, header, config, needs_labels=False, usual_ones=usual)
+    return _read(path, config, columns._replace(text_pair=None), rows)
+
+
+def read_pairs(path: Path, config: LabelledConfig, negative_column: str | None) -> LabelledTexts:
+    """Read a table of texts that belong together, maybe with scores that say how much.
+
+    There are scores where `label_column` is named, or a column is named score.
+
+    Args:
+        path, config: as of `read_labelled`.
+        negative_column: of texts that are wrong for the first text; None: by the usual name.
+
+    Raises:
+        CorpusError: as of `read_labelled`.
+    """
+    header, rows = _open(path, config)
+    is_scored = config.label_column is not None or _STSB_HEADER[2] in header
+    columns = _columns_of(path, header, config, needs_labels=is_scored, usual_ones=_USUAL_PAIRS)
+    if columns.text_pair is None:
+        raise CorpusError(
+            f"{path} must have two columns of texts that belong together; of {listed(header)} "
+            f"there is {columns.text!r} alone. Name the other with --text-pair-column."
+        )
+    if negative_column is not None and negative_column not in header:
+        raise CorpusError(
+            f"{path} must have a column {negative_column!r}; it has {listed(header)}. "
+            f"{nearest(negative_column, header)}"
+        )
+    negative = negative_column or (columns.negative if columns.negative in header else None)
+    return _read(path, config, columns._replace(negative=None if is_scored else negative), rows)
 
 
 def read_labelled(
@@ -90,9 +147,19 @@ def read_labelled(
         CorpusError: the file cannot be read, is empty, lacks a column, has too many bad rows.
     """
     header, rows = _open(path, config)
-    columns = _columns_of(path, header, config, needs_labels=needs_labels)
+    columns = _columns_of(path, header, config, needs_labels=needs_labels, usual_ones=_USUAL)
+    return _read(path, config, columns, rows)
+
+
+def _read(
+    path: Path,
+    config: LabelledConfig,
+    columns: Columns,
+    rows: Callable[[Sequence[str]], Iterable[Record]],
+) -> LabelledTexts:
     texts: list[tuple[str, str | None]] = []
     labels: list[Label] = []
+    negatives: list[str] = []
     lines: list[int] = []
     bad: Counter[str] = Counter()
     for row in rows([name for name in columns if name is not None]):
@@ -104,6 +171,8 @@ def read_labelled(
         pair = None if columns.text_pair is None else row.fields[columns.text_pair]
         texts.append((row.fields[columns.text], pair))
         lines.append(row.number)
+        if columns.negative is not None:
+            negatives.append(row.fields[columns.negative])
         if columns.label is not None:
             label = row.fields[columns.label]
             labels.append(label.strip() if isinstance(label, str) else label)
@@ -123,6 +192,7 @@ def read_labelled(
         labels=None if columns.label is None else labels,
         lines=lines,
         num_left_out=num_bad,
+        negatives=None if columns.negative is None else negatives,
     )
 
 
@@ -152,7 +222,7 @@ def _open(
         look(in_encoding(path, config.encoding), ()),
         wanted=[name for name in (config.text_column, config.text_pair_column) if name],
         delimiter=config.delimiter,
-        header_of=lambda first: _COLA_HEADER if _is_cola(first) else None,
+        header_of=_known_header,
     )
     if (header := table.header()) is not None:
         return header, table.rows
@@ -167,13 +237,24 @@ def _what_is_at(path: Path) -> str:
     return "it is something else" if path.exists() else "there is none"
 
 
-def _is_cola(first_row: list[str]) -> bool:
-    """Whether a table begins as CoLA's, which has no header: source, 0 or 1, a mark, the text."""
-    return len(first_row) == 4 and first_row[1] in ("0", "1") and first_row[2] in ("", "*")
+def _known_header(first_row: list[str]) -> list[str] | None:
+    """The header of files that have none, as CoLA (source, 0 or 1, a mark, the text) and STS-B (two
+    sentences, a score); None: of no such.
+    """
+    if len(first_row) == 4 and first_row[1] in ("0", "1") and first_row[2] in ("", "*"):
+        return _COLA_HEADER
+    if len(first_row) == 3 and re.fullmatch(r"\d(\.\d+)?", first_row[2]):
+        return _STSB_HEADER
+    return None
 
 
 def _columns_of(
-    path: Path, header: list[str], config: LabelledConfig, *, needs_labels: bool
+    path: Path,
+    header: list[str],
+    config: LabelledConfig,
+    *,
+    needs_labels: bool,
+    usual_ones: Sequence[Columns],
 ) -> Columns:
     """The columns that are named, or those of the first usual layout that is there.
 
@@ -188,19 +269,19 @@ def _columns_of(
                 f"{nearest(name, header)}"
             )
     if config.text_column is not None:
-        text, pair = config.text_column, config.text_pair_column
+        text, pair, negative = config.text_column, config.text_pair_column, None
     else:
         usual = next(
-            (c for c in _USUAL if c.text in header and (c.text_pair or c.text) in header), None
+            (c for c in usual_ones if c.text in header and (c.text_pair or c.text) in header), None
         )
         if usual is None:
             raise CorpusError(
                 f"{path} must have a column of texts; of {listed(header)} none has a usual name. "
                 f"Name it with --text-column (and --text-pair-column){_other_delimiter(header)}."
             )
-        text, pair = usual.text, usual.text_pair
+        text, pair, negative = usual.text, usual.text_pair, usual.negative
     if not needs_labels:
-        return Columns(text, pair, None)
+        return Columns(text, pair, None, negative)
     label = config.label_column
     if label is None:
         names = dict.fromkeys(c.label for c in _USUAL)
@@ -223,7 +304,7 @@ def _problem(row: Record, columns: Columns) -> str:
     """Why a row cannot be used; empty: it can."""
     if row.problem:
         return row.problem
-    for name in filter(None, (columns.text, columns.text_pair)):
+    for name in filter(None, (columns.text, columns.text_pair, columns.negative)):
         text = row.fields.get(name)
         if not isinstance(text, str) or not text.strip():
             return f"no text in the column {name!r}"

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, ClassVar, NamedTuple, TypedDict
 
 import torch
 
@@ -45,6 +45,14 @@ class How(TypedDict):
     display: Display
 
 
+class Files(NamedTuple):
+    """The tables of a fine-tuning, as they were named."""
+
+    train: Path | None
+    validation: Path | None
+    test: Path | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trained:
     """A finished training."""
@@ -81,6 +89,13 @@ class Training(ABC):
     display: Display
     stop: StopRequest = field(default_factory=StopRequest)
 
+    usual_batch_size: ClassVar[int] = 32
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a step, over all ranks."""
+        return min(self.config.batch_size or self.usual_batch_size, self.num_rows)
+
     @property
     @abstractmethod
     def num_rows(self) -> int:
@@ -100,7 +115,7 @@ class Training(ABC):
         """What is made small."""
 
     @abstractmethod
-    def batches(self, *, batch_size: int, seed: int) -> BatchSource:
+    def batches(self, *, seed: int) -> BatchSource:
         """The batches of a training; of several ranks the part of this one."""
 
     @abstractmethod
@@ -177,10 +192,9 @@ class Training(ABC):
     ) -> Trainer:
         model, config = self.model(), self.config
         parallel = Parallel(model, self.objective(), self.ranks, "ddp", self.device)
-        batch_size = min(config.batch_size, self.num_rows)
-        batches = self.batches(batch_size=batch_size, seed=seed)
-        steps = max(1, -(-config.epochs * self.num_rows // batch_size))
-        training = as_training(config, model, steps=steps, batch_size=batch_size, seed=seed)
+        batches = self.batches(seed=seed)
+        steps = max(1, -(-config.epochs * self.num_rows // self.batch_size))
+        training = as_training(config, model, steps=steps, batch_size=self.batch_size, seed=seed)
         alone = self.ranks.size == 1
         engine = EagerEngine(
             parallel,

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import tomli_w
 
-from bertsmith.config import FinetuneConfig, LabelledConfig, differences
+from bertsmith.config import FinetuneConfig, LabelledConfig, SimilarityConfig, differences
 from bertsmith.config.fields import rules_of
 from bertsmith.durable import make_folder, write_text
 from bertsmith.errors import RunError
@@ -108,7 +108,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def settings_of(labelled: LabelledConfig, training: Training, *, baseline: bool) -> dict[str, Any]:
+def settings_of(
+    labelled: LabelledConfig, similarity: SimilarityConfig, training: Training, *, baseline: bool
+) -> dict[str, Any]:
     """What a fine-tuning is of, as `SETTINGS_FILE` holds it; that of one that goes on is the same.
 
     Digests are of rows as the model reads them, with their labels: a table may lie elsewhere.
@@ -116,10 +118,12 @@ def settings_of(labelled: LabelledConfig, training: Training, *, baseline: bool)
     weights = hashlib.sha256(msgspec.json.encode(asdict(training.pretrained.config)))
     for name, value in training.pretrained.state_dict().items():
         weights.update(name.encode() + value.contiguous().numpy().tobytes())
+    vectors = _without_none(asdict(similarity)) if labelled.task == "similarity" else {}
     return {
         "baseline": baseline,
         "labels": _without_none(asdict(labelled)),
         "finetuning": _without_none(asdict(training.config)),
+        **({"similarity": vectors} if vectors else {}),
         "sha256": {"model": weights.hexdigest(), **training.digests()},
     }
 
@@ -147,7 +151,8 @@ def refuse_other(before: dict[str, Any], now: dict[str, Any]) -> None:
 def _fixed(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that may not change, by name."""
     rules = rules_of(FinetuneConfig)
-    found = {**settings.get("labels", {}), **settings.get("finetuning", {})}
+    sections = (settings.get(name, {}) for name in ("labels", "finetuning", "similarity"))
+    found = {name: value for section in sections for name, value in section.items()}
     found["baseline"] = settings.get("baseline")
     return {
         name: value

@@ -39,16 +39,11 @@ def cached_forward_and_backward(
     """Gradients of this rank's `parts`; float32 [terms]: the sums of the losses.
 
     Args:
-        parallel: the model on its ranks.
         objective: that of `parallel`.
-        parts: micro-batches, on the host.
         num_rounds: how often this rank goes through the network in a pass.
-        sizes: of the global batch.
-        first_sequence: how many sequences of it the ranks before this one have.
-        dropout_key, device, autocast, phase, before_micro_batch: see `train_step`.
+        first_sequence: how many sequences of the global batch the ranks before this one have.
 
-    Returns:
-        On the first rank the sums of the terms, on the others zeros.
+    The others are those of `train_step`. Ranks but the first give sums of 0.
     """
     labels = torch.cat([part.sequence_labels for part in parts]).to(device)
     labels = _of_all(parallel, labels, sizes.num_sequences, first_sequence)
@@ -62,29 +57,27 @@ def cached_forward_and_backward(
         before_micro_batch()
         return parts[min(number, len(parts) - 1)].to(device)
 
+    def vectors_with_gradients(number: int) -> Tensor:
+        with phase("forward"), autocast():
+            (found,) = parallel.forward(part_of(number), dropout_key)
+        return found
+
     if num_rounds == 1 and parallel.ranks.size == 1:  # nothing is made twice
-        with phase("forward"):
-            with autocast():
-                (own,) = parallel.forward(part_of(0), dropout_key)
-            losses = losses_of(own)
+        losses = losses_of(vectors_with_gradients(0))
         with phase("backward"):
             parallel.backward(objective.loss(losses, sizes), is_last=True)
         return torch.stack(losses).detach()
-    made = []
     with phase("forward"), torch.no_grad(), autocast():
-        for number in range(num_rounds):
-            found = parallel.model.call(objective.vectors, part_of(number), dropout_key)
-            made += [found] if number < len(parts) else []
-    with phase("forward"):
-        own = torch.cat(made).requires_grad_()
-        losses = losses_of(own)
-        (gradient,) = torch.autograd.grad(objective.loss(losses, sizes), own)
+        call = parallel.model.call
+        made = [call(objective.vectors, part_of(n), dropout_key) for n in range(num_rounds)]
+    own = torch.cat(made[: len(parts)]).requires_grad_()
+    losses = losses_of(own)
+    (gradient,) = torch.autograd.grad(objective.loss(losses, sizes), own)
     gradients = gradient.split([part.num_sequences for part in parts])
     for number in range(num_rounds):
         share, is_last = float(number < len(parts)), number == num_rounds - 1
         with parallel.accumulate(is_last=is_last):
-            with phase("forward"), autocast():
-                (found,) = parallel.forward(part_of(number), dropout_key)
+            found = vectors_with_gradients(number)
             with phase("backward"):
                 product = (found * gradients[min(number, len(parts) - 1)]).sum()
                 parallel.backward(share * product, is_last=is_last)

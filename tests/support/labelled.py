@@ -1,12 +1,16 @@
-"""Labelled texts, and the settings that learn them in seconds."""
+"""Labelled texts, the settings that learn them in seconds, and what stops that."""
 
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from bertsmith.training.trainer import Trainer
 from tests.support.texts import WORDS
 
 FAST: dict[str, Any] = {
@@ -34,3 +38,20 @@ def write(path: Path, rows: Sequence[tuple[Any, ...]], header: str = "sentence\t
     lines = [header, *("\t".join(map(str, row)) for row in rows)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def stop_after(patch: pytest.MonkeyPatch, number: int) -> None:
+    """Let a signal come in the step that follows on so many."""
+    plain, done = Trainer._train_one_step, [0]
+
+    def counting(trainer: Trainer, *args: Any) -> None:
+        if done[0] == number:
+            trainer.stop.by = signal.SIGTERM
+        done[0] += 1
+        plain(trainer, *args)
+
+    patch.setattr(Trainer, "_train_one_step", counting)

@@ -1,0 +1,1 @@
+"""What is done with vectors of texts: they are made, judged, and searched."""
