@@ -22,6 +22,7 @@ from bertsmith.api import (
     probe,
     search,
     similar,
+    tag,
 )
 from bertsmith.config import (
     BertConfig,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from bertsmith.finetuning.finetune import Finetuned
     from bertsmith.inference.model import Candidate, Encoding, PretrainedModel
     from bertsmith.inference.similar import Place, Ranked
+    from bertsmith.inference.tags import TaggedSpan, Tagger
     from bertsmith.training.estimate import Estimate, Memory
     from bertsmith.training.run import Run
     from bertsmith.vectors.encoder import TextEncoder
@@ -85,6 +87,8 @@ _RESULTS = {
     "PseudoPerplexity": "evaluation.pseudo",
     "Ranked": "inference.similar",
     "Run": "training.pretrain",
+    "TaggedSpan": "inference.tags",
+    "Tagger": "inference.tags",
     "TextEncoder": "vectors.encoder",
     "VectorEvaluation": "vectors.evaluate",
 }
@@ -130,6 +134,8 @@ __all__ = [
     "RunError",
     "RunStopped",
     "SimilarityConfig",
+    "TaggedSpan",
+    "Tagger",
     "TextEncoder",
     "TokenizerError",
     "TrainingConfig",
@@ -147,6 +153,7 @@ __all__ = [
     "probe",
     "search",
     "similar",
+    "tag",
 ]
 
 

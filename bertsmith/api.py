@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bertsmith.finetuning.finetune import Finetuned
     from bertsmith.inference.model import PretrainedModel
     from bertsmith.inference.similar import Ranked
+    from bertsmith.inference.tags import TaggedSpan
     from bertsmith.training.estimate import Estimate
     from bertsmith.training.run import Run
     from bertsmith.vectors.evaluate import VectorEvaluation
@@ -362,6 +363,35 @@ def search(
     rows = Documents.read(Path(documents), labelled)
     encoder = TextEncoder.load(path, device=device, precision=precision)
     return nearest_rows(encoder, rows, asked, top_k=top_k)
+
+
+def tag(
+    path: str | Path,
+    texts: str | Sequence[str],
+    *,
+    device: str = "auto",
+    precision: Literal["float32", "bfloat16", "auto"] = "float32",
+) -> list[list[TaggedSpan]]:
+    """The spans of texts that a model was fine-tuned to tag.
+
+    Args:
+        path: a folder of `finetune` with `task` "tokens", or one of such a model as transformers
+            writes it.
+        texts: one or several; long ones are read in windows that overlap.
+        device: auto, cpu, cuda or mps.
+        precision: as in `load`.
+
+    Returns:
+        Of each text its spans, in their order: `kind`, `text`, `start` and `end` in characters, and
+        `score`, the mean probability of the tags of its words.
+
+    Raises:
+        BertsmithError: what must hold, what was found, what to do.
+    """
+    from bertsmith.inference.tags import Tagger
+
+    asked = [texts] if isinstance(texts, str) else list(texts)
+    return Tagger.load(path, device=device, precision=precision).tag(asked)
 
 
 def similar(

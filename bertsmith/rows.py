@@ -55,26 +55,33 @@ def tokenize(
     return rows, num_cut
 
 
-def packed(rows: Sequence[Row], targets: Labels | None = None, starts: Sequence[int] = ()) -> Batch:
+def packed(
+    rows: Sequence[Row],
+    targets: Labels | None = None,
+    starts: Sequence[int] = (),
+    tags: Sequence[Sequence[int]] | None = None,
+) -> Batch:
     """Rows as a batch in which nothing is masked.
 
     Args:
         rows: longest first, where the batch is split.
         targets: B labels; None: none.
         starts: of each row's first token in the global batch.
+        tags: of each row those of its tokens, which take the place of masked tokens; -1: none.
     """
     inputs = PackedInput.of(rows, _CPU)
-    nothing = torch.zeros(0, dtype=torch.int64)
+    flat = torch.tensor([tag for row in tags or () for tag in row], dtype=torch.int64)
+    tagged = (flat >= 0).nonzero().squeeze(1)
     return Batch(
         input_ids=inputs.input_ids,
         token_type_ids=inputs.token_type_ids,
         position_ids=inputs.position_ids,
         cu_seqlens=inputs.layout.cu_seqlens,
-        masked_positions=nothing,
-        masked_labels=nothing,
-        sequence_labels=nothing if targets is None else torch.from_numpy(targets),
+        masked_positions=tagged,
+        masked_labels=flat[tagged],
+        sequence_labels=flat[:0] if targets is None else torch.from_numpy(targets),
         lengths=inputs.layout.lengths,
-        num_masked_each=(0,) * len(rows),
+        num_masked_each=tuple(sum(tag >= 0 for tag in row) for row in tags or [()] * len(rows)),
         starts=tuple(starts),
     )
 
@@ -115,7 +122,48 @@ def over_rows(
                 found[group] = function(batch).float().cpu().numpy()
         done, number = done + len(group), number + 1
         progress(done, len(order))
-    found = ranks.sum(found)  # each is a number and zeros: exact
+    return _finite(ranks.sum(found))  # each is a number and zeros: exact
+
+
+@torch.inference_mode()
+def over_tokens(
+    function: Callable[[Batch], torch.Tensor],
+    rows: Sequence[Row],
+    width: int,
+    device: torch.device,
+    *,
+    precision: str,
+    ranks: Ranks = ALONE,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[npt.NDArray[np.float32]]:
+    """What a function gives for each token of rows, in their order: float32 [tokens, width] each.
+
+    Args:
+        function: from a batch on the device, in which every token is to be tagged, to [T, width].
+        rows, width, device, precision, ranks, progress: as of `over_rows`.
+
+    Raises:
+        DivergenceError: as `over_rows`.
+    """
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
+    ends = np.cumsum([0, *(len(row.ids) for row in rows)])
+    found = np.zeros((int(ends[-1]), width))
+    done = number = 0
+    while done < len(order):
+        group = order[done : done + max(1, _TOKENS_AT_ONCE // len(rows[order[done]].ids))]
+        if number % ranks.size == ranks.rank:
+            some = [rows[i] for i in group]
+            batch = packed(some, tags=[[0] * len(row.ids) for row in some]).to(device)
+            places = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in group])
+            with autocast(device, precision):
+                found[places] = function(batch).float().cpu().numpy()
+        done, number = done + len(group), number + 1
+        progress(done, len(order))
+    return np.split(_finite(ranks.sum(found)), ends[1:-1])
+
+
+def _finite(found: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """The same in float32. Raises: `DivergenceError`, as a class it would be taken for one."""
     if not np.isfinite(found).all():
         raise DivergenceError("The outputs are not finite numbers; lower --learning-rate.")
     return found.astype(np.float32)

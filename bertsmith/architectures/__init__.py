@@ -8,7 +8,9 @@ from bertsmith.architectures.base import (
     CLASSIFIER,
     MLM_HEAD,
     NSP_HEAD,
+    OF_FINE_TUNING,
     POOLER,
+    TOKEN_CLASSIFIER,
     Architecture,
     Encoder,
     MicroBatch,
@@ -26,7 +28,9 @@ __all__ = [
     "CLASSIFIER",
     "MLM_HEAD",
     "NSP_HEAD",
+    "OF_FINE_TUNING",
     "POOLER",
+    "TOKEN_CLASSIFIER",
     "Architecture",
     "Encoder",
     "MicroBatch",
@@ -68,7 +72,7 @@ def build(
         num_labels: outputs of a classifier.
     """
     architecture = architecture_of(config.architecture)
-    heads = frozenset(architecture.heads) - {CLASSIFIER} if heads is None else heads
+    heads = frozenset(architecture.heads) - OF_FINE_TUNING if heads is None else heads
     if lacking := heads - set(architecture.heads):
         raise ConfigError(
             f"The architecture {architecture.name} must have the heads of the objective; it lacks "

@@ -20,8 +20,12 @@ from bertsmith.batch import Batch
 from bertsmith.config import ModelConfig
 from bertsmith.nn.layout import PackedInput, TokenSubset
 
-MLM_HEAD, POOLER, NSP_HEAD, CLASSIFIER = "mlm_head", "pooler", "nsp_head", "classifier"
+MLM_HEAD, POOLER, NSP_HEAD = "mlm_head", "pooler", "nsp_head"
+CLASSIFIER, TOKEN_CLASSIFIER = "classifier", "token_classifier"
 """Names of the heads that objectives and fine-tuning ask for; each is a module of the network."""
+
+OF_FINE_TUNING = frozenset({CLASSIFIER, TOKEN_CLASSIFIER})
+"""Those of them that pretraining has not."""
 
 
 Shape = TypeVar("Shape", bound=ModelConfig)
@@ -51,8 +55,8 @@ class Encoder(nn.Module, ABC):
     Attributes:
         config: its shape.
         vocab_size: V; rows of the embedding matrix.
-        heads: those of `MLM_HEAD`, `POOLER`, `NSP_HEAD` and `CLASSIFIER` that it has, as modules of
-            these names.
+        heads: those of `MLM_HEAD`, `POOLER`, `NSP_HEAD`, `CLASSIFIER` and `TOKEN_CLASSIFIER` that
+            it has, as modules of these names.
         num_labels: K; 0 without a classifier.
         layers: whose parameters FSDP shards one layer at a time.
         recomputes: activation checkpointing: a layer keeps its input, and makes its activations
@@ -133,6 +137,15 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def class_logits(self, pooled: Tensor) -> Tensor:
         """[B, H] → [B, K]: of classes, or a score."""
+
+    def before_token_classifier(self, hidden: Tensor) -> Tensor:
+        """What stands between the last layer and the outputs for tokens: [T, H] → [T, H]."""
+        return hidden
+
+    def token_logits(self, hidden: Tensor) -> Tensor:
+        """[T, H] → [T, K]: of the classes of tokens. Of those that have `TOKEN_CLASSIFIER`."""
+        logits: Tensor = self.get_submodule(TOKEN_CLASSIFIER)(hidden)
+        return logits
 
     def call_layer(self, call: Callable[..., Tensor], layer: nn.Module, *arguments: Any) -> Tensor:
         """`call(layer, *arguments)`, under activation checkpointing if the network recomputes."""

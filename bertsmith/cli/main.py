@@ -50,6 +50,7 @@ _COMMANDS: dict[str, tuple[type, Any]] = {
     "similar": (use.Similar, use.similar),
     "evaluate": (use.Evaluate, use.evaluate),
     "search": (use.Search, use.search),
+    "tag": (use.Tag, use.tag),
     "finetune": (finetune.Finetune, finetune.finetune),
     "probe": (finetune.Probe, finetune.probe),
     "estimate": (estimate.EstimateCommand, estimate.estimate),

@@ -169,6 +169,24 @@ class Search:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tag:
+    """Find the spans of a text, or of the lines of a file, that a model was fine-tuned to tag."""
+
+    run: RunPath
+    """A folder that was fine-tuned with --task tokens."""
+    text: _OptionalText = None
+    """The text."""
+    input: Path | None = None
+    """A UTF-8 file with a text a line, in the place of one."""
+    device: Device = "auto"
+    """Where to compute."""
+    precision: Precision = "float32"
+    """Of matrix products; bfloat16 is quicker where the processor has it, auto takes it there."""
+    json: Flag = False
+    """Print one JSON object."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Corpora:
     """List the corpora known by name, and what of them is on disk."""
 
@@ -374,6 +392,27 @@ def search(command: Search) -> None:
             text = " ".join(hit.text.split())
             text = text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
             show(f"{hit.cosine:.4f}  line {hit.line:<7,}  {printable(text)}")
+
+
+def tag(command: Tag) -> None:
+    """Print the spans that are found, line by line."""
+    if (command.text is None) == (command.input is None):
+        raise InputError("Give a text, or a file of texts with --input; one of the two.")
+    texts = [command.text] if command.text is not None else []
+    if command.input is not None:
+        from bertsmith.corpus.lines import read_lines
+
+        texts = [line.rstrip("\r\n") for line in read_lines(command.input)]
+    found = api.tag(command.run, texts, device=command.device, precision=command.precision)
+    if command.json:
+        rows = zip(texts, found, strict=True)
+        show_json({"texts": [{"text": t, "spans": [one._asdict() for one in s]} for t, s in rows]})
+        return
+    for number, spans in enumerate(found, 1):
+        where = f"{number}:" if len(texts) > 1 else ""
+        for span in spans:
+            place = f"{where}{span.start}-{span.end}"
+            show(f"{span.score:6.1%}  {place:>12}  {printable(span.kind)}  {printable(span.text)}")
 
 
 def corpora(command: Corpora) -> None:

@@ -24,9 +24,9 @@ class LabelledConfig:
     """Column of a second text, if `text_column` is named as well."""
     label_column: str | None = None
     """Column of the label; None: by the names that are usual."""
-    task: Literal["auto", "classes", "scores", "similarity"] = "auto"
-    """Whether labels are classes or scores (auto: numbers with a decimal point are scores); or
-    similarity: vectors by which texts that belong together are near."""
+    task: Literal["auto", "classes", "scores", "tokens", "similarity"] = "auto"
+    """Whether labels are classes or scores (auto: numbers with a decimal point are scores); tokens:
+    a tag for each word; similarity: vectors by which texts that belong together are near."""
     label_names: tuple[str, ...] = ()
     """Names of the classes 0, 1, … if the labels are these numbers."""
     max_bad_rows: float = setting(0.01, ge=0, le=1)
@@ -92,7 +92,8 @@ class FinetuneConfig:
     class_weights: Literal["none", "balanced"] = "none"
     """Whether rare classes weigh more in the loss, by the inverse of their share."""
     metric: Literal["auto", "accuracy", "f1", "matthews", "spearman", "pearson"] = "auto"
-    """What says which moment is the best; auto: accuracy of classes, Spearman of scores."""
+    """What says which moment is the best; auto: accuracy of classes, Spearman of scores, F1 of
+    tagged spans."""
     evaluations_per_epoch: int = setting(2, gt=0)
     """Times in an epoch that the validation rows are judged."""
     patience: int = setting(4, ge=0)

@@ -123,7 +123,7 @@ class LabelledSettings(TypedDict, total=False):
     text_column: str | None
     text_pair_column: str | None
     label_column: str | None
-    task: Literal["auto", "classes", "scores", "similarity"]
+    task: Literal["auto", "classes", "scores", "tokens", "similarity"]
     label_names: str | Sequence[str]
     max_bad_rows: float
 

@@ -41,6 +41,7 @@ from bertsmith.finetuning.metrics import (
 from bertsmith.finetuning.rows import tokenizer_of_length
 from bertsmith.finetuning.sequences import sequence_training
 from bertsmith.finetuning.similarity import similarity_training
+from bertsmith.finetuning.tokens import token_training
 from bertsmith.finetuning.train import Files, How, Trained, Training
 from bertsmith.finetuning.work import SETTINGS_FILE, Work, read_settings, refuse_other, settings_of
 from bertsmith.hardware.device import (
@@ -160,6 +161,8 @@ def _training(
     training: Training
     if labelled.task == "similarity":
         training = similarity_training(path, folder, where, files, labelled, similarity, **how)
+    elif labelled.task == "tokens":
+        training = token_training(folder, files, labelled, **how)
     else:
         training = sequence_training(folder, files, labelled, **how)
     _refuse_few_rows(training)

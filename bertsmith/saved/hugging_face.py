@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bertsmith.architectures import CLASSIFIER, Architecture, Encoder, architecture_of, build
+from bertsmith.architectures import OF_FINE_TUNING, Architecture, Encoder, architecture_of, build
 from bertsmith.config import ModelConfig
 from bertsmith.config.registered import ARCHITECTURES
 from bertsmith.durable import CHECKSUMS_FILE, damage
@@ -95,7 +95,7 @@ class Snapshot:
             # Positions beyond it are as they were drawn; see docs/design/model.md.
             "trained_max_length": tokenizer.max_length,
         }
-        if CLASSIFIER in model.heads:
+        if OF_FINE_TUNING & model.heads:
             config |= labels_config([f"LABEL_{number}" for number in range(model.num_labels)])
         weights = to_hugging_face(model.state_dict(), architecture, keeps=keeps)
         return Snapshot(config=config, weights=weights, tokenizer=tokenizer)

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from bertsmith.architectures.base import CLASSIFIER, MLM_HEAD, NSP_HEAD, POOLER, Architecture
+from bertsmith.architectures.base import (
+    CLASSIFIER,
+    MLM_HEAD,
+    NSP_HEAD,
+    POOLER,
+    TOKEN_CLASSIFIER,
+    Architecture,
+)
 from bertsmith.architectures.bert.network import ACTIVATIONS
 from bertsmith.config import BertConfig
 from bertsmith.errors import ConfigError
@@ -22,6 +29,7 @@ _NAMES = {
     "mlm_head": "cls.predictions",
     "nsp_head": "cls.seq_relationship",
     "classifier": "classifier",
+    "token_classifier": "classifier",
 }
 _LAYER_NAMES = {
     "attention.output": "attention.output.dense",
@@ -43,11 +51,16 @@ class BertNames(Architecture[BertConfig]):
         MLM_HEAD: "cls.predictions.",
         NSP_HEAD: "cls.seq_relationship.",
         CLASSIFIER: "classifier.",
+        TOKEN_CLASSIFIER: "classifier.",
     }
 
     def transformers_class(self, heads: frozenset[str]) -> str:
         if CLASSIFIER in heads:
             return "BertForSequenceClassification"
+        if TOKEN_CLASSIFIER in heads:
+            return "BertForTokenClassification"
+        if not heads:
+            return "BertModel"
         return "BertForPreTraining" if NSP_HEAD in heads else "BertForMaskedLM"
 
     def hugging_face_names(self, name: str) -> list[str]:

@@ -22,6 +22,7 @@ from bertsmith.architectures.base import (
     CLASSIFIER,
     MLM_HEAD,
     NSP_HEAD,
+    OF_FINE_TUNING,
     POOLER,
     Encoder,
     MlmProjection,
@@ -196,6 +197,7 @@ class Bert(Encoder):
     """
 
     config: BertConfig
+    classifier: nn.Linear
 
     def __init__(
         self,
@@ -217,8 +219,8 @@ class Bert(Encoder):
             self.mlm_head = MaskedLanguageModelHead(config, vocab_size)
         if NSP_HEAD in heads:
             self.nsp_head = nn.Linear(config.hidden_size, 2)
-        if CLASSIFIER in heads:
-            self.classifier = nn.Linear(config.hidden_size, num_labels)
+        for name in OF_FINE_TUNING & heads:
+            self.add_module(name, nn.Linear(config.hidden_size, num_labels))
 
     def hidden_matrices(self) -> dict[str, int]:
         return {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from bertsmith.architectures.base import CLASSIFIER, MLM_HEAD, Architecture
+from bertsmith.architectures.base import CLASSIFIER, MLM_HEAD, TOKEN_CLASSIFIER, Architecture
 from bertsmith.architectures.modernbert.network import HEAD
 from bertsmith.config import ModernBertConfig
 from bertsmith.errors import ConfigError
@@ -20,19 +20,29 @@ class ModernBertNames(Architecture[ModernBertConfig]):
 
     name = "modernbert"
     config_class = ModernBertConfig
-    heads: Mapping[str, str] = {HEAD: "head.", MLM_HEAD: "decoder.", CLASSIFIER: "classifier."}
+    heads: Mapping[str, str] = {
+        HEAD: "head.",
+        MLM_HEAD: "decoder.",
+        CLASSIFIER: "classifier.",
+        TOKEN_CLASSIFIER: "classifier.",
+    }
     token_ids = ("pad", "cls", "sep", "bos", "eos")
 
     def transformers_class(self, heads: frozenset[str]) -> str:
         if CLASSIFIER in heads:
             return "ModernBertForSequenceClassification"
+        if TOKEN_CLASSIFIER in heads:
+            return "ModernBertForTokenClassification"
+        if not heads:
+            return "ModernBertModel"
         return "ModernBertForMaskedLM"
 
     def hugging_face_names(self, name: str) -> list[str]:
         """One: the projections that are fused here are so there, too."""
         if name.startswith(_OF_ENCODER):
             return [f"model.{name}"]
-        return [name.replace(f"{MLM_HEAD}.", "decoder.")]
+        head, _, rest = name.partition(".")
+        return [f"{self.heads[head]}{rest}"]
 
     def canonical(self, name: str) -> str:
         """The name in `ModernBertForMaskedLM`: bare encoders lack its prefix."""

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertsmith.architectures.base import (
-    CLASSIFIER,
     MLM_HEAD,
+    OF_FINE_TUNING,
     Encoder,
     MlmProjection,
     call_module,
@@ -226,6 +226,7 @@ class ModernBert(Encoder):
     """
 
     config: ModernBertConfig
+    classifier: nn.Linear
 
     def __init__(
         self,
@@ -248,8 +249,8 @@ class ModernBert(Encoder):
             self.head = PredictionHead(config)
         if MLM_HEAD in heads:
             self.mlm_head = Decoder(vocab_size)
-        if CLASSIFIER in heads:
-            self.classifier = nn.Linear(config.hidden_size, num_labels)
+        for name in OF_FINE_TUNING & heads:
+            self.add_module(name, nn.Linear(config.hidden_size, num_labels))
 
     def hidden_matrices(self) -> dict[str, int]:
         return {
@@ -280,7 +281,8 @@ class ModernBert(Encoder):
         config, generator = self.config, torch.Generator().manual_seed(seed)
         usual = config.initializer_range
         narrow = usual / math.sqrt(2 * config.num_hidden_layers)
-        deviations = {"Wo": narrow, "dense": narrow, "classifier": config.hidden_size**-0.5}
+        deviations = {"Wo": narrow, "dense": narrow}
+        deviations |= dict.fromkeys(OF_FINE_TUNING, config.hidden_size**-0.5)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 # Drawn on the host: the same weights whatever the device.
@@ -339,6 +341,9 @@ class ModernBert(Encoder):
     def pool(self, vectors: Tensor) -> Tensor:
         pooled: Tensor = self.head(vectors)
         return pooled
+
+    def before_token_classifier(self, hidden: Tensor) -> Tensor:
+        return self.pool(hidden)
 
     def class_logits(self, pooled: Tensor) -> Tensor:
         logits: Tensor = self.classifier(pooled)

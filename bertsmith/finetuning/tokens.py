@@ -1,0 +1,274 @@
+"""Tags of words: a classifier on every token, sentences in windows, spans that are found.
+
+Legend: W = words; L = tokens that a model reads at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+
+from bertsmith.architectures import TOKEN_CLASSIFIER, Encoder, build
+from bertsmith.batch import Batch
+from bertsmith.config import LabelledConfig
+from bertsmith.data.deal import deal
+from bertsmith.errors import ConfigError, InputError
+from bertsmith.finetuning.tagged import (
+    Scheme,
+    Tagged,
+    Window,
+    pieces_of,
+    read_tagged,
+    span_figures,
+    windows_of,
+)
+from bertsmith.finetuning.train import Files, How, Training
+from bertsmith.objectives.tokens import TokenClassification
+from bertsmith.random_bits import permute
+from bertsmith.rows import over_tokens, packed
+from bertsmith.saved.hugging_face import ModelFolder, Snapshot, labels_config
+from bertsmith.tokenizer import Tokenizer
+from bertsmith.tokenizer.texts import warn
+
+_PREDICTIONS = "predictions-{}.tsv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaggedRows:
+    """A file of sentences, as it is learnt or judged."""
+
+    file: Tagged
+    tags: list[list[str]]
+    """Of each word, in BIO where tags are of spans."""
+    windows: list[Window]
+    broken: int
+    """Tags that broke their scheme."""
+
+    @staticmethod
+    def of(file: Tagged, scheme: Scheme, tokenizer: Tokenizer) -> TaggedRows:
+        """The sentences of a file in windows. Raises: `DataError` for a tag that is unknown."""
+        tags, windows, broken = [], [], 0
+        for number, (words, given) in enumerate(zip(file.words, file.tags, strict=True)):
+            bio, wrong = scheme.as_bio(given)
+            numbers = scheme.numbers(bio, file.path)
+            windows += windows_of(pieces_of(words, tokenizer), numbers, number, tokenizer, scheme)
+            tags.append(bio)
+            broken += wrong
+        if broken:
+            warn(
+                f"{file.path}: {broken:,} of {file.num_words:,} tags are inside a span that was "
+                "not begun; they are taken for its beginning."
+            )
+        return TaggedRows(file=file, tags=tags, windows=windows, broken=broken)
+
+    def digest(self) -> str:
+        """Of what is read of it."""
+        rows = [(window.row.ids, window.tags) for window in self.windows]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+class TaggedBatches:
+    """All batches of a training: `batch(number)` is a pure function of the rows and the seed.
+
+    Args:
+        windows: what is learnt.
+        batch_size: windows a batch; at most as many as there are.
+        seed: the order follows from it; each epoch has its own.
+        rank, num_ranks: whose part of each batch is made, and of how many.
+    """
+
+    def __init__(
+        self,
+        windows: Sequence[Window],
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
+        self.num_examples = len(windows)
+        self._windows, self._batch_size, self._seed = windows, batch_size, seed
+        self._rank, self._num_ranks = rank, num_ranks
+
+    def batch(self, number: int) -> Batch:
+        """The batch of a number, from 0; longest row first. Of several ranks the part of this."""
+        places = number * self._batch_size + np.arange(self._batch_size, dtype=np.int64)
+        epoch, place = np.divmod(places, self.num_examples)
+        chosen = permute(place, self.num_examples, self._seed, epoch)
+        lengths = np.array([len(self._windows[row].row.ids) for row in chosen.tolist()])
+        order = np.argsort(-lengths, kind="stable")
+        chosen, lengths = chosen[order], lengths[order]
+        starts = np.cumsum(lengths) - lengths
+        if self._num_ranks > 1:
+            is_own = deal(lengths.tolist(), self._num_ranks) == self._rank
+            chosen, starts = chosen[is_own], starts[is_own]
+        windows = [self._windows[row] for row in chosen.tolist()]
+        return packed(
+            [window.row for window in windows],
+            starts=starts.tolist(),
+            tags=[window.tags for window in windows],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenTraining(Training):
+    """How a classifier of tokens is trained.
+
+    Args:
+        scheme: what tags mean.
+        train, validation, test: sentences; in `test` tags are not looked at.
+    """
+
+    scheme: Scheme
+    train: TaggedRows
+    validation: TaggedRows
+    test: TaggedRows | None
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.train.windows)
+
+    @property
+    def metric(self) -> str:
+        return "f1" if self.scheme.is_spans else "accuracy"
+
+    def model(self) -> Encoder:
+        pretrained = self.pretrained
+        config = pretrained.config.with_dropout(self.config.dropout_prob)
+        heads = frozenset({TOKEN_CLASSIFIER})
+        num_labels = len(self.scheme.names)
+        model = build(config, pretrained.vocab_size, heads, num_labels=num_labels)
+        return model.to(self.device)
+
+    def objective(self) -> TokenClassification:
+        return TokenClassification()
+
+    def batches(self, *, seed: int) -> TaggedBatches:
+        ranks = self.ranks
+        return TaggedBatches(
+            self.train.windows,
+            batch_size=self.batch_size,
+            seed=seed,
+            rank=ranks.rank,
+            num_ranks=ranks.size,
+        )
+
+    def evaluate(
+        self, model: Encoder, progress: Callable[[int, int], None]
+    ) -> dict[str, float | None]:
+        found = self._predict(model, self.validation, progress)
+        right = sum(
+            mine == theirs
+            for row, expected in zip(found, self.validation.tags, strict=True)
+            for mine, theirs in zip(row, expected, strict=True)
+        )
+        figures: dict[str, float | None] = {"accuracy": right / self.validation.file.num_words}
+        if self.scheme.is_spans:
+            by_kind = span_figures(found, self.validation.tags)
+            over_all = {name: by_kind[""][name] for name in ("f1", "precision", "recall")}
+            of_kinds = {f"f1_{kind}": one["f1"] for kind, one in by_kind.items() if kind}
+            figures = {**over_all, **figures, **of_kinds}
+        return figures
+
+    def _predict(
+        self,
+        model: Encoder,
+        rows: TaggedRows,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[list[str]]:
+        """The tag of each word, by its first piece."""
+        objective = self.objective()
+        logits = over_tokens(
+            lambda batch: objective.outputs(model, batch),
+            [window.row for window in rows.windows],
+            len(self.scheme.names),
+            self.device,
+            precision=self.config.precision,
+            ranks=self.ranks,
+            progress=progress,
+        )
+        found = [[""] * len(words) for words in rows.file.words]
+        for window, outputs in zip(rows.windows, logits, strict=True):
+            for word, number in zip(window.words, outputs.argmax(axis=1).tolist(), strict=True):
+                if word >= 0:
+                    found[window.sentence][word] = self.scheme.names[number]
+        return found
+
+    def digests(self) -> dict[str, str]:
+        return {
+            "train": self.train.digest(),
+            "validation": self.validation.digest(),
+            "test": "" if self.test is None else self.test.digest(),
+        }
+
+    def results(self) -> dict[str, Any]:
+        sizes = {"train": len(self.train.file.words), "validation": len(self.validation.file.words)}
+        broken = {"train": self.train.broken, "validation": self.validation.broken}
+        return {
+            "task": "tokens",
+            "classes": self.scheme.names,
+            "rows": sizes,
+            "words": {"train": self.train.file.num_words},
+            "repaired_tags": broken,
+        }
+
+    def write(self, model: Encoder, folder: Path) -> None:
+        for name, rows in (("validation", self.validation), ("test", self.test)):
+            if rows is not None:
+                _write_predictions(
+                    folder / _PREDICTIONS.format(name), rows, self._predict(model, rows)
+                )
+        found = Snapshot.of(model, self.tokenizer)
+        labels = labels_config(self.scheme.names)
+        replace(found, config={**found.config, **labels}).write(folder)
+
+
+def _write_predictions(path: Path, rows: TaggedRows, found: Sequence[Sequence[str]]) -> None:
+    """A word, its tag in the file and the one that is predicted a line, as conlleval reads them."""
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        for words, tags, predicted in zip(rows.file.words, rows.tags, found, strict=True):
+            stream.writelines(
+                f"{word}\t{tag}\t{mine}\n"
+                for word, tag, mine in zip(words, tags, predicted, strict=True)
+            )
+            stream.write("\n")
+
+
+def token_training(
+    folder: ModelFolder, files: Files, labelled: LabelledConfig, **how: Unpack[How]
+) -> TokenTraining:
+    """What is trained, and on what, held against each other.
+
+    Raises:
+        BertsmithError: a file, a tag or a setting does not suit.
+    """
+    if files.train is None or files.validation is None:
+        raise InputError(
+            "Tags are learnt and judged by files of tagged sentences; name --train and "
+            "--validation."
+        )
+    if how["config"].metric not in ("auto", "f1", "accuracy"):
+        raise ConfigError(f"`metric` must be f1 for tags; got {how['config'].metric!r}.")
+    with how["display"].stage("Reading the tagged sentences"):
+        train, validation = (
+            read_tagged(file, labelled) for file in (files.train, files.validation)
+        )
+        test = None if files.test is None else read_tagged(files.test, labelled)
+        scheme = Scheme({tag for row in train.tags for tag in row}, train.path)
+        tokenizer = how["tokenizer"]
+        rows = [TaggedRows.of(file, scheme, tokenizer) for file in (train, validation)]
+        tested = None if test is None else TaggedRows.of(test, scheme, tokenizer)
+    return TokenTraining(
+        pretrained=folder.model,
+        scheme=scheme,
+        train=rows[0],
+        validation=rows[1],
+        test=tested,
+        **how,
+    )
