@@ -2,9 +2,10 @@
 
 Pretrains on the answers of consumer-health questions (MedQuAD), learns vectors from its pairs of
 question and answer, and ranks the answers of the validation part for its questions, beside BM25
-and the same network from random weights that learnt from the same pairs. With `--stsb FILE` also
-what contrast on neighbouring sentences, without labels, gives beside mean vectors. What is finished
-is not done again. Writes benchmarks/results/use.md.
+and the same network from random weights that learnt from the same pairs. With `--bc5cdr DIR` also
+tags of chemicals and diseases from the same pretrained model, with `--stsb FILE` what contrast on
+neighbouring sentences, without labels, gives beside mean vectors. What is finished is not done
+again. Writes benchmarks/results/use.md.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def main() -> None:
     """Train what is not trained yet, judge it, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--medquad", type=Path, required=True, help="folder with its two parts")
+    parser.add_argument("--bc5cdr", type=Path, help="folder with its tagged abstracts")
     parser.add_argument("--stsb", type=Path, help="STS-B's development pairs")
     parser.add_argument("--preset", default="mini")
     parser.add_argument("--minutes", type=float, default=30.0, help="of pretraining")
@@ -55,10 +57,13 @@ def main() -> None:
         f"`python -m benchmarks.use --medquad DIR --preset {options.preset} --minutes "
         f"{options.minutes:g} --epochs {options.epochs}"
         f"{f' --max-length {options.max_length}' if options.max_length else ''}"
+        f"{' --bc5cdr DIR' if options.bc5cdr else ''}"
         f"{' --stsb FILE' if options.stsb else ''}`. {processor()}; {versions()}.",
         "",
         *medquad(run, tuned, validation),
     ]
+    if options.bc5cdr:
+        lines += ["", *bc5cdr(options, run, options.bc5cdr)]
     if options.stsb:
         lines += ["", *stsb(options, run, options.stsb)]
     RESULTS.mkdir(exist_ok=True)
@@ -112,6 +117,38 @@ def medquad(run: Path, tuned: Path, validation: Path) -> list[str]:
     for who, figures in rows:
         lines.append(_row(who, *(f"{100 * figures[name]:.1f}" for name in FIGURES)))
     return lines
+
+
+def bc5cdr(options: argparse.Namespace, run: Path, folder: Path) -> list[str]:
+    """The table of tags."""
+    tuned = options.runs / f"{run.name}-tags"
+    if not (tuned / "results.json").exists():
+        bertsmith.finetune(
+            run,
+            train=folder / "train.tsv",
+            validation=folder / "devel.tsv",
+            output=tuned,
+            resume=True,
+            task="tokens",
+            seeds=options.seeds,
+            max_length=128,
+        )
+    results = json.loads((tuned / "results.json").read_text(encoding="utf-8"))
+    names = ("f1", "f1_Chemical", "f1_Disease", "precision", "recall")
+    return [
+        "## Tagging chemicals and diseases",
+        "",
+        f"BC5CDR: {results['rows']['train']:,} sentences to train on, judged on "
+        f"{results['rows']['validation']:,} of the development part; F1 of spans, exact in bounds "
+        f"and kind; seeds {', '.join(map(str, results['seeds']))}.",
+        "",
+        "| | F1 | of chemicals | of diseases | precision | recall |",
+        "|---|---|---|---|---|---|",
+        *(
+            _row(who, *(_spread(results[kind][name]) for name in names))
+            for kind, who in (("pretrained", "pretrained"), ("random", "random weights"))
+        ),
+    ]
 
 
 def stsb(options: argparse.Namespace, run: Path, file: Path) -> list[str]:

@@ -62,12 +62,14 @@ def test_each_query_is_told_its_document_among_all(num_texts: int, sizes: tuple[
 def test_what_is_the_same_text_is_no_negative() -> None:
     vectors = unit(2 * ROWS, 8)
     everything = torch.arange(2 * ROWS)
-    # Rows 0 and 1 have one document, rows 2 and 3 one query.
-    texts = [[0, 1, 2, 2, 4], [10, 10, 12, 13, 14]]
+    # Rows 0 and 1 have one document, rows 2 and 3 one query; the document of row 0 and 1 is the
+    # query of row 4.
+    texts = [[0, 1, 2, 2, 10], [10, 10, 12, 13, 14]]
     (found,) = Contrast(temperature=0.2).losses_of(vectors, labels_of(texts, everything))
     cosines = F.normalize(vectors[:ROWS], dim=1) @ F.normalize(vectors[ROWS:], dim=1).T / 0.2
     for one, other in ((0, 1), (2, 3)):
         cosines[one, other] = cosines[other, one] = -torch.inf
+    cosines[4, 0] = cosines[4, 1] = -torch.inf
     expected = sum(
         float(one.logsumexp(1).sum() - cosines.trace()) / 2 for one in (cosines, cosines.T)
     )

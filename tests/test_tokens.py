@@ -270,6 +270,31 @@ def test_a_modernbert_learns_them_too(
     assert {"predictions-validation.tsv", "predictions-test.tsv"} <= names
 
 
+def test_numbers_get_names_and_a_test_set_needs_no_tags(folder: Path, tmp_path: Path) -> None:
+    names = ("O", "B-animal")
+    rows = [(w, [str(int(x == "bird")) for x in w]) for w, _ in sentences(30)]
+    train = conll(tmp_path / "numbers.tsv", rows)
+    test = tmp_path / "words.txt"
+    test.write_text("the\nbird\n\nhills\tWHAT\n")
+    found = bertsmith.finetune(
+        folder,
+        train=train,
+        validation=train,
+        test=test,
+        output=tmp_path / "out",
+        label_names=names,
+        **{**FAST, "epochs": 1},
+        baseline=False,
+    )
+    assert found.results["classes"] == ["O", "B-animal", "I-animal"]
+    blocks = (found.output / "predictions-test.tsv").read_text().split("\n\n")
+    assert [[line.split("\t")[0] for line in b.splitlines()] for b in blocks[:2]] == [
+        ["the", "bird"],
+        ["hills"],
+    ]
+    assert all(line.count("\t") == 1 for b in blocks for line in b.splitlines())
+
+
 def test_json_lines_and_classes_of_words(
     finished_run: Run, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -325,12 +350,21 @@ def test_what_does_not_suit_is_refused(
     finished_run: Run, folder: Path, files: dict[str, Any], tmp_path: Path
 ) -> None:
     other = conll(tmp_path / "other.tsv", [(["a"], ["B-else"])])
+    stray = conll(tmp_path / "stray.tsv", [(["a", "b", "c"], ["O", "o", "B-x"])])
     alike = conll(tmp_path / "alike.tsv", [(["a"], ["O"])])
     table = write(tmp_path / "t.tsv", [("a bird", "yes"), ("hills", "no")])
     cases: list[tuple[type[BertsmithError], str, dict[str, Any]]] = [
         (DataError, "tags of the training file; it has 'B-else'", {"validation": other}),
         (DataError, "from two to 1000 different tags; it has 1", {"train": alike}),
-        (ConfigError, "`metric` must be f1 for tags", {"metric": "spearman"}),
+        (ConfigError, "`metric` must be f1 or accuracy for these", {"metric": "spearman"}),
+        (ConfigError, "`class_weights` changes nothing", {"class_weights": "balanced"}),
+        (ConfigError, "`pooling` changes nothing where `task` is tokens", {"pooling": "cls"}),
+        (DataError, "marks of spans .* alone, or neither; it has 'o' beside", {"train": stray}),
+        (
+            DataError,
+            "`label_names` needs tags from 0 to 1; got B-animal",
+            {"label_names": ("a", "b")},
+        ),
         (InputError, "name --train and --validation", {"train": None}),
     ]
     for error, says, more in cases:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from transformers import AutoModel
 
 import bertsmith
 from bertsmith.config import resolve
-from bertsmith.corpus.collections import read_collection
+from bertsmith.corpus.collections import collection_of_rows, read_collection
 from bertsmith.errors import (
     BertsmithError,
     ConfigError,
@@ -232,10 +233,20 @@ def test_settings_that_do_not_suit_are_refused(
 ) -> None:
     one = write(tmp_path / "one.tsv", [("only texts", "yes")])
     few = table_of(tmp_path / "few.jsonl", 1)
+    header = "question1\tquestion2\tis_duplicate"
+    qqp = write(tmp_path / "qqp.tsv", [("a", "b", 0), ("c", "d", 1)], header=header)
     cases: list[tuple[type[BertsmithError], str, Path, dict[str, Any]]] = [
         (InputError, "is not a run, whose text", folder, {}),
         (InputError, "name --train and --validation, or neither", folder, {"train": few}),
         (InputError, "`test` changes nothing", folder, {**tables, "test": few}),
+        (
+            CorpusError,
+            "it has labels \\('is_duplicate'\\)",
+            folder,
+            {"train": qqp, "validation": qqp},
+        ),
+        (ConfigError, "`label_names` changes", folder, {**tables, "label_names": ("a", "b")}),
+        (ConfigError, "`pooling` changes", folder, {**tables, "task": "classes", "pooling": "cls"}),
         (ConfigError, "`metric` changes nothing", folder, {**tables, "metric": "f1"}),
         (ConfigError, "at most the model's 32; got 64", folder, {**tables, "matryoshka": 64}),
         (ConfigError, "sizes of 1 or more", folder, {**tables, "matryoshka": (0,)}),
@@ -283,6 +294,11 @@ def test_pooling_is_read_as_it_is_written(tmp_path: Path) -> None:
     assert read_pooling(folder) == Pooling(normalize=False)
     file.write_text('{"pooling_mode_max_tokens": true}')
     with pytest.raises(ModelError, match="must say mean or cls; got pooling_mode_max_tokens"):
+        read_pooling(folder)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules.append({"idx": 2, "name": "2", "path": "2_Dense", "type": "x.Dense"})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ModelError, match="maybe Normalize; it is Transformer, Pooling, Dense"):
         read_pooling(folder)
 
 
@@ -441,6 +457,43 @@ def test_rows_are_searched(
     ):
         with pytest.raises(InputError, match=says):
             bertsmith.search(tuned.output, tables["validation"], **wrong, **ENCODER)
+
+
+def test_what_it_began_with_is_shown_only_if_it_is_still_that(
+    finished_run: Run, tables: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run.output, run)
+    one = {**FAST, "epochs": 1}
+    found = bertsmith.finetune(run, **tables, output=tmp_path / "out", **one, baseline=False)
+    assert found.results["pretrained"]["epochs"] == [pytest.approx(1, abs=0.1)]
+    where = tables["validation"]
+    assert BEFORE in bertsmith.evaluate_vectors(found.output, retrieval=where, **ENCODER).figures
+    bertsmith.pretrain(output=run, resume=True, steps=9, quiet=True)
+    later = bertsmith.evaluate_vectors(found.output, retrieval=where, **ENCODER)
+    assert list(later.figures) == [MODEL, BM25, RANDOM]
+
+
+def test_a_text_does_not_find_itself(tuned: Any, tmp_path: Path) -> None:
+    rows = [(WORDS[n], WORDS[n + 1]) for n in range(20)]  # each text is also an answer
+    table = write(tmp_path / "t.tsv", rows, header="question\tanswer")
+    found = bertsmith.evaluate_vectors(tuned.output, retrieval=table, **ENCODER)
+    assert found.figures[BM25]["mrr_at_10"] == 0.0 or BM25 in found.figures
+    collection = collection_of_rows("t", rows)
+    itself = np.array([[collection.documents.index(q), 0] for q, _ in rows[1:]])
+    assert all(
+        len(row) == 1
+        for row in replace(collection, queries=[q for q, _ in rows[1:]]).without_itself(itself)
+        if row
+    )
+
+
+def test_lists_are_asked_for(tuned: Any) -> None:
+    encoder = TextEncoder.load(tuned.output, **ENCODER)
+    for wrong in ("abc", [None], [1]):
+        with pytest.raises(InputError):
+            encoder.encode(wrong)  # type: ignore[arg-type]
+    assert encoder.encode([]).shape == (0, 16)
 
 
 def test_a_model_that_was_not_trained_for_it_says_so(finished_run: Run, text_file: Path) -> None:

@@ -369,7 +369,7 @@ def search(command: Search) -> None:
         raise InputError("Give a question, or a file of questions with --input; one of the two.")
     questions = [command.question] if command.question is not None else []
     if command.input is not None:
-        questions = [text for text in map(str, _read_texts(command.input)) if text.strip()]
+        questions = [line.strip() for line in _lines_of(command.input) if line.strip()]
     labelled = LabelledConfig(text_column=command.text_column)
     documents = Documents.read(command.documents, labelled)
     encoder = TextEncoder.load(command.run, device=command.device, precision=command.precision)
@@ -400,9 +400,7 @@ def tag(command: Tag) -> None:
         raise InputError("Give a text, or a file of texts with --input; one of the two.")
     texts = [command.text] if command.text is not None else []
     if command.input is not None:
-        from bertsmith.corpus.lines import read_lines
-
-        texts = [line.rstrip("\r\n") for line in read_lines(command.input)]
+        texts = _lines_of(command.input)
     found = api.tag(command.run, texts, device=command.device, precision=command.precision)
     if command.json:
         rows = zip(texts, found, strict=True)
@@ -481,11 +479,15 @@ def _print_encoding(found: Encoding, other: Encoding | None, pooling: str) -> No
         show("no word stands in both")
 
 
-def _read_texts(path: Path) -> list[str | tuple[str, str]]:
+def _lines_of(path: Path) -> list[str]:
     from bertsmith.corpus.lines import read_lines
 
-    lines = [line.rstrip("\r\n") for line in read_lines(path)]
-    return [(a, b) if tab else a for a, tab, b in (line.partition("\t") for line in lines)]
+    return [line.rstrip("\r\n") for line in read_lines(path)]
+
+
+def _read_texts(path: Path) -> list[str | tuple[str, str]]:
+    parts = (line.partition("\t") for line in _lines_of(path))
+    return [(a, b) if tab else a for a, tab, b in parts]
 
 
 def _encode_file(command: Encode, source: Path, target: Path) -> None:

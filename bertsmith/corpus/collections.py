@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bertsmith.corpus.opened import opened
 from bertsmith.errors import CorpusError
+from bertsmith.random_bits import Int64
 
 _LARGEST_FILE = 2**34  # bytes, unpacked
 _DOCUMENT = re.compile(r"<DOC>(.*?)</DOC>", re.S | re.I)
@@ -37,6 +38,13 @@ class Collection:
     """Of each query the judgements over 0, by place of the document; none is empty."""
     left_out: dict[str, int]
     """Queries without a relevant document, judgements of what is not there."""
+
+    def without_itself(self, ranked: Int64) -> list[list[int]]:
+        """Rankings without the document that has the text of the query."""
+        places = {text: place for place, text in enumerate(self.documents)}
+        own = [places.get(query, -1) for query in self.queries]
+        rows = zip(ranked.tolist(), own, strict=True)
+        return [[number for number in row if number != itself] for row, itself in rows]
 
 
 def collection_of_rows(name: str, rows: list[tuple[str, str]]) -> Collection:
@@ -79,7 +87,9 @@ def _joined(
     places = {number: place for place, number in enumerate(documents)}
     relevant: dict[str, dict[int, float]] = {number: {} for number in queries}
     unknown = 0
-    for query, document, gain in judged:
+    by_number = {number.lstrip("0"): number for number in relevant}  # TREC's 051 and 51
+    for asked_for, document, gain in judged:
+        query = asked_for if asked_for in relevant else by_number.get(asked_for.lstrip("0"), "")
         if query not in relevant or document not in places:
             unknown += 1
         elif gain > 0:
@@ -104,14 +114,10 @@ def _joined(
 
 
 def _beir(folder: Path) -> tuple[dict[str, str], dict[str, str], list[tuple[str, str, float]]]:
-    documents = {
-        number: " ".join(filter(None, (str(row.get("title") or ""), str(row.get("text") or ""))))
-        for number, row in _json_rows(_only(folder, "corpus.jsonl*"))
-    }
-    queries = {
-        number: str(row.get("text") or "")
-        for number, row in _json_rows(_only(folder, "queries.jsonl*"))
-    }
+    files = [_only(folder, pattern) for pattern in ("corpus.jsonl*", "queries.jsonl*")]
+    documents, queries = (
+        _once(file, ((number, _text_of(row)) for number, row in _json_rows(file))) for file in files
+    )
     tables = [
         *folder.glob("qrels/test.tsv*"),
         *folder.glob("qrels*.tsv*"),
@@ -122,7 +128,7 @@ def _beir(folder: Path) -> tuple[dict[str, str], dict[str, str], list[tuple[str,
     judged = []
     for number, line in enumerate(_text(tables[0]).splitlines(), 1):
         fields = line.split("\t")
-        if number == 1 and fields[-1:] == ["score"]:
+        if (number == 1 and fields[-1:] == ["score"]) or not line.strip():
             continue
         try:
             query, document, gain = fields
@@ -133,6 +139,21 @@ def _beir(folder: Path) -> tuple[dict[str, str], dict[str, str], list[tuple[str,
                 f"number, parted by tabs; got {line[:80]!r}."
             ) from error
     return documents, queries, judged
+
+
+def _text_of(row: dict[str, Any]) -> str:
+    parts = (str(row.get(name) or "").strip() for name in ("title", "text"))
+    return " ".join(filter(None, parts))
+
+
+def _once(file: Path, rows: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Texts by number. Raises: `CorpusError` if two have one number."""
+    found: dict[str, str] = {}
+    for number, text in rows:
+        if number in found:
+            raise CorpusError(f"{file}: numbers must differ; two are {number!r}.")
+        found[number] = text
+    return found
 
 
 def _json_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -152,13 +173,13 @@ def _trec(folder: Path) -> tuple[dict[str, str], dict[str, str], list[tuple[str,
     documents: dict[str, str] = {}
     queries: dict[str, str] = {}
     judged: list[tuple[str, str, float]] = []
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for file in sorted(path for path in folder.rglob("[!.]*") if path.is_file()):
         text = _text(file)
         head = text[:4096].lstrip()
         if head[:5].upper() == "<DOC>":
-            documents |= dict(_marked(file, text))
+            documents |= _once(file, _marked(file, text))
         elif head[:4].lower() == "<top":
-            queries |= dict(_topics(file, text))
+            queries |= _once(file, _topics(file, text))
         elif head and _JUDGEMENT.fullmatch(head.split("\n", 1)[0].strip()):
             judged += _judgements(file, text)
     for found, what in (

@@ -158,6 +158,7 @@ def _training(
         "ranks": ranks,
         "display": display,
     }
+    _refuse_idle(labelled, similarity, config)
     training: Training
     if labelled.task == "similarity":
         training = similarity_training(path, folder, where, files, labelled, similarity, **how)
@@ -167,6 +168,25 @@ def _training(
         training = sequence_training(folder, files, labelled, **how)
     _refuse_few_rows(training)
     return training
+
+
+def _refuse_idle(
+    labelled: LabelledConfig, similarity: SimilarityConfig, config: FinetuneConfig
+) -> None:
+    """Raise `ConfigError` for a setting that changes nothing for the task."""
+    task, usual = labelled.task, SimilarityConfig()
+    idle = []
+    if task != "similarity":
+        idle = [name for name, value in vars(similarity).items() if value != getattr(usual, name)]
+    elif labelled.label_names:
+        idle = ["label_names"]
+    if task in ("similarity", "tokens") and config.class_weights != "none":
+        idle = ["class_weights"]
+    if idle:
+        raise ConfigError(
+            f"`{idle[0]}` changes nothing where `task` is {task}; leave it out, or choose another "
+            "task."
+        )
 
 
 def _refuse_few_rows(training: Training) -> None:

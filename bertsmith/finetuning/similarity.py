@@ -17,7 +17,7 @@ from bertsmith.architectures import POOLER, Encoder, architecture_of, build
 from bertsmith.config import FinetuneConfig, LabelledConfig, SimilarityConfig, resolve
 from bertsmith.data.store import TokenStore
 from bertsmith.errors import ConfigError, DataError, InputError
-from bertsmith.evaluation.ranking import judge, nearest
+from bertsmith.evaluation.ranking import DEPTH, judge, nearest
 from bertsmith.finetuning.labels import Task
 from bertsmith.finetuning.metrics import metrics_of
 from bertsmith.finetuning.pairs import Neighbours, TableRows, TextBatches, TextRows, number_of
@@ -172,8 +172,12 @@ def _found_again(
         asked.setdefault(query, row)
         relevant.setdefault(query, {})[places[numbers[row]]] = 1.0
     pool = right[[firsts[number] for number in places]]
-    ranked, _ = nearest(left[list(asked.values())], pool)
-    return {**asdict(judge(ranked, list(relevant.values())))}
+    ranked, _ = nearest(left[list(asked.values())], pool, DEPTH + 1)
+    others = [
+        [number for number in row if number != places.get(query)]  # a text does not find itself
+        for row, query in zip(ranked.tolist(), relevant, strict=True)
+    ]
+    return {**asdict(judge(others, list(relevant.values())))}
 
 
 def similarity_training(

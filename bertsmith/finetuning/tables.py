@@ -48,8 +48,8 @@ _USUAL = (
 )
 _USUAL_PAIRS = (
     Columns("question", "answer", None),
-    Columns("query", "positive", None, "negative"),
-    Columns("anchor", "positive", None, "negative"),
+    Columns("query", "positive", None),
+    Columns("anchor", "positive", None),
     Columns("query", "document", None),
     *(columns for columns in _USUAL if columns.text_pair),
 )
@@ -114,6 +114,13 @@ def read_pairs(path: Path, config: LabelledConfig, negative_column: str | None) 
     header, rows = _open(path, config)
     is_scored = config.label_column is not None or _STSB_HEADER[2] in header
     columns = _columns_of(path, header, config, needs_labels=is_scored, usual_ones=_USUAL_PAIRS)
+    labels = {c.label for c in _USUAL if c.text_pair == columns.text_pair} & set(header)
+    if not is_scored and labels and columns.text_pair is not None:
+        raise CorpusError(
+            f"{path} must have rows that all belong together, or scores that say how much; it has "
+            f"labels ({listed(sorted(map(str, labels)))}). Name numbers with --label-column, or "
+            "keep the rows that belong together, without that column."
+        )
     if columns.text_pair is None:
         raise CorpusError(
             f"{path} must have two columns of texts that belong together; of {listed(header)} "
@@ -124,7 +131,11 @@ def read_pairs(path: Path, config: LabelledConfig, negative_column: str | None) 
             f"{path} must have a column {negative_column!r}; it has {listed(header)}. "
             f"{nearest(negative_column, header)}"
         )
-    negative = negative_column or (columns.negative if columns.negative in header else None)
+    if negative_column is not None and is_scored:
+        raise CorpusError(
+            f"{path} has scores, beside which `negative_column` changes nothing; leave one out."
+        )
+    negative = negative_column or ("negative" if "negative" in header else None)
     return _read(path, config, columns._replace(negative=None if is_scored else negative), rows)
 
 
@@ -269,7 +280,7 @@ def _columns_of(
                 f"{nearest(name, header)}"
             )
     if config.text_column is not None:
-        text, pair, negative = config.text_column, config.text_pair_column, None
+        text, pair = config.text_column, config.text_pair_column
     else:
         usual = next(
             (c for c in usual_ones if c.text in header and (c.text_pair or c.text) in header), None
@@ -279,9 +290,9 @@ def _columns_of(
                 f"{path} must have a column of texts; of {listed(header)} none has a usual name. "
                 f"Name it with --text-column (and --text-pair-column){_other_delimiter(header)}."
             )
-        text, pair, negative = usual.text, usual.text_pair, usual.negative
+        text, pair = usual.text, usual.text_pair
     if not needs_labels:
-        return Columns(text, pair, None, negative)
+        return Columns(text, pair, None)
     label = config.label_column
     if label is None:
         names = dict.fromkeys(c.label for c in _USUAL)

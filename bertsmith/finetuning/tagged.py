@@ -39,8 +39,8 @@ class Tagged:
 
     path: Path
     words: list[list[str]]
-    tags: list[list[str]]
-    """As they are in the file."""
+    tags: list[list[str]] | None
+    """As they are in the file; None: they were not read (a test set)."""
 
     @property
     def num_words(self) -> int:
@@ -57,8 +57,8 @@ class Span(NamedTuple):
     kind: str
 
 
-def read_tagged(path: Path, config: LabelledConfig) -> Tagged:
-    """Read a file of tagged sentences.
+def read_tagged(path: Path, config: LabelledConfig, *, needs_tags: bool = True) -> Tagged:
+    """Read a file of tagged sentences; of a test set the words alone, with tags or without.
 
     Raises:
         CorpusError: it cannot be read, or a line or a row of it is no such.
@@ -68,15 +68,33 @@ def read_tagged(path: Path, config: LabelledConfig) -> Tagged:
     file = in_encoding(path, config.encoding)
     is_json = format_of(path) in (".jsonl", ".ndjson", ".json")
     lines = read_lines(file)
-    rows = _json(path, lines, config) if is_json else _conll(path, lines)
+    rows = _json(path, lines, config, needs_tags) if is_json else _conll(path, lines, needs_tags)
     found = [(words, tags) for words, tags in rows if words]
     if not found:
         raise CorpusError(f"{path} must have sentences with tags; it has none.")
     words, tags = (list(column) for column in zip(*found, strict=True))
-    return Tagged(path=path, words=words, tags=tags)
+    if not needs_tags:
+        return Tagged(path=path, words=words, tags=None)
+    return Tagged(path=path, words=words, tags=_named(path, tags, config.label_names))
 
 
-def _conll(path: Path, lines: Iterator[str]) -> Iterator[tuple[list[str], list[str]]]:
+def _named(path: Path, tags: list[list[str]], names: Sequence[str]) -> list[list[str]]:
+    """Tags that are numbers by their names, if there are names."""
+    if not names:
+        return tags
+    by_number = {str(number): name for number, name in enumerate(names)}
+    unknown = {tag for row in tags for tag in row} - set(by_number)
+    if unknown:
+        raise DataError(
+            f"{path}: `label_names` needs tags from 0 to {len(names) - 1}; got "
+            f"{', '.join(sorted(unknown)[:5])}."
+        )
+    return [[by_number[tag] for tag in row] for row in tags]
+
+
+def _conll(
+    path: Path, lines: Iterator[str], needs_tags: bool
+) -> Iterator[tuple[list[str], list[str]]]:
     words: list[str] = []
     tags: list[str] = []
     for number, line in enumerate(lines, 1):
@@ -86,7 +104,7 @@ def _conll(path: Path, lines: Iterator[str]) -> Iterator[tuple[list[str], list[s
             yield words, tags
             words, tags = [], []
             continue
-        if len(fields) < 2 or not fields[0] or not fields[-1]:
+        if (needs_tags and (len(fields) < 2 or not fields[-1])) or not fields[0]:
             raise CorpusError(
                 f"{path}, line {number}: a line must be a word and its tag, parted by a tab or a "
                 f"space; got {line.strip()[:80]!r}."
@@ -97,7 +115,7 @@ def _conll(path: Path, lines: Iterator[str]) -> Iterator[tuple[list[str], list[s
 
 
 def _json(
-    path: Path, lines: Iterator[str], config: LabelledConfig
+    path: Path, lines: Iterator[str], config: LabelledConfig, needs_tags: bool
 ) -> Iterator[tuple[list[str], list[str]]]:
     names = config.text_column or "tokens", config.label_column or "tags"
     for number, line in enumerate(lines, 1):
@@ -105,7 +123,8 @@ def _json(
             continue
         try:
             row: Any = json.loads(line)
-            words, tags = (list(map(str, row[name])) for name in names)
+            words = _listed(row[names[0]])
+            tags = _listed(row[names[1]]) if needs_tags else words
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CorpusError(
                 f"{path}, line {number}: a row must be a JSON object with the lists `{names[0]}` "
@@ -117,6 +136,12 @@ def _json(
                 f"empty; got {len(words)} words and {len(tags)} tags."
             )
         yield words, tags
+
+
+def _listed(value: Any) -> list[str]:
+    if not isinstance(value, list):
+        raise TypeError("no list")
+    return list(map(str, value))
 
 
 class Scheme:
@@ -136,6 +161,12 @@ class Scheme:
     def __init__(self, tags: set[str], path: Path) -> None:
         found = {tag: _SPAN_TAG.fullmatch(tag) for tag in sorted(tags - {OUTSIDE})}
         self.is_spans = bool(found) and all(found.values())
+        strays = [tag for tag, match in found.items() if match is None]
+        if len(strays) < len(found) and OUTSIDE in tags and strays:
+            raise DataError(
+                f"{path} must have {OUTSIDE} and marks of spans (B-, I-, …) alone, or neither; it "
+                f"has {', '.join(map(repr, strays[:5]))} beside them. Mend these tags."
+            )
         if self.is_spans:
             kinds = sorted({match[2] for match in found.values() if match})
             self.names = [OUTSIDE, *(f"{mark}-{kind}" for kind in kinds for mark in "BI")]
@@ -147,6 +178,11 @@ class Scheme:
             )
         self._numbers = {name: number for number, name in enumerate(self.names)}
 
+    @property
+    def kinds(self) -> list[str]:
+        """Of spans; none where tags are classes of words."""
+        return [name[2:] for name in self.names if self.is_spans and name[:2] == "B-"]
+
     def as_bio(self, tags: Sequence[str]) -> tuple[list[str], int]:
         """Tags of a sentence as the model has them; and how many broke their scheme.
 
@@ -157,8 +193,8 @@ class Scheme:
         found, inside, broken = [], "", 0
         for tag in tags:
             match = _SPAN_TAG.fullmatch(tag)
-            if match is None:
-                found.append(OUTSIDE)
+            if match is None:  # outside; another one is refused when it is looked up
+                found.append(tag)
                 inside = ""
                 continue
             mark, kind = match[1], match[2]

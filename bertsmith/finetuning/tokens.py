@@ -31,6 +31,7 @@ from bertsmith.finetuning.tagged import (
 from bertsmith.finetuning.train import Files, How, Training
 from bertsmith.objectives.tokens import TokenClassification
 from bertsmith.random_bits import permute
+from bertsmith.ranks import ALONE, Ranks
 from bertsmith.rows import over_tokens, packed
 from bertsmith.saved.hugging_face import ModelFolder, Snapshot, labels_config
 from bertsmith.tokenizer import Tokenizer
@@ -45,7 +46,7 @@ class TaggedRows:
 
     file: Tagged
     tags: list[list[str]]
-    """Of each word, in BIO where tags are of spans."""
+    """Of each word, in BIO where tags are of spans; empty of a test set."""
     windows: list[Window]
     broken: int
     """Tags that broke their scheme."""
@@ -54,12 +55,14 @@ class TaggedRows:
     def of(file: Tagged, scheme: Scheme, tokenizer: Tokenizer) -> TaggedRows:
         """The sentences of a file in windows. Raises: `DataError` for a tag that is unknown."""
         tags, windows, broken = [], [], 0
-        for number, (words, given) in enumerate(zip(file.words, file.tags, strict=True)):
-            bio, wrong = scheme.as_bio(given)
-            numbers = scheme.numbers(bio, file.path)
+        for number, words in enumerate(file.words):
+            numbers = None
+            if file.tags is not None:
+                bio, wrong = scheme.as_bio(file.tags[number])
+                numbers = scheme.numbers(bio, file.path)
+                tags.append(bio)
+                broken += wrong
             windows += windows_of(pieces_of(words, tokenizer), numbers, number, tokenizer, scheme)
-            tags.append(bio)
-            broken += wrong
         if broken:
             warn(
                 f"{file.path}: {broken:,} of {file.num_words:,} tags are inside a span that was "
@@ -136,7 +139,8 @@ class TokenTraining(Training):
 
     @property
     def metric(self) -> str:
-        return "f1" if self.scheme.is_spans else "accuracy"
+        usual = "f1" if self.scheme.is_spans else "accuracy"
+        return usual if self.config.metric == "auto" else self.config.metric
 
     def model(self) -> Encoder:
         pretrained = self.pretrained
@@ -162,7 +166,7 @@ class TokenTraining(Training):
     def evaluate(
         self, model: Encoder, progress: Callable[[int, int], None]
     ) -> dict[str, float | None]:
-        found = self._predict(model, self.validation, progress)
+        found = self._predict(model, self.validation, self.ranks, progress)
         right = sum(
             mine == theirs
             for row, expected in zip(found, self.validation.tags, strict=True)
@@ -172,7 +176,10 @@ class TokenTraining(Training):
         if self.scheme.is_spans:
             by_kind = span_figures(found, self.validation.tags)
             over_all = {name: by_kind[""][name] for name in ("f1", "precision", "recall")}
-            of_kinds = {f"f1_{kind}": one["f1"] for kind, one in by_kind.items() if kind}
+            of_kinds = {
+                f"f1_{kind}": by_kind[kind]["f1"] if kind in by_kind else 0.0
+                for kind in self.scheme.kinds
+            }
             figures = {**over_all, **figures, **of_kinds}
         return figures
 
@@ -180,6 +187,7 @@ class TokenTraining(Training):
         self,
         model: Encoder,
         rows: TaggedRows,
+        ranks: Ranks,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> list[list[str]]:
         """The tag of each word, by its first piece."""
@@ -190,7 +198,7 @@ class TokenTraining(Training):
             len(self.scheme.names),
             self.device,
             precision=self.config.precision,
-            ranks=self.ranks,
+            ranks=ranks,
             progress=progress,
         )
         found = [[""] * len(words) for words in rows.file.words]
@@ -221,22 +229,19 @@ class TokenTraining(Training):
     def write(self, model: Encoder, folder: Path) -> None:
         for name, rows in (("validation", self.validation), ("test", self.test)):
             if rows is not None:
-                _write_predictions(
-                    folder / _PREDICTIONS.format(name), rows, self._predict(model, rows)
-                )
-        found = Snapshot.of(model, self.tokenizer)
+                found = self._predict(model, rows, ALONE)  # the others do not come here
+                _write_predictions(folder / _PREDICTIONS.format(name), rows, found)
+        snapshot = Snapshot.of(model, self.tokenizer)
         labels = labels_config(self.scheme.names)
-        replace(found, config={**found.config, **labels}).write(folder)
+        replace(snapshot, config={**snapshot.config, **labels}).write(folder)
 
 
 def _write_predictions(path: Path, rows: TaggedRows, found: Sequence[Sequence[str]]) -> None:
-    """A word, its tag in the file and the one that is predicted a line, as conlleval reads them."""
+    """A word, its tag in the file if it is known, and the one that is predicted a line."""
+    columns = [rows.file.words, *([rows.tags] if rows.tags else []), found]
     with path.open("w", encoding="utf-8", newline="\n") as stream:
-        for words, tags, predicted in zip(rows.file.words, rows.tags, found, strict=True):
-            stream.writelines(
-                f"{word}\t{tag}\t{mine}\n"
-                for word, tag, mine in zip(words, tags, predicted, strict=True)
-            )
+        for sentence in zip(*columns, strict=True):
+            stream.writelines("\t".join(line) + "\n" for line in zip(*sentence, strict=True))
             stream.write("\n")
 
 
@@ -253,17 +258,20 @@ def token_training(
             "Tags are learnt and judged by files of tagged sentences; name --train and "
             "--validation."
         )
-    if how["config"].metric not in ("auto", "f1", "accuracy"):
-        raise ConfigError(f"`metric` must be f1 for tags; got {how['config'].metric!r}.")
     with how["display"].stage("Reading the tagged sentences"):
         train, validation = (
             read_tagged(file, labelled) for file in (files.train, files.validation)
         )
-        test = None if files.test is None else read_tagged(files.test, labelled)
-        scheme = Scheme({tag for row in train.tags for tag in row}, train.path)
+        test = None if files.test is None else read_tagged(files.test, labelled, needs_tags=False)
+        scheme = Scheme({tag for row in train.tags or () for tag in row}, train.path)
         tokenizer = how["tokenizer"]
         rows = [TaggedRows.of(file, scheme, tokenizer) for file in (train, validation)]
         tested = None if test is None else TaggedRows.of(test, scheme, tokenizer)
+    fitting = ("f1", "accuracy") if scheme.is_spans else ("accuracy",)
+    if how["config"].metric not in ("auto", *fitting):
+        raise ConfigError(
+            f"`metric` must be {' or '.join(fitting)} for these tags; got {how['config'].metric!r}."
+        )
     return TokenTraining(
         pretrained=folder.model,
         scheme=scheme,

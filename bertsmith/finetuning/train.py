@@ -180,8 +180,11 @@ class Training(ABC):
                 raise DivergenceError(f"{where}; lower --learning-rate.") from error
         best = trainer.progress.best
         assert best is not None  # the last step is always evaluated
-        epochs = trainer.progress.spent.pairs / self.num_rows
-        return Trained(metrics=best.figures, epoch=best.epoch, epochs=epochs, step=best.step)
+        epoch, epochs = (
+            step * self.batch_size / self.num_rows
+            for step in (best.step, trainer.progress.spent.step)
+        )
+        return Trained(metrics=best.figures, epoch=epoch, epochs=epochs, step=best.step)
 
     def _trainer(
         self,

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import tomli_w
 
+from bertsmith.architectures import Encoder
 from bertsmith.config import FinetuneConfig, LabelledConfig, SimilarityConfig, differences
 from bertsmith.config.fields import rules_of
 from bertsmith.durable import make_folder, write_text
@@ -115,17 +116,22 @@ def settings_of(
 
     Digests are of rows as the model reads them, with their labels: a table may lie elsewhere.
     """
-    weights = hashlib.sha256(msgspec.json.encode(asdict(training.pretrained.config)))
-    for name, value in training.pretrained.state_dict().items():
-        weights.update(name.encode() + value.contiguous().numpy().tobytes())
     vectors = _without_none(asdict(similarity)) if labelled.task == "similarity" else {}
     return {
         "baseline": baseline,
         "labels": _without_none(asdict(labelled)),
         "finetuning": _without_none(asdict(training.config)),
         **({"similarity": vectors} if vectors else {}),
-        "sha256": {"model": weights.hexdigest(), **training.digests()},
+        "sha256": {"model": digest_of_model(training.pretrained), **training.digests()},
     }
+
+
+def digest_of_model(model: Encoder) -> str:
+    """Of the shape and the weights of an encoder on the host."""
+    found = hashlib.sha256(msgspec.json.encode(asdict(model.config)))
+    for name, value in model.state_dict().items():
+        found.update(name.encode() + value.contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def refuse_other(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -82,6 +82,8 @@ class Tagger:
         Raises:
             InputError: a text is not Unicode.
         """
+        if not texts:
+            return []
         windows: list[Window] = []
         places: list[list[tuple[int, int]]] = []
         for number, text in enumerate(texts):

@@ -101,8 +101,8 @@ class Contrast(_OfRows):
     Cross entropy over cosines divided by the temperature (InfoNCE; van den Oord et al. 2018), with
     in-batch negatives (Henderson et al. 2017, 4.4), the mean of both directions. A row is a query,
     its document and maybe documents that are wrong for it, which all other queries are held against
-    too. A document with the text of a query's own, or whose own query has the same text, is not
-    counted among its negatives.
+    too. A document with the text of a query's own, or of the query itself, or whose own query has
+    the same text, is not counted among its negatives.
 
     Its batches have labels int64 [B, 2]: which text of which row a sequence is (text · P + row),
     and a number that equal texts share.
@@ -118,6 +118,7 @@ class Contrast(_OfRows):
         row = torch.arange(num_rows, device=cosines.device)
         is_same = of_document[:num_rows, None] == of_document[None, :]
         is_same[:, :num_rows] |= of_query[:, None] == of_query[None, :]
+        is_same |= of_query[:, None] == of_document[None, :]  # a text is no answer to itself
         is_same[row, row] = False
         cosines = cosines.masked_fill(is_same, -torch.inf)
         to_document = F.cross_entropy(cosines, row, reduction="sum")

@@ -18,6 +18,7 @@ from bertsmith.saved.hugging_face import (
     read_config,
     read_json,
 )
+from bertsmith.saved.sentence_transformers import POOLING_FILES
 from bertsmith.saved.stored import files_of_index
 from bertsmith.tokenizer.folder import CONFIG_FILE as TOKENIZER_CONFIG_FILE
 from bertsmith.tokenizer.folder import TOKENIZER_FILE, VOCABULARY_FILE
@@ -65,6 +66,10 @@ def fetched(name: str) -> Path:
     _file(name, match["repo"], TOKENIZER_CONFIG_FILE, commit)
     if _file(name, match["repo"], TOKENIZER_FILE, commit) is None:
         _file(name, match["repo"], VOCABULARY_FILE, commit)
+    modules, *others = POOLING_FILES
+    if _file(name, match["repo"], modules, commit) is not None:
+        for file in others:
+            _file(name, match["repo"], file, commit)
     return folder
 
 
@@ -75,7 +80,7 @@ def pinned(name: str) -> str:
 
 def _file(name: str, repo: str, file: str, revision: str | None) -> Path | None:
     """Where a file of the model lies in the cache; None if the model has no such file."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -86,6 +91,8 @@ def _file(name: str, repo: str, file: str, revision: str | None) -> Path | None:
     )
 
     try:
+        if try_to_load_from_cache(repo, file, revision=revision) is _CACHED_NO_EXIST:
+            return None  # and it is not asked for again
         return Path(hf_hub_download(repo, file, revision=revision))
     except LocalEntryNotFoundError as error:
         if revision is not None and file != CONFIG_FILE:

@@ -10,15 +10,23 @@ config_sentence_transformers.json   how vectors are compared
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
+from bertsmith.durable import read_small
 from bertsmith.errors import ModelError
 from bertsmith.saved.hugging_face import read_json
 
 MODULES_FILE = "modules.json"
 _POOLING, _NORMALIZE = "1_Pooling", "2_Normalize"
+_LENGTH_FILE = "sentence_bert_config.json"
+POOLING_FILES = (MODULES_FILE, _LENGTH_FILE, f"{_POOLING}/config.json")
+"""That say how vectors are made."""
+_MOST_BYTES = 2**20
 _MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 """The names that all versions of the library read."""
 
@@ -54,7 +62,7 @@ def write_pooling(folder: Path, pooling: Pooling, *, size: int, max_length: int)
     ]
     files: dict[str, Any] = {
         MODULES_FILE: modules,
-        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
+        _LENGTH_FILE: {"max_seq_length": max_length, "do_lower_case": False},
         "config_sentence_transformers.json": {"similarity_fn_name": "cosine", "prompts": {}},
         f"{_POOLING}/config.json": {
             "word_embedding_dimension": size,
@@ -73,22 +81,50 @@ def read_pooling(folder: Path) -> Pooling | None:
     """How a folder makes vectors of texts; None: it does not say.
 
     Raises:
-        ModelError: it says it in a way that is not read here.
+        ModelError: it has a step that is none of those here, or is damaged.
     """
     if not (folder / MODULES_FILE).is_file():
         return None
-    found = read_json(folder / _POOLING / "config.json")
-    modes: list[Any] = [mode for name, mode in _MODES.items() if found.get(name)]
-    others = [
-        name
-        for name, is_on in found.items()
-        if name.startswith("pooling_mode_") and is_on and name not in _MODES
-    ]
-    if "pooling_mode" in found:  # as the library's sixth version writes it
-        modes = [found["pooling_mode"]]
-    if others or len(modes) != 1 or modes[0] not in _MODES.values():
+    path = folder / MODULES_FILE
+    try:
+        modules = msgspec.json.decode(read_small(path, _MOST_BYTES), type=list[_Module])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ModelError(f"{path} must be a list of modules: {error}.") from error
+    kinds = [module.type.rpartition(".")[2] for module in modules]
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise ModelError(
-            f"{folder / _POOLING / 'config.json'} must say mean or cls; got "
-            f"{', '.join([*map(str, modes), *others]) or 'nothing'}."
+            f"{path} must be a Transformer, Pooling and maybe Normalize; it is {', '.join(kinds)}."
         )
-    return Pooling(mode=modes[0], normalize=(folder / _NORMALIZE).is_dir())
+    where = modules[1].path
+    if modules[0].path or not re.fullmatch(r"[\w-]+", where):
+        raise ModelError(
+            f"{path} must have the model beside it and pooling in a folder of its own."
+        )
+    mode = _mode(folder / where / "config.json")
+    return Pooling(mode=mode, normalize="Normalize" in kinds)
+
+
+def read_max_length(folder: Path) -> int | None:
+    """The longest text that a folder says is read, in tokens; None: it does not say."""
+    path = folder / _LENGTH_FILE
+    found = read_json(path).get("max_seq_length") if path.is_file() else None
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def _mode(path: Path) -> Any:
+    found = read_json(path)
+    modes: list[Any] = [
+        _MODES.get(name, name)
+        for name, is_on in found.items()
+        if name.startswith("pooling_mode_") and is_on is True
+    ]
+    modes += [found["pooling_mode"]] if "pooling_mode" in found else []  # its sixth version
+    if len(modes) != 1 or modes[0] not in _MODES.values():
+        got = ", ".join(map(str, modes)) or "nothing"
+        raise ModelError(f"{path} must say mean or cls; got {got}.")
+    return modes[0]
+
+
+class _Module(msgspec.Struct):
+    type: str
+    path: str

@@ -45,12 +45,12 @@ def cached_forward_and_backward(
 
     The others are those of `train_step`. Ranks but the first give sums of 0.
     """
-    labels = torch.cat([part.sequence_labels for part in parts]).to(device)
-    labels = _of_all(parallel, labels, sizes.num_sequences, first_sequence)
 
     def losses_of(own: Tensor) -> tuple[Tensor, ...]:
+        parallel.commit()  # the first pass fitted: nothing is sent twice
+        labels = torch.cat([part.sequence_labels for part in parts]).to(device)
+        labels = _of_all(parallel, labels, sizes.num_sequences, first_sequence)
         vectors = _of_all(parallel, own, sizes.num_sequences, first_sequence)
-        parallel.commit()
         return objective.losses_of(vectors, labels)
 
     def part_of(number: int) -> Batch:

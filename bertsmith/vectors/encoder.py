@@ -14,14 +14,15 @@ import numpy.typing as npt
 import torch
 
 from bertsmith.architectures import Encoder
+from bertsmith.errors import InputError
 from bertsmith.hardware.device import choose_device, settled_precision
 from bertsmith.objectives.rows import sequence_vectors
 from bertsmith.rows import over_rows, tokenize, with_length_1
 from bertsmith.saved.hugging_face import load_model
 from bertsmith.saved.locate import read_newest
-from bertsmith.saved.sentence_transformers import Pooling, read_pooling
+from bertsmith.saved.sentence_transformers import Pooling, read_max_length, read_pooling
 from bertsmith.tokenizer import Tokenizer
-from bertsmith.tokenizer.texts import warn
+from bertsmith.tokenizer.texts import refuse_no_text, warn
 
 Float32 = npt.NDArray[np.float32]
 
@@ -57,7 +58,9 @@ class TextEncoder:
         """
         where = choose_device(device)
         folder, found = read_newest(Path(path), lambda folder: (folder, load_model(folder)))
-        pooling = read_pooling(folder)
+        pooling, longest = read_pooling(folder), read_max_length(folder)
+        tokenizer = found.tokenizer
+        tokenizer.max_length = min(tokenizer.max_length, longest or tokenizer.max_length)
         if pooling is None:
             warn(
                 f"{path} was not trained for vectors of texts: means of its tokens' vectors, which "
@@ -65,7 +68,7 @@ class TextEncoder:
             )
         return TextEncoder(
             model=found.model.to(where),
-            tokenizer=found.tokenizer,
+            tokenizer=tokenizer,
             pooling=pooling or Pooling(),
             device=where,
             precision=settled_precision(where, precision),
@@ -91,6 +94,10 @@ class TextEncoder:
             source: what they are of, as warnings say it.
             progress: told the texts done and in all.
         """
+        if isinstance(texts, str):
+            raise InputError("Texts must be a list; got one text. Give [text].")
+        for text in texts:
+            refuse_no_text(text)
         if not texts:
             return np.empty((0, self.size), dtype=np.float32)
         rows, _ = tokenize([(text, None) for text in texts], self.tokenizer, source=source)

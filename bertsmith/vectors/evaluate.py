@@ -19,14 +19,16 @@ from rich.table import Table
 from bertsmith.config import LabelledConfig
 from bertsmith.corpus.collections import Collection, collection_of_rows, read_collection
 from bertsmith.display import Display
-from bertsmith.errors import BertsmithError, InputError
+from bertsmith.errors import BertsmithError, InputError, RunError
 from bertsmith.evaluation.ranking import DEPTH, judge, nearest
 from bertsmith.extras import command_for, is_installed, require
 from bertsmith.finetuning.labels import Task
 from bertsmith.finetuning.metrics import metrics_of
 from bertsmith.finetuning.tables import read_pairs
+from bertsmith.finetuning.work import digest_of_model, read_settings
 from bertsmith.random_bits import Int64
 from bertsmith.rows import with_length_1
+from bertsmith.saved.hub import is_hub_name
 from bertsmith.saved.sentence_transformers import Pooling
 from bertsmith.vectors.encoder import TextEncoder
 
@@ -130,13 +132,14 @@ def evaluate_retrieval(
     def figures(encoder: TextEncoder, progress: Callable[[int, int], None]) -> Figures:
         vectors = with_length_1(encoder.encode(texts, source=str(where), progress=progress))
         left, right = np.split(vectors, [len(collection.queries)])
-        return _judged(nearest(left, right)[0], collection)
+        return _judged(nearest(left, right, DEPTH + 1)[0], collection)
 
     encoder = TextEncoder.load(path, device=device, precision=precision)
     found = _of_all(encoder, figures, display)
     if is_installed("search"):
         with display.stage("Ranking by BM25"):
-            of_words = {BM25: _judged(bm25(collection), collection)}
+            ranked = bm25(collection)
+            of_words = {BM25: _judged(ranked, collection)} if ranked is not None else {}
         found = {MODEL: found.pop(MODEL), **of_words, **found}
     else:
         display.warn(f"BM25 is not beside it: {command_for('search')}.")
@@ -160,27 +163,29 @@ def figures_table(found: VectorEvaluation) -> Table:
     return table
 
 
-def bm25(collection: Collection) -> Int64:
-    """The documents that BM25 ranks first for each query: int64 [Q, at most 100].
+def bm25(collection: Collection) -> Int64 | None:
+    """The documents that BM25 ranks first for each query: int64 [Q, at most 101].
 
     By `bm25s` with its own defaults (Lucene's BM25, k1 1.5, b 0.75): words of two letters or more,
-    lower-cased, without English stop words.
+    lower-cased, without English stop words. None: no document has such a word.
     """
     import bm25s
 
     def words(texts: list[str]) -> Any:
         return bm25s.tokenize(texts, show_progress=False)
 
-    index = bm25s.BM25()
-    index.index(words(collection.documents), show_progress=False)
-    depth = min(DEPTH, len(collection.documents))
+    index, of_documents = bm25s.BM25(), words(collection.documents)
+    if not any(of_documents.ids):
+        return None
+    index.index(of_documents, show_progress=False)
+    depth = min(DEPTH + 1, len(collection.documents))
     found, _ = index.retrieve(words(collection.queries), k=depth, show_progress=False)
     ranked: Int64 = np.asarray(found, dtype=np.int64)
     return ranked
 
 
 def _judged(ranked: Int64, collection: Collection) -> Figures:
-    return {**asdict(judge(ranked, collection.relevant))}
+    return {**asdict(judge(collection.without_itself(ranked), collection.relevant))}
 
 
 def _of_all(
@@ -200,15 +205,8 @@ def _of_all(
 
 def _floors(encoder: TextEncoder, display: Display) -> Iterator[tuple[str, TextEncoder]]:
     """Encoders that learnt less; the model itself is spent after the last one."""
-    if (before := _before(encoder.folder)) is not None:
-        try:
-            with _silent():
-                found = TextEncoder.load(
-                    before, device=encoder.device.type, precision=encoder.precision
-                )
-            yield BEFORE, replace(found, pooling=Pooling(), tokenizer=encoder.tokenizer)
-        except BertsmithError as error:
-            display.warn(f"What the model began with is not there any more ({error})")
+    if (before := _before(encoder, display)) is not None:
+        yield BEFORE, before
     encoder.model.initialize(0)
     yield RANDOM, encoder
 
@@ -221,10 +219,28 @@ def _silent() -> Iterator[None]:
         yield
 
 
-def _before(folder: Path) -> str | None:
-    """What a fine-tuned folder began with."""
+def _before(encoder: TextEncoder, display: Display) -> TextEncoder | None:
+    """What a fine-tuned folder began with, if it is on this machine as it was."""
     try:
-        results = msgspec.json.decode((folder / "results.json").read_bytes())
-        return str(results["begins_from"])
-    except (OSError, msgspec.MsgspecError, KeyError, TypeError):
+        results = msgspec.json.decode((encoder.folder / "results.json").read_bytes())
+        named = str(results["begins_from"])
+        expected = read_settings(encoder.folder)["sha256"]["model"]
+    except (OSError, msgspec.MsgspecError, KeyError, TypeError, RunError):
         return None
+    try:
+        if is_hub_name(named):
+            raise InputError("it has a name on a hub")
+        with _silent():
+            found = TextEncoder.load(named, device="cpu", precision=encoder.precision)
+        if digest_of_model(found.model) != expected:
+            raise InputError("it was trained on since")
+    except BertsmithError as error:
+        display.warn(f"The model before the training, {named}, is not beside it: {error}")
+        return None
+    return replace(
+        found,
+        model=found.model.to(encoder.device),
+        device=encoder.device,
+        pooling=Pooling(),
+        tokenizer=encoder.tokenizer,
+    )

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from filelock import FileLock
 from numpy.lib.format import open_memmap
 
 from bertsmith.config import LabelledConfig
@@ -28,10 +29,12 @@ from bertsmith.errors import DataError, InputError
 from bertsmith.evaluation.ranking import best
 from bertsmith.finetuning.tables import read_texts
 from bertsmith.rows import with_length_1
+from bertsmith.tokenizer.texts import refuse_no_text
 from bertsmith.vectors.encoder import Float32, TextEncoder
 
 _TEXTS_AT_ONCE = 2**14
 _ROWS_AT_ONCE = 2**17  # of vectors that are held against the questions
+_QUESTIONS_AT_ONCE = 64
 _VECTORS_FILE = "vectors.npy"
 
 
@@ -91,18 +94,24 @@ def search(
     """
     if top_k < 1:
         raise InputError(f"`top_k` must be at least 1; got {top_k}.")
+    for question in questions:
+        refuse_no_text(question)
     if not questions or not all(question.strip() for question in questions):
         raise InputError("A question must have a word; one is empty.")
     vectors = _vectors_of(encoder, documents, display or Display(quiet=True))
     asked = with_length_1(encoder.encode(list(questions)))
-    numbers, cosines = _nearest(asked, vectors, min(top_k, len(vectors)))
-    return [
-        [
-            Hit(documents.lines[number], float(cosine), documents.texts[number])
-            for number, cosine in zip(row, row_of_cosines, strict=True)
-        ]
-        for row, row_of_cosines in zip(numbers.tolist(), cosines.tolist(), strict=True)
-    ]
+    found = []
+    for first in range(0, len(asked), _QUESTIONS_AT_ONCE):
+        some = asked[first : first + _QUESTIONS_AT_ONCE]
+        numbers, cosines = _nearest(some, vectors, min(top_k, len(vectors)))
+        for row, of_row in zip(numbers.tolist(), cosines.tolist(), strict=True):
+            found.append(
+                [
+                    Hit(documents.lines[number], cosine, documents.texts[number])
+                    for number, cosine in zip(row, of_row, strict=True)
+                ]
+            )
+    return found
 
 
 def _nearest(
@@ -128,17 +137,12 @@ def _vectors_of(encoder: TextEncoder, documents: Documents, display: Display) ->
         if (found := _kept(folder, len(documents.texts), encoder.size)) is not None:
             return found
         make_folder(folder.parent)
-        with whole_folder(folder) as work, display.stage("Encoding the documents") as progress:
-            shape = len(documents.texts), encoder.size
-            array = open_memmap(work / _VECTORS_FILE, mode="w+", dtype=np.float32, shape=shape)
-            for first in range(0, shape[0], _TEXTS_AT_ONCE):
-                some = documents.texts[first : first + _TEXTS_AT_ONCE]
-                made = encoder.encode(some, source=str(documents.path))
-                array[first : first + len(some)] = with_length_1(made)
-                progress(min(first + _TEXTS_AT_ONCE, shape[0]), shape[0])
-            array.flush()
-            del array
-        kept = _kept(folder, *shape)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):  # another may make them, too
+            kept = _kept(folder, len(documents.texts), encoder.size)
+            if kept is None:
+                with whole_folder(folder) as work:
+                    _write(work / _VECTORS_FILE, encoder, documents, display)
+                kept = _kept(folder, len(documents.texts), encoder.size)
     except OSError as error:
         raise DataError(
             f"The vectors of {documents.path} must be kept in {folder}: {error.strerror or error}. "
@@ -146,6 +150,18 @@ def _vectors_of(encoder: TextEncoder, documents: Documents, display: Display) ->
         ) from error
     assert kept is not None
     return kept
+
+
+def _write(path: Path, encoder: TextEncoder, documents: Documents, display: Display) -> None:
+    shape = len(documents.texts), encoder.size
+    array = open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    with display.stage("Encoding the documents") as progress:
+        for first in range(0, shape[0], _TEXTS_AT_ONCE):
+            some = documents.texts[first : first + _TEXTS_AT_ONCE]
+            made = encoder.encode(some, source=str(documents.path))
+            array[first : first + len(some)] = with_length_1(made)
+            progress(min(first + _TEXTS_AT_ONCE, shape[0]), shape[0])
+    array.flush()
 
 
 def _kept(folder: Path, num_rows: int, size: int) -> Float32 | None:
