@@ -25,7 +25,7 @@ FIGURES = (
     ("validation_mlm_accuracy", "MLM accuracy", "{:.1f} %", 100.0),
     ("validation_nsp_accuracy", "NSP accuracy", "{:.1f} %", 100.0),
 )
-"""Names in the metrics, titles, forms and scales of what is shown."""
+"""Names in the metrics, titles, forms and scales of what is shown where it is there."""
 
 
 def main() -> None:
@@ -70,7 +70,9 @@ def trials_of(
 
 def report(plan: Mapping[str, Any], file: Path, trials: Mapping[str, Sequence[Trial]]) -> str:
     """The table as Markdown; the first variant is what the others are compared with."""
-    names = [title for _, title, _, _ in FIGURES]
+    base = [trial.metrics() for trial in next(iter(trials.values()))]
+    shown = [figure for figure in FIGURES if figure[0] in base[0]]
+    names = [title for _, title, _, _ in shown]
     common = ", ".join(f"`{name}` {value}" for name, value in plan["common"].items())
     lines = [
         f"# {plan['title']}",
@@ -85,12 +87,11 @@ def report(plan: Mapping[str, Any], file: Path, trials: Mapping[str, Sequence[Tr
         f"| variant | settings | {' | '.join(names)} | MLM loss against the first | seconds |",
         f"|---|---|{'---|' * len(names)}---|---|",
     ]
-    base = [trial.metrics() for trial in next(iter(trials.values()))]
     for name, found in trials.items():
         figures = [trial.metrics() for trial in found]
         settings = ", ".join(f"`{k}` {v}" for k, v in plan["variants"][name].items()) or "—"
         cells = [
-            mean_cell([one[key] for one in figures], form, scale) for key, _, form, scale in FIGURES
+            mean_cell([one[key] for one in figures], form, scale) for key, _, form, scale in shown
         ]
         changes = [
             one["validation_mlm_loss"] - other["validation_mlm_loss"]
