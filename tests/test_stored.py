@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertForPreTraining
 
-from bertsmith.architectures import CLASSIFIER
+from bertsmith.architectures import OF_FINE_TUNING
 from bertsmith.architectures.bert.network import Bert
 from bertsmith.errors import ModelError
 from bertsmith.saved.hugging_face import INDEX_FILE, WEIGHTS_FILE, load_model, missing_heads
@@ -42,7 +42,7 @@ def write_index(folder: Path, places: object) -> None:
 def test_weights_in_several_files_are_read(sharded: Path, tiny_model: Bert) -> None:
     found, _, missing = load_model(sharded)
     assert not missing
-    assert missing_heads(sharded) == {CLASSIFIER}
+    assert missing_heads(sharded) == OF_FINE_TUNING
     for name, value in tiny_model.state_dict().items():
         assert torch.equal(value, found.state_dict()[name]), name
 
