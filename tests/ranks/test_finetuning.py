@@ -57,3 +57,27 @@ def test_errors_are_said_once(
     assert job.end() == [1, 1, 1]
     assert message in job.said(0)
     assert [job.said(1), job.said(2)] == ["", ""]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["tokens", "similarity"])
+def test_tags_and_vectors_are_the_same_on_several_ranks(
+    task: str, folder: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "table.tsv"
+    if task == "tokens":
+        table.write_text("the\tO\nbird\tB-a\n\ngrey\tB-b\nwings\tI-b\n\n" * 9)
+    else:
+        rows = [(f"{word} {n}", f"{word} hills") for n, (word, _) in enumerate(rows_of(15))]
+        write(table, rows, header="question\tanswer")
+    named = ["--train", str(table), "--validation", str(table), "--task", task]
+    flags = "--epochs 2 --batch-size 6 --learning-rate 0.003 --device cpu --quiet --no-baseline"
+    outputs = [tmp_path / f"on-{size}" for size in (1, 2)]
+    for size, output in zip((1, 2), outputs, strict=True):
+        command = ["finetune", str(folder), *named, *flags.split(), "--output", str(output)]
+        run(size, bertsmith, command, logs=tmp_path / "logs")
+    one, other = (load_file(output / "model.safetensors") for output in outputs)
+    for name, weight in one.items():
+        np.testing.assert_allclose(other[name], weight, rtol=0, atol=2e-4, err_msg=name)
+    names = [{path.name for path in output.rglob("*")} for output in outputs]
+    assert names[0] == names[1]
