@@ -94,8 +94,49 @@ def tuned(
     return bertsmith.finetune(finished_run.output, **files, output=output, **FAST)
 
 
+@pytest.mark.parametrize(
+    ("expected", "found", "spans", "f1"),
+    [
+        (
+            "I-a I-a I-b O B-b B-a O / O I-a B-b B-a",
+            "B-b O I-b O B-b B-a O / I-b I-a B-b B-a",
+            7,
+            0.8,
+        ),
+        (
+            "B-a B-a I-a I-a / I-b B-a B-a B-a",
+            "B-a B-a I-a I-a / I-b I-a B-a I-b",
+            6,
+            0.833333333333,
+        ),
+        ("O I-a I-a I-a B-b / B-a B-b B-b B-a O", "O I-a O I-a B-b / B-a O B-a B-a O", 6, 0.5),
+        (
+            "I-b I-a I-b I-a B-b / I-b I-a I-a",
+            "I-b I-a I-a I-a B-b / I-a I-a I-a",
+            7,
+            0.363636363636,
+        ),
+        (
+            "I-a B-a O B-a I-a / B-a O O I-b I-b B-b",
+            "I-a B-a O B-a O / B-a O B-a I-b I-b B-b",
+            6,
+            0.769230769231,
+        ),
+    ],
+)
+def test_figures_are_those_that_seqeval_gave(
+    expected: str, found: str, spans: int, f1: float
+) -> None:
+    """By its release 1.2.2, which cannot be installed everywhere."""
+    rows = [[row.split() for row in text.split(" / ")] for text in (found, expected)]
+    figures = span_figures(*rows)[""]
+    assert figures["spans"] == spans
+    assert figures["f1"] == pytest.approx(f1, abs=1e-11)
+
+
 @given(st.lists(st.lists(st.sampled_from(TAGS), max_size=8), min_size=1, max_size=4), st.integers())
 def test_figures_are_those_of_seqeval(expected: list[list[str]], seed: int) -> None:
+    pytest.importorskip("seqeval", reason="seqeval is not installed (it has no wheel)")
     from seqeval.metrics import classification_report, f1_score
     from seqeval.metrics.sequence_labeling import get_entities
 
