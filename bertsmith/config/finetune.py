@@ -103,6 +103,8 @@ class FinetuneConfig:
     micro_batch: int | Literal["auto"] = setting("auto", gt=0, may_change=True)
     """Tokens in memory at once; changes memory, speed and how sums round. auto: what suits the
     device, and half where that does not fit in a GPU's memory."""
+    license: str | None = setting(None, may_change=True)
+    """Licence of the model, as its card says it to the Hugging Face Hub: apache-2.0, cc-by-4.0."""
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", may_change=True)
     """Where to train; auto takes CUDA, then MPS, then the CPU."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -112,6 +112,7 @@ class PretrainSettings(PreparationSettings, total=False):
     keep_checkpoints: int
     keep_every: int | None
     max_rollbacks: int
+    license: str | None
     spike_factor: float
 
 
@@ -150,6 +151,7 @@ class FinetuneSettings(LabelledSettings, total=False):
     patience: int
     max_length: int | None
     micro_batch: int | Literal["auto"]
+    license: str | None
     device: Literal["auto", "cpu", "cuda", "mps"]
     precision: Literal["auto", "float32", "bfloat16"]
 

@@ -233,6 +233,8 @@ class TrainingConfig:
     """Checkpoints after a multiple of so many steps are kept as well; None: no others."""
     max_rollbacks: int = setting(3, ge=0, may_change=True)
     """Times a run whose loss diverges goes back to a checkpoint and leaves the batch out."""
+    license: str | None = setting(None, may_change=True)
+    """Licence of the model, as its card says it to the Hugging Face Hub: apache-2.0, cc-by-4.0."""
     spike_factor: float = setting(2.0, ge=0, may_change=True)
     """A loss over so many times its running mean (and a nat above it) is divergence; 0: never."""
 

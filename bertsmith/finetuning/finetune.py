@@ -52,6 +52,7 @@ from bertsmith.hardware.device import (
     settled_precision,
 )
 from bertsmith.ranks import Ranks, joined, local_rank
+from bertsmith.report.card import CARD_FILE, finetuned_card
 from bertsmith.saved.hugging_face import (
     CONFIG_FILE,
     load_model,
@@ -341,6 +342,8 @@ class _Job:
         load_weights(weights, model)
         with whole_folder(self.output.resolve()) as part:
             training.write(model, part)
+            card = finetuned_card(results, training.config.license)
+            (part / CARD_FILE).write_text(card, encoding="utf-8")
             (part / SETTINGS_FILE).write_text(tomli_w.dumps(self.settings), encoding="utf-8")
             (part / RESULTS_FILE).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         work.remove()

@@ -27,6 +27,7 @@ from bertsmith.hardware.device import (
 from bertsmith.objectives import objective_of
 from bertsmith.preparation import report_json
 from bertsmith.ranks import Ranks, is_restarted, joined, local_rank
+from bertsmith.report.card import CARD_FILE, run_card
 from bertsmith.saved.hugging_face import Snapshot
 from bertsmith.saved.locate import MODEL_FOLDER
 from bertsmith.training.checkpoint import Checkpoints
@@ -231,7 +232,8 @@ class Job:
             closing = closing_figures(
                 trainer, evaluator, config, num_parameters=num_parameters, clock=self.clock
             )
-            self._save_model(trainer)
+            card = run_card(config, prepared.report, closing) if self.ranks.is_first else ""
+            self._save_model(trainer, card)
             # What is killed before all observers know of the end is finished again.
             observers.on_end(EndEvent(step=trainer.progress.spent.step, figures=closing))
         return {**closing, "output": str(self.path)}
@@ -312,9 +314,10 @@ class Job:
         step = trainer.progress.spent.step
         self.display.say(f"Going on with {self.path} after step {step:,}.")
 
-    def _save_model(self, trainer: Trainer) -> None:
+    def _save_model(self, trainer: Trainer, card: str) -> None:
         """Write the last weights as a Hugging Face model; every rank has a part in gathering."""
         snapshot = Snapshot.of(trainer.model, trainer.tokenizer, keeps=self.ranks.is_first)
         if self.ranks.is_first:
             with whole_folder(self.path / MODEL_FOLDER) as folder:
                 snapshot.write(folder)
+                (folder / CARD_FILE).write_text(card, encoding="utf-8")
