@@ -131,6 +131,8 @@ def bc5cdr(options: argparse.Namespace, run: Path, folder: Path) -> list[str]:
             resume=True,
             task="tokens",
             seeds=options.seeds,
+            epochs=3,
+            evaluations_per_epoch=1,
             max_length=128,
         )
     results = json.loads((tuned / "results.json").read_text(encoding="utf-8"))
