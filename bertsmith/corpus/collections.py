@@ -48,17 +48,25 @@ class Collection:
 
 
 def collection_of_rows(name: str, rows: list[tuple[str, str]]) -> Collection:
-    """Each query's own document is relevant, also where other queries have the same one."""
+    """Each query's own document is relevant, also where other queries have the same one.
+
+    Raises:
+        CorpusError: every query is its own document.
+    """
     places = {text: place for place, text in enumerate(dict.fromkeys(text for _, text in rows))}
     relevant: dict[str, dict[int, float]] = {}
     for query, text in rows:
-        relevant.setdefault(query, {})[places[text]] = 1.0
+        if query != text:
+            relevant.setdefault(query, {})[places[text]] = 1.0
+    if not relevant:
+        raise CorpusError(f"{name} must have a query whose document is another text; it has none.")
+    same = sum(query == text for query, text in rows)
     return Collection(
         name=name,
         queries=list(relevant),
         documents=list(places),
         relevant=list(relevant.values()),
-        left_out={},
+        left_out={"rows whose document is the query": same} if same else {},
     )
 
 

@@ -169,8 +169,11 @@ def _found_again(
     relevant: dict[int, dict[int, float]] = {}
     asked: dict[int, int] = {}
     for row, query in enumerate(map(number_of, queries)):
-        asked.setdefault(query, row)
-        relevant.setdefault(query, {})[places[numbers[row]]] = 1.0
+        if query != numbers[row]:
+            asked.setdefault(query, row)
+            relevant.setdefault(query, {})[places[numbers[row]]] = 1.0
+    if not relevant:
+        raise DataError("There must be rows of two different texts to judge by; there is none.")
     pool = right[[firsts[number] for number in places]]
     ranked, _ = nearest(left[list(asked.values())], pool, DEPTH + 1)
     others = [
