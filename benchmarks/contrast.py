@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,8 @@ def _texts(pairs: Path) -> list[tuple[str, str]]:
 def _own(pairs: Path, folder: Path, size: int) -> Callable[[int], None]:
     from bertsmith.architectures import build
     from bertsmith.config import TrainingConfig
-    from bertsmith.finetuning.pairs import TableRows, TextBatches
+    from bertsmith.finetuning.batches import RowBatches
+    from bertsmith.finetuning.pairs import TableRows, drawn
     from bertsmith.hardware.device import keep_freed_memory, usual_micro_batch
     from bertsmith.objectives.contrast import Contrast
     from bertsmith.ranks import ALONE
@@ -151,7 +153,8 @@ def _own(pairs: Path, folder: Path, size: int) -> Callable[[int], None]:
         for texts in zip(*_texts(pairs), strict=True)
     ]
     keep_freed_memory()
-    batches = TextBatches(TableRows(columns=columns), batch_size=size, seed=0)
+    rows = TableRows(columns=columns)
+    batches = RowBatches(len(rows), partial(drawn, rows), batch_size=size, seed=0)
     engine = EagerEngine(
         Parallel(model.train(), Contrast(), ALONE, "ddp", device),
         TrainingConfig(optimizer="adamw", learning_rate=1e-4, precision="float32", steps=1),

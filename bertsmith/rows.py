@@ -5,7 +5,7 @@ Legend: N = rows; B = those of a batch; T = tokens of all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -111,17 +111,11 @@ def over_rows(
     Raises:
         DivergenceError: one is not a finite number; as a class it would be taken for one.
     """
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
     found = np.zeros((len(rows), width))
-    done = number = 0
-    while done < len(order):
-        group = order[done : done + max(1, _TOKENS_AT_ONCE // len(rows[order[done]].ids))]
-        if number % ranks.size == ranks.rank:
-            batch = packed([rows[i] for i in group]).to(device)
-            with autocast(device, precision):
-                found[group] = function(batch).float().cpu().numpy()
-        done, number = done + len(group), number + 1
-        progress(done, len(order))
+    for group in _own_groups(rows, ranks, progress):
+        batch = packed([rows[i] for i in group]).to(device)
+        with autocast(device, precision):
+            found[group] = function(batch).float().cpu().numpy()
     return _finite(ranks.sum(found))  # each is a number and zeros: exact
 
 
@@ -145,21 +139,32 @@ def over_tokens(
     Raises:
         DivergenceError: as `over_rows`.
     """
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
     ends = np.cumsum([0, *(len(row.ids) for row in rows)])
     found = np.zeros((int(ends[-1]), width))
+    for group in _own_groups(rows, ranks, progress):
+        some = [rows[i] for i in group]
+        batch = packed(some, tags=[[0] * len(row.ids) for row in some]).to(device)
+        places = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in group])
+        with autocast(device, precision):
+            found[places] = function(batch).float().cpu().numpy()
+    return np.split(_finite(ranks.sum(found)), ends[1:-1])
+
+
+def _own_groups(
+    rows: Sequence[Row], ranks: Ranks, progress: Callable[[int, int], None]
+) -> Iterator[list[int]]:
+    """Numbers of rows that are a batch together, longest first; those of this rank.
+
+    `progress` is told of all ranks' as if each took as long.
+    """
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
     done = number = 0
     while done < len(order):
         group = order[done : done + max(1, _TOKENS_AT_ONCE // len(rows[order[done]].ids))]
         if number % ranks.size == ranks.rank:
-            some = [rows[i] for i in group]
-            batch = packed(some, tags=[[0] * len(row.ids) for row in some]).to(device)
-            places = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in group])
-            with autocast(device, precision):
-                found[places] = function(batch).float().cpu().numpy()
+            yield group
         done, number = done + len(group), number + 1
         progress(done, len(order))
-    return np.split(_finite(ranks.sum(found)), ends[1:-1])
 
 
 def _finite(found: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

@@ -8,6 +8,7 @@ import json
 import math
 import random
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,15 @@ from bertsmith.cli.main import main
 from bertsmith.config import BertConfig, FinetuneConfig, LabelledConfig
 from bertsmith.data.ahead import BatchesAhead
 from bertsmith.errors import BertsmithError
-from bertsmith.finetuning.batches import LabelledBatches
+from bertsmith.finetuning.batches import RowBatches
 from bertsmith.finetuning.classifier import classifier_on
 from bertsmith.finetuning.labels import Task, task_of
 from bertsmith.finetuning.metrics import majority_accuracy, metrics_of, predictions_of
-from bertsmith.finetuning.sequences import class_weights, predict
+from bertsmith.finetuning.sequences import class_weights, labelled_rows, predict
 from bertsmith.finetuning.tables import read_labelled
 from bertsmith.finetuning.train import default_learning_rate
 from bertsmith.objectives.classification import SequenceClassification
+from bertsmith.ranks import Ranks
 from bertsmith.rows import Row, packed, tokenize
 from bertsmith.saved.hugging_face import Snapshot
 from bertsmith.tokenizer import Tokenizer
@@ -500,7 +502,9 @@ def test_only_an_earlier_finetuning_is_replaced(
 def test_batches_hold_each_row_once_an_epoch_also_if_other_processes_make_them() -> None:
     rows = [Row([2, 5 + i, *[9] * (i % 5), 3], [0] * (3 + i % 5)) for i in range(20)]
     targets = (np.arange(20) / 7).astype(np.float32)
-    batches = LabelledBatches(rows, targets, batch_size=8, seed=1)
+
+    draw = partial(labelled_rows, rows, targets)
+    batches = RowBatches(len(rows), draw, batch_size=8, seed=1)
     seen: list[float] = []
     with BatchesAhead(batches.batch, pin_memory=False, num_workers=1) as ahead:
         for number in range(5):
@@ -513,7 +517,7 @@ def test_batches_hold_each_row_once_an_epoch_also_if_other_processes_make_them()
             seen += batch.sequence_labels.tolist()
     assert sorted(seen) == sorted(2 * targets.tolist())
     parts = [
-        LabelledBatches(rows, targets, batch_size=8, seed=1, rank=rank, num_ranks=3).batch(2)
+        RowBatches(len(rows), draw, batch_size=8, seed=1, ranks=Ranks(rank, 3)).batch(2)
         for rank in range(3)
     ]
     whole = batches.batch(2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sklearn.metrics import ndcg_score
 from transformers import AutoModel
 
 import bertsmith
+from bertsmith.batch import Batch
 from bertsmith.config import resolve
 from bertsmith.corpus.collections import collection_of_rows, read_collection
 from bertsmith.errors import (
@@ -30,7 +32,9 @@ from bertsmith.errors import (
     RunStopped,
 )
 from bertsmith.evaluation.ranking import judge, nearest
-from bertsmith.finetuning.pairs import Neighbours, TextBatches
+from bertsmith.finetuning.batches import RowBatches
+from bertsmith.finetuning.pairs import Neighbours, drawn
+from bertsmith.ranks import ALONE, Ranks
 from bertsmith.saved.sentence_transformers import Pooling, read_pooling, write_pooling
 from bertsmith.training.run import Run
 from bertsmith.vectors import search as searching
@@ -199,12 +203,14 @@ def test_neighbours_are_the_sentences_of_the_text(finished_run: Run, text_file: 
         ]
         together = " ".join(words[0]).replace(" .", ".") + " " + " ".join(words[1])
         assert together.replace(" .", ".") in " ".join(text.split())
-    batches = TextBatches(rows, batch_size=8, seed=3)
-    batch = batches.batch(2)
+
+    def batch_of(ranks: Ranks) -> Batch:
+        draw = partial(drawn, rows)
+        return RowBatches(len(rows), draw, batch_size=8, seed=3, ranks=ranks).batch(2)
+
+    batch = batch_of(ALONE)
     assert sorted(batch.sequence_labels[:, 0].tolist()) == list(range(16))
-    parts = [
-        TextBatches(rows, batch_size=8, seed=3, rank=r, num_ranks=3).batch(2) for r in (0, 1, 2)
-    ]
+    parts = [batch_of(Ranks(rank, 3)) for rank in range(3)]
     assert sum(part.num_sequences for part in parts) == 16
     starts = sorted(start for part in parts for start in part.starts)
     assert starts == sorted(batch.starts)

@@ -13,13 +13,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from bertsmith.batch import Batch
-from bertsmith.data.deal import deal
 from bertsmith.data.examples import lay_out
 from bertsmith.data.store import TokenStore
 from bertsmith.errors import DataError
-from bertsmith.random_bits import Int64, permute
-from bertsmith.rows import Row, packed
+from bertsmith.finetuning.batches import Drawn
+from bertsmith.random_bits import Int64
+from bertsmith.rows import Row
 from bertsmith.tokenizer import Tokenizer
 
 _NUM_SPECIAL = 2  # [CLS] and [SEP]
@@ -136,45 +135,11 @@ def number_of(row: Row) -> int:
     return int.from_bytes(digest[:8], "big") % _PRIME
 
 
-class TextBatches:
-    """All batches of a training: `batch(number)` is a pure function of the rows and the seed.
-
-    Labels are those of `bertsmith.objectives.contrast`: int64 [B, 2], or with scores float32.
-
-    Args:
-        rows: R of them.
-        batch_size: P, at most R.
-        seed: the order follows from it; each epoch has its own.
-        rank, num_ranks: whose part of each batch is made, and of how many.
-    """
-
-    def __init__(
-        self, rows: TextRows, *, batch_size: int, seed: int, rank: int = 0, num_ranks: int = 1
-    ) -> None:
-        self.num_examples = len(rows)
-        self._rows, self._batch_size, self._seed = rows, batch_size, seed
-        self._rank, self._num_ranks = rank, num_ranks
-
-    def batch(self, number: int) -> Batch:
-        """The batch of a number, from 0; longest text first. Of several ranks the part of this."""
-        places = number * self._batch_size + np.arange(self._batch_size, dtype=np.int64)
-        epoch, place = np.divmod(places, self.num_examples)
-        chosen = permute(place, self.num_examples, self._seed, epoch)
-        texts = [row for column in self._rows.texts(chosen) for row in column]
-        labels = self._labels(texts, chosen)
-        lengths = np.array([len(row.ids) for row in texts])
-        order = np.argsort(-lengths, kind="stable")
-        starts = np.zeros(len(order), dtype=np.int64)
-        starts[order] = np.cumsum(lengths[order]) - lengths[order]
-        if self._num_ranks > 1:
-            order = order[deal(lengths[order].tolist(), self._num_ranks) == self._rank]
-        return packed([texts[i] for i in order], labels[order], starts[order].tolist())
-
-    def _labels(
-        self, texts: Sequence[Row], chosen: Int64
-    ) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
-        places = np.arange(len(texts))
-        if self._rows.scores is None:
-            return np.stack([places, [number_of(row) for row in texts]], axis=1)
-        scores = np.tile(self._rows.scores[chosen], self._rows.num_texts)
-        return np.stack([places.astype(np.float32), scores], axis=1)
+def drawn(rows: TextRows, numbers: Int64) -> Drawn:
+    """The texts of some rows, with the labels of `bertsmith.objectives.contrast`."""
+    texts = [row for column in rows.texts(numbers) for row in column]
+    places = np.arange(len(texts))
+    if rows.scores is None:
+        return Drawn(texts, np.stack([places, [number_of(row) for row in texts]], axis=1))
+    scores = np.tile(rows.scores[numbers], rows.num_texts)
+    return Drawn(texts, np.stack([places.astype(np.float32), scores], axis=1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from bertsmith.architectures import CLASSIFIER, Encoder
 from bertsmith.config import FinetuneConfig, LabelledConfig
 from bertsmith.errors import InputError
-from bertsmith.finetuning.batches import LabelledBatches
+from bertsmith.finetuning.batches import Drawn
 from bertsmith.finetuning.classifier import classifier_on, snapshot
 from bertsmith.finetuning.labels import Targets, Task
 from bertsmith.finetuning.metrics import (
@@ -34,6 +35,7 @@ from bertsmith.finetuning.predictions import write_predictions
 from bertsmith.finetuning.rows import Tables, read_tables
 from bertsmith.finetuning.train import Files, How, Training
 from bertsmith.objectives.classification import SequenceClassification
+from bertsmith.random_bits import Int64
 from bertsmith.ranks import ALONE, Ranks
 from bertsmith.rows import Row, over_rows
 from bertsmith.saved.hugging_face import ModelFolder
@@ -75,16 +77,9 @@ class SequenceTraining(Training):
         weights = class_weights(self.tables.train[1], self.task, self.config, self.device)
         return SequenceClassification(is_regression=self.task.is_regression, class_weights=weights)
 
-    def batches(self, *, seed: int) -> LabelledBatches:
+    def drawing(self) -> Callable[[Int64], Drawn]:
         rows, targets = self.tables.train
-        return LabelledBatches(
-            rows,
-            self.scale.scaled(targets),
-            batch_size=self.batch_size,
-            seed=seed,
-            rank=self.ranks.rank,
-            num_ranks=self.ranks.size,
-        )
+        return partial(labelled_rows, rows, self.scale.scaled(targets))
 
     def evaluate(
         self, model: Encoder, progress: Callable[[int, int], None]
@@ -130,6 +125,11 @@ class SequenceTraining(Training):
                 write_predictions(path, scale.back(outputs), self.task, lines, targets)
         scale.into(model)
         snapshot(model, self.tokenizer, self.task).write(folder)
+
+
+def labelled_rows(rows: Sequence[Row], targets: Targets, numbers: Int64) -> Drawn:
+    """Some rows with their labels."""
+    return Drawn([rows[number] for number in numbers.tolist()], targets[numbers])
 
 
 def sequence_training(

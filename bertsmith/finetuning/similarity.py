@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -18,13 +19,15 @@ from bertsmith.config import FinetuneConfig, LabelledConfig, SimilarityConfig, r
 from bertsmith.data.store import TokenStore
 from bertsmith.errors import ConfigError, DataError, InputError
 from bertsmith.evaluation.ranking import DEPTH, judge, nearest
+from bertsmith.finetuning.batches import Drawn
 from bertsmith.finetuning.labels import Task
 from bertsmith.finetuning.metrics import metrics_of
-from bertsmith.finetuning.pairs import Neighbours, TableRows, TextBatches, TextRows, number_of
+from bertsmith.finetuning.pairs import Neighbours, TableRows, TextRows, drawn, number_of
 from bertsmith.finetuning.tables import LabelledTexts, read_pairs
 from bertsmith.finetuning.train import Files, How, Training
 from bertsmith.objectives.contrast import Contrast, ScoredContrast
 from bertsmith.preparation import prepare_store, with_tokenizer_of
+from bertsmith.random_bits import Int64
 from bertsmith.rows import Row, over_rows, tokenize, with_length_1
 from bertsmith.saved.hub import is_hub_name
 from bertsmith.saved.hugging_face import ModelFolder, Snapshot, to_hugging_face
@@ -85,15 +88,8 @@ class SimilarityTraining(Training):
             else (),
         )
 
-    def batches(self, *, seed: int) -> TextBatches:
-        ranks = self.ranks
-        return TextBatches(
-            self.rows,
-            batch_size=self.batch_size,
-            seed=seed,
-            rank=ranks.rank,
-            num_ranks=ranks.size,
-        )
+    def drawing(self) -> Callable[[Int64], Drawn]:
+        return partial(drawn, self.rows)
 
     def evaluate(
         self, model: Encoder, progress: Callable[[int, int], None]

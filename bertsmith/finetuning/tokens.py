@@ -9,16 +9,14 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
-import numpy as np
-
 from bertsmith.architectures import TOKEN_CLASSIFIER, Encoder, build
-from bertsmith.batch import Batch
 from bertsmith.config import LabelledConfig
-from bertsmith.data.deal import deal
 from bertsmith.errors import ConfigError, InputError
+from bertsmith.finetuning.batches import Drawn
 from bertsmith.finetuning.tagged import (
     Scheme,
     Tagged,
@@ -30,9 +28,9 @@ from bertsmith.finetuning.tagged import (
 )
 from bertsmith.finetuning.train import Files, How, Training
 from bertsmith.objectives.tokens import TokenClassification
-from bertsmith.random_bits import permute
+from bertsmith.random_bits import Int64
 from bertsmith.ranks import ALONE, Ranks
-from bertsmith.rows import over_tokens, packed
+from bertsmith.rows import over_tokens
 from bertsmith.saved.hugging_face import ModelFolder, Snapshot, labels_config
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.tokenizer.texts import warn
@@ -76,49 +74,6 @@ class TaggedRows:
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-class TaggedBatches:
-    """All batches of a training: `batch(number)` is a pure function of the rows and the seed.
-
-    Args:
-        windows: what is learnt.
-        batch_size: windows a batch; at most as many as there are.
-        seed: the order follows from it; each epoch has its own.
-        rank, num_ranks: whose part of each batch is made, and of how many.
-    """
-
-    def __init__(
-        self,
-        windows: Sequence[Window],
-        *,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        num_ranks: int = 1,
-    ) -> None:
-        self.num_examples = len(windows)
-        self._windows, self._batch_size, self._seed = windows, batch_size, seed
-        self._rank, self._num_ranks = rank, num_ranks
-
-    def batch(self, number: int) -> Batch:
-        """The batch of a number, from 0; longest row first. Of several ranks the part of this."""
-        places = number * self._batch_size + np.arange(self._batch_size, dtype=np.int64)
-        epoch, place = np.divmod(places, self.num_examples)
-        chosen = permute(place, self.num_examples, self._seed, epoch)
-        lengths = np.array([len(self._windows[row].row.ids) for row in chosen.tolist()])
-        order = np.argsort(-lengths, kind="stable")
-        chosen, lengths = chosen[order], lengths[order]
-        starts = np.cumsum(lengths) - lengths
-        if self._num_ranks > 1:
-            is_own = deal(lengths.tolist(), self._num_ranks) == self._rank
-            chosen, starts = chosen[is_own], starts[is_own]
-        windows = [self._windows[row] for row in chosen.tolist()]
-        return packed(
-            [window.row for window in windows],
-            starts=starts.tolist(),
-            tags=[window.tags for window in windows],
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class TokenTraining(Training):
     """How a classifier of tokens is trained.
@@ -153,15 +108,8 @@ class TokenTraining(Training):
     def objective(self) -> TokenClassification:
         return TokenClassification()
 
-    def batches(self, *, seed: int) -> TaggedBatches:
-        ranks = self.ranks
-        return TaggedBatches(
-            self.train.windows,
-            batch_size=self.batch_size,
-            seed=seed,
-            rank=ranks.rank,
-            num_ranks=ranks.size,
-        )
+    def drawing(self) -> Callable[[Int64], Drawn]:
+        return partial(_tagged_windows, self.train.windows)
 
     def evaluate(
         self, model: Encoder, progress: Callable[[int, int], None]
@@ -234,6 +182,12 @@ class TokenTraining(Training):
         snapshot = Snapshot.of(model, self.tokenizer)
         labels = labels_config(self.scheme.names)
         replace(snapshot, config={**snapshot.config, **labels}).write(folder)
+
+
+def _tagged_windows(windows: Sequence[Window], numbers: Int64) -> Drawn:
+    """Some windows with the classes of their tokens."""
+    chosen = [windows[number] for number in numbers.tolist()]
+    return Drawn([one.row for one in chosen], tags=[one.tags for one in chosen])
 
 
 def _write_predictions(path: Path, rows: TaggedRows, found: Sequence[Sequence[str]]) -> None:

@@ -11,12 +11,13 @@ from typing import Any, ClassVar, NamedTuple, TypedDict
 import torch
 
 from bertsmith.architectures import Encoder
-from bertsmith.batch import BatchSource
 from bertsmith.config import FinetuneConfig, TrainingConfig
 from bertsmith.display import Display
 from bertsmith.errors import DivergenceError
+from bertsmith.finetuning.batches import Drawn, RowBatches
 from bertsmith.hardware.device import usual_micro_batch
 from bertsmith.objectives import Objective
+from bertsmith.random_bits import Int64
 from bertsmith.ranks import Ranks
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.checkpoint import Checkpoints
@@ -115,8 +116,8 @@ class Training(ABC):
         """What is made small."""
 
     @abstractmethod
-    def batches(self, *, seed: int) -> BatchSource:
-        """The batches of a training; of several ranks the part of this one."""
+    def drawing(self) -> Callable[[Int64], Drawn]:
+        """What gives the sequences of rows to train on; other processes may be given it."""
 
     @abstractmethod
     def evaluate(
@@ -195,7 +196,9 @@ class Training(ABC):
     ) -> Trainer:
         model, config = self.model(), self.config
         parallel = Parallel(model, self.objective(), self.ranks, "ddp", self.device)
-        batches = self.batches(seed=seed)
+        batches = RowBatches(
+            self.num_rows, self.drawing(), batch_size=self.batch_size, seed=seed, ranks=self.ranks
+        )
         steps = max(1, -(-config.epochs * self.num_rows // self.batch_size))
         training = as_training(config, model, steps=steps, batch_size=self.batch_size, seed=seed)
         alone = self.ranks.size == 1
