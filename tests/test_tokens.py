@@ -164,14 +164,14 @@ def test_figures_are_those_of_seqeval(expected: list[list[str]], seed: int) -> N
     ],
 )
 def test_schemes_are_brought_to_bio(given: str, bio: str, broken: int, tmp_path: Path) -> None:
-    scheme = Scheme(set(given.split()) | {"B-b", "O"}, tmp_path)
+    scheme = Scheme.of_tags(set(given.split()) | {"B-b", "O"}, tmp_path)
     assert scheme.as_bio(given.split()) == (bio.split(), broken)
     assert scheme.names == ["O", "B-a", "I-a", "B-b", "I-b"]
     assert [scheme.continued(number) for number in range(5)] == [0, 2, 2, 4, 4]
 
 
 def test_tags_without_marks_are_classes(tmp_path: Path) -> None:
-    scheme = Scheme({"NOUN", "VERB", "X-Y"}, tmp_path)
+    scheme = Scheme.of_tags({"NOUN", "VERB", "X-Y"}, tmp_path)
     assert not scheme.is_spans
     assert scheme.names == ["NOUN", "VERB", "X-Y"]
     assert scheme.as_bio(["VERB", "NOUN"]) == (["VERB", "NOUN"], 0)
@@ -197,7 +197,7 @@ TOKENIZERS = {kind: tokenizer_of(kind, 16) for kind in ("word", "wordpiece", "bp
 def test_each_word_is_learnt_and_decided_once(kind: str, words: list[str]) -> None:
     from bertsmith.finetuning.tagged import pieces_of
 
-    tokenizer, scheme = TOKENIZERS[kind], Scheme(set(TAGS), Path("f"))
+    tokenizer, scheme = TOKENIZERS[kind], Scheme.of_tags(set(TAGS), Path("f"))
     pieces = pieces_of(words, tokenizer)
     assert len(pieces) == len(words)
     tags = [n % 5 for n in range(len(words))]

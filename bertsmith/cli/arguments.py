@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -14,6 +14,14 @@ RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 """Off unless it is given."""
+
+Text = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
+OptionalText = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["float32", "bfloat16", "auto"]
+
+LONGEST_SHOWN = 120
+"""Characters of a text on a line."""
 
 _PLAIN = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 
@@ -35,3 +43,10 @@ def _optional(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
         is_instance=lambda value: value is None or isinstance(value, kind),
         str_from_instance=lambda value: ["none" if value is None else str(value)],
     )
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file without their ends. Raises: `CorpusError`."""
+    from bertsmith.corpus.lines import read_lines
+
+    return [line.rstrip("\r\n") for line in read_lines(path)]

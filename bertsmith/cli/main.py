@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import tyro
 
 from bertsmith import __version__
-from bertsmith.cli import branch, estimate, finetune, prepare, pretrain, use
+from bertsmith.cli import branch, estimate, finetune, prepare, pretrain, use, vectors
 from bertsmith.cli.arguments import registry
 from bertsmith.cli.settings import asks_for_help, changes, defaults, layers_named
 from bertsmith.config import BUDGETS
@@ -49,8 +49,8 @@ _COMMANDS: dict[str, tuple[type, Any]] = {
     "next": (use.Next, use.next_sentence),
     "similar": (use.Similar, use.similar),
     "evaluate": (use.Evaluate, use.evaluate),
-    "search": (use.Search, use.search),
-    "tag": (use.Tag, use.tag),
+    "search": (vectors.Search, vectors.search),
+    "tag": (vectors.Tag, vectors.tag),
     "finetune": (finetune.Finetune, finetune.finetune),
     "probe": (finetune.Probe, finetune.probe),
     "estimate": (estimate.EstimateCommand, estimate.estimate),

@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from bertsmith import api
-from bertsmith.cli.arguments import Flag, RunPath
+from bertsmith.cli.arguments import (
+    LONGEST_SHOWN,
+    Device,
+    Flag,
+    OptionalText,
+    Precision,
+    RunPath,
+    Text,
+    lines_of,
+)
 from bertsmith.display import Display, result_console, show, show_json
 from bertsmith.errors import InputError, printable
 
 if TYPE_CHECKING:
     from bertsmith.inference.model import Encoding
-
-_LONGEST_SHOWN = 120  # characters of a text on a line
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["float32", "bfloat16", "auto"]
-
-_Text = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
-_OptionalText = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +33,9 @@ class Encode:
 
     run: RunPath
     """A run's folder, one of its checkpoints, a Hugging Face folder, or hf:owner/name."""
-    text: _OptionalText = None
+    text: OptionalText = None
     """The text."""
-    text_pair: _OptionalText = None
+    text_pair: OptionalText = None
     """A second text, encoded together with the first."""
     compare: tuple[str, ...] = ()
     """Another text (or a pair): show how near the words they share are, by cosine."""
@@ -58,7 +59,7 @@ class Fill:
 
     run: RunPath
     """A run's folder, one of its checkpoints, a Hugging Face folder, or hf:owner/name."""
-    text: _Text
+    text: Text
     """A text with [MASK] in it."""
     top_k: int = 5
     """Words to propose."""
@@ -74,9 +75,9 @@ class Next:
 
     run: RunPath
     """A run's folder, one of its checkpoints, a Hugging Face folder, or hf:owner/name."""
-    sentence_a: _Text
+    sentence_a: Text
     """The first sentence."""
-    sentence_b: _Text
+    sentence_b: Text
     """The one that may follow it."""
     device: Device = "auto"
     """Where to compute."""
@@ -145,48 +146,6 @@ class Evaluate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
-    """Show the rows of a file that are nearest to a question, by vectors."""
-
-    run: RunPath
-    """A folder that was fine-tuned for similarity; any model is taken, with a warning."""
-    documents: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DOCS")]
-    """What is searched: a table (.jsonl, .csv, .tsv, .parquet), or a text, line by line."""
-    question: _OptionalText = None
-    """What is asked."""
-    input: Path | None = None
-    """A UTF-8 file with a question a line, in the place of one."""
-    top_k: int = 10
-    """Rows to show for each question."""
-    text_column: str | None = None
-    """Column of a table that holds the text; without it, by the names that are usual."""
-    device: Device = "auto"
-    """Where to compute."""
-    precision: Precision = "float32"
-    """Of matrix products; bfloat16 is quicker where the processor has it, auto takes it there."""
-    json: Flag = False
-    """Print one JSON object."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tag:
-    """Find the spans of a text, or of the lines of a file, that a model was fine-tuned to tag."""
-
-    run: RunPath
-    """A folder that was fine-tuned with --task tokens."""
-    text: _OptionalText = None
-    """The text."""
-    input: Path | None = None
-    """A UTF-8 file with a text a line, in the place of one."""
-    device: Device = "auto"
-    """Where to compute."""
-    precision: Precision = "float32"
-    """Of matrix products; bfloat16 is quicker where the processor has it, auto takes it there."""
-    json: Flag = False
-    """Print one JSON object."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Corpora:
     """List the corpora known by name, and what of them is on disk."""
 
@@ -238,8 +197,8 @@ def fill(command: Fill) -> None:
 
 def _around(text: str, place: int) -> str:
     """A text, or what stands around a place in it if it is long."""
-    begin, end = max(0, place - _LONGEST_SHOWN // 2), place + _LONGEST_SHOWN // 2
-    if len(text) <= _LONGEST_SHOWN:
+    begin, end = max(0, place - LONGEST_SHOWN // 2), place + LONGEST_SHOWN // 2
+    if len(text) <= LONGEST_SHOWN:
         return text
     return f"{'…' * (begin > 0)}{text[begin:end]}{'…' * (end < len(text))}"
 
@@ -298,7 +257,9 @@ def similar(command: Similar) -> None:
 def evaluate(command: Evaluate) -> None:
     """Print the figures of a model on a split, or of its vectors."""
     if command.similarity is not None or command.retrieval is not None:
-        _evaluate_vectors(command)
+        from bertsmith.cli.vectors import evaluate_vectors
+
+        evaluate_vectors(command)
         return
     from bertsmith.evaluation.of_folder import evaluate_folder
     from bertsmith.evaluation.table import print_evaluation
@@ -321,96 +282,6 @@ def evaluate(command: Evaluate) -> None:
         show_json(found.to_json(command.split))
         return
     print_evaluation(found, result_console())
-
-
-def _evaluate_vectors(command: Evaluate) -> None:
-    """Print how good the vectors of texts are, beside what takes less."""
-    from bertsmith.config import LabelledConfig
-    from bertsmith.vectors.evaluate import evaluate_retrieval, evaluate_similarity, figures_table
-
-    if command.similarity is not None and command.retrieval is not None:
-        raise InputError("Vectors are judged by one thing: give --similarity or --retrieval.")
-    usual = Evaluate(run=command.run)
-    for name in ("corpus", "split", "objective", "pairing", "max_length", "sentences"):
-        if getattr(command, name) != getattr(usual, name):
-            raise InputError(f"`{name}` changes nothing for vectors of texts; leave it out.")
-    what = command.similarity or command.retrieval
-    assert what is not None
-    found = (evaluate_similarity if command.similarity else evaluate_retrieval)(
-        command.run,
-        what,
-        labelled=LabelledConfig(
-            text_column=command.text_column,
-            text_pair_column=command.text_pair_column,
-            label_column=command.label_column,
-        ),
-        device=command.device,
-        precision=command.precision,
-        display=Display(quiet=command.json),
-    )
-    if command.json:
-        show_json(found.to_json())
-        return
-    console = result_console()
-    console.print(printable(found.about), style="bold")
-    console.print(figures_table(found))
-    for reason, count in found.left_out.items():
-        show(f"left out: {count:,} {reason}")
-
-
-def search(command: Search) -> None:
-    """Print the nearest rows, the nearest first."""
-    from bertsmith.config import LabelledConfig
-    from bertsmith.vectors.encoder import TextEncoder
-    from bertsmith.vectors.search import Documents
-    from bertsmith.vectors.search import search as nearest_rows
-
-    if (command.question is None) == (command.input is None):
-        raise InputError("Give a question, or a file of questions with --input; one of the two.")
-    questions = [command.question] if command.question is not None else []
-    if command.input is not None:
-        questions = [line.strip() for line in _lines_of(command.input) if line.strip()]
-    labelled = LabelledConfig(text_column=command.text_column)
-    documents = Documents.read(command.documents, labelled)
-    encoder = TextEncoder.load(command.run, device=command.device, precision=command.precision)
-    display = Display(quiet=command.json)
-    found = nearest_rows(encoder, documents, questions, top_k=command.top_k, display=display)
-    if command.json:
-        rows = zip(questions, found, strict=True)
-        show_json(
-            {
-                "found": [
-                    {"question": q, "hits": [hit._asdict() for hit in hits]} for q, hits in rows
-                ]
-            }
-        )
-        return
-    for number, (question, hits) in enumerate(zip(questions, found, strict=True)):
-        if len(questions) > 1:
-            show(f"{chr(10) if number else ''}{printable(question)}")
-        for hit in hits:
-            text = " ".join(hit.text.split())
-            text = text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
-            show(f"{hit.cosine:.4f}  line {hit.line:<7,}  {printable(text)}")
-
-
-def tag(command: Tag) -> None:
-    """Print the spans that are found, line by line."""
-    if (command.text is None) == (command.input is None):
-        raise InputError("Give a text, or a file of texts with --input; one of the two.")
-    texts = [command.text] if command.text is not None else []
-    if command.input is not None:
-        texts = _lines_of(command.input)
-    found = api.tag(command.run, texts, device=command.device, precision=command.precision)
-    if command.json:
-        rows = zip(texts, found, strict=True)
-        show_json({"texts": [{"text": t, "spans": [one._asdict() for one in s]} for t, s in rows]})
-        return
-    for number, spans in enumerate(found, 1):
-        where = f"{number}:" if len(texts) > 1 else ""
-        for span in spans:
-            place = f"{where}{span.start}-{span.end}"
-            show(f"{span.score:6.1%}  {place:>12}  {printable(span.kind)}  {printable(span.text)}")
 
 
 def corpora(command: Corpora) -> None:
@@ -479,14 +350,8 @@ def _print_encoding(found: Encoding, other: Encoding | None, pooling: str) -> No
         show("no word stands in both")
 
 
-def _lines_of(path: Path) -> list[str]:
-    from bertsmith.corpus.lines import read_lines
-
-    return [line.rstrip("\r\n") for line in read_lines(path)]
-
-
 def _read_texts(path: Path) -> list[str | tuple[str, str]]:
-    parts = (line.partition("\t") for line in _lines_of(path))
+    parts = (line.partition("\t") for line in lines_of(path))
     return [(a, b) if tab else a for a, tab, b in parts]
 
 

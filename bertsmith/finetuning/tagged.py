@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,39 +145,49 @@ def _listed(value: Any) -> list[str]:
     return list(map(str, value))
 
 
+@dataclass(frozen=True)
 class Scheme:
-    """What tags mean: spans of kinds (BIO, IOB, IOBES, BILOU), or a class for each word.
+    """What tags mean: spans of kinds (BIO, IOB, IOBES, BILOU), or a class for each word."""
 
-    Args:
-        tags: all that the training file has.
+    names: list[str]
+    """Classes of the model: O, and B- and I- of each kind; or the tags themselves."""
+    is_spans: bool
+    """Whether tags are of spans."""
 
-    Attributes:
-        is_spans: whether tags are of spans.
-        names: classes of the model: O, and B- and I- of each kind; or the tags themselves.
+    @staticmethod
+    def of_tags(tags: set[str], path: Path) -> Scheme:
+        """That of all tags of a training file.
 
-    Raises:
-        DataError: there are not two tags, or too many.
-    """
-
-    def __init__(self, tags: set[str], path: Path) -> None:
+        Raises:
+            DataError: there are not two tags, or too many; some are marks of spans and some not.
+        """
         found = {tag: _SPAN_TAG.fullmatch(tag) for tag in sorted(tags - {OUTSIDE})}
-        self.is_spans = bool(found) and all(found.values())
+        is_spans = bool(found) and all(found.values())
         strays = [tag for tag, match in found.items() if match is None]
         if len(strays) < len(found) and OUTSIDE in tags and strays:
             raise DataError(
                 f"{path} must have {OUTSIDE} and marks of spans (B-, I-, …) alone, or neither; it "
                 f"has {', '.join(map(repr, strays[:5]))} beside them. Mend these tags."
             )
-        if self.is_spans:
+        names = sorted(tags)
+        if is_spans:
             kinds = sorted({match[2] for match in found.values() if match})
-            self.names = [OUTSIDE, *(f"{mark}-{kind}" for kind in kinds for mark in "BI")]
-        else:
-            self.names = sorted(tags)
-        if len(tags) < 2 or len(self.names) > _MOST_TAGS:
+            names = [OUTSIDE, *(f"{mark}-{kind}" for kind in kinds for mark in "BI")]
+        if len(tags) < 2 or len(names) > _MOST_TAGS:
             raise DataError(
                 f"{path} must have from two to {_MOST_TAGS} different tags; it has {len(tags)}."
             )
-        self._numbers = {name: number for number, name in enumerate(self.names)}
+        return Scheme(names, is_spans)
+
+    @staticmethod
+    def of_model(names: Sequence[str]) -> Scheme:
+        """That of a model's classes."""
+        is_spans = all(name == OUTSIDE or name[:2] in ("B-", "I-") for name in names)
+        return Scheme(list(names), is_spans)
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.names)}
 
     @property
     def kinds(self) -> list[str]:
@@ -214,19 +225,12 @@ class Scheme:
                 )
         return [self._numbers[tag] for tag in tags]
 
-    @staticmethod
-    def of_model(names: Sequence[str]) -> Scheme:
-        """That of a model's classes."""
-        found = object.__new__(Scheme)
-        found.names = list(names)
-        found.is_spans = all(name == OUTSIDE or name[:2] in ("B-", "I-") for name in names)
-        found._numbers = {name: number for number, name in enumerate(names)}
-        return found
-
     def continued(self, number: int) -> int:
         """The class of the further pieces of a word: inside of what it begins."""
         name = self.names[number]
-        return self._numbers[f"I-{name[2:]}"] if self.is_spans and name[:2] == "B-" else number
+        if self.is_spans and name[:2] == "B-":
+            return self._numbers.get(f"I-{name[2:]}", number)
+        return number
 
 
 def spans_of(tags: Sequence[str]) -> set[Span]:

@@ -217,7 +217,7 @@ def token_training(
             read_tagged(file, labelled) for file in (files.train, files.validation)
         )
         test = None if files.test is None else read_tagged(files.test, labelled, needs_tags=False)
-        scheme = Scheme({tag for row in train.tags or () for tag in row}, train.path)
+        scheme = Scheme.of_tags({tag for row in train.tags or () for tag in row}, train.path)
         tokenizer = how["tokenizer"]
         rows = [TaggedRows.of(file, scheme, tokenizer) for file in (train, validation)]
         tested = None if test is None else TaggedRows.of(test, scheme, tokenizer)
