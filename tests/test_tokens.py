@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 import bertsmith
+from bertsmith.cli.main import main
 from bertsmith.config import LabelledConfig
 from bertsmith.errors import (
     BertsmithError,
@@ -414,3 +415,22 @@ def test_what_does_not_suit_is_refused(
     assert table.exists()
     with pytest.raises(ModelError, match="must be fine-tuned with --task tokens; it is a BertFor"):
         bertsmith.tag(finished_run.output, "a bird", **ENCODER)
+
+
+def test_the_command_prints_spans(
+    tuned: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("old hills\nthe bird flies\n")
+    outputs = []
+    for more in (["the bird flies"], ["--input", str(texts)], ["--input", str(texts), "--json"]):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["tag", str(tuned.output), *more, "--device", "cpu"])
+        assert ended.value.code == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0].split()[1:] == ["4-8", "animal", "bird"]
+    assert outputs[1].split()[1:] == ["2:4-8", "animal", "bird"]
+    found = json.loads(outputs[2])["texts"]
+    assert [len(one["spans"]) for one in found] == [0, 1]
+    assert found[1]["spans"][0]["text"] == "bird"

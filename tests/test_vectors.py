@@ -20,6 +20,7 @@ from transformers import AutoModel
 
 import bertsmith
 from bertsmith.batch import Batch
+from bertsmith.cli.main import main
 from bertsmith.config import resolve
 from bertsmith.corpus.collections import collection_of_rows, read_collection
 from bertsmith.errors import (
@@ -507,3 +508,58 @@ def test_a_model_that_was_not_trained_for_it_says_so(finished_run: Run, text_fil
     with pytest.warns(UserWarning, match="was not trained for vectors of texts|were cut to"):
         (found,) = bertsmith.search(finished_run.output, text_file, "the crane", top_k=2, **ENCODER)
     assert [hit.text for hit in found]
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--device", "cpu"])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_commands_print_what_is_found(
+    tuned: Any, tables: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, table = str(tuned.output), str(tables["validation"])
+    lines = said(capsys, "search", folder, table, "where is bird", "--top-k", "2").splitlines()
+    expected = bertsmith.search(folder, table, "where is bird", top_k=2, **ENCODER)[0]
+    assert [line.split()[:3] for line in lines] == [
+        [f"{hit.cosine:.4f}", "line", str(hit.line)] for hit in expected
+    ]
+    questions = tmp_path / "questions.txt"
+    questions.write_text("where\tis bird\n\nold hills\n")
+    found = json.loads(said(capsys, "search", folder, table, "--input", str(questions), "--json"))
+    assert [one["question"] for one in found["found"]] == ["where\tis bird", "old hills"]
+    shown = said(capsys, "evaluate", folder, "--retrieval", table)
+    assert "38 queries, 40 documents" in shown
+    assert all(name in shown for name in ("ndcg@10", MODEL, BM25, BEFORE, RANDOM))
+    figures = json.loads(said(capsys, "evaluate", folder, "--retrieval", table, "--json"))
+    assert figures["figures"][MODEL]["recall_at_100"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["search", "{folder}", "{table}"], "Give a question, or a file of questions"),
+        (["evaluate", "{folder}", "--retrieval", "x", "--similarity", "y"], "judged by one thing"),
+        (
+            ["evaluate", "{folder}", "--retrieval", "x", "--split", "test"],
+            "`split` changes nothing",
+        ),
+        (["evaluate", "{folder}", "--retrieval", "nowhere"], "there is none"),
+    ],
+)
+def test_wrong_commands_end_with_a_line(
+    arguments: list[str],
+    says: str,
+    tuned: Any,
+    tables: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([a.format(folder=tuned.output, table=tables["validation"]) for a in arguments])
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("bertsmith: error: ")
+    assert says in line
