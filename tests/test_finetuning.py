@@ -21,13 +21,13 @@ from sklearn.utils.class_weight import compute_class_weight
 from transformers import AutoTokenizer, BertForSequenceClassification, pipeline
 
 import bertsmith
+from bertsmith.architectures import CLASSIFIER, build
 from bertsmith.architectures.bert.network import Bert
 from bertsmith.cli.main import main
 from bertsmith.config import BertConfig, FinetuneConfig, LabelledConfig
 from bertsmith.data.ahead import BatchesAhead
 from bertsmith.errors import BertsmithError
 from bertsmith.finetuning.batches import RowBatches
-from bertsmith.finetuning.classifier import classifier_on
 from bertsmith.finetuning.labels import Task, task_of
 from bertsmith.finetuning.metrics import majority_accuracy, metrics_of, predictions_of
 from bertsmith.finetuning.sequences import class_weights, labelled_rows, predict
@@ -76,7 +76,8 @@ def test_the_classifier_is_that_of_transformers(
 
 @pytest.mark.filterwarnings("ignore:1 of 3 texts were cut")
 def test_outputs_do_not_depend_on_the_batch(tiny_model: Bert, tokenizer: Tokenizer) -> None:
-    model = classifier_on(tiny_model, 0.0, 3)
+    heads = frozenset({CLASSIFIER})
+    model = build(tiny_model.config, tiny_model.vocab_size, heads, num_labels=3)
     model.initialize(0)
     short = copy.copy(tokenizer)
     short.max_length = 12

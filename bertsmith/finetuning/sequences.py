@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -22,7 +22,6 @@ from bertsmith.architectures import CLASSIFIER, Encoder
 from bertsmith.config import FinetuneConfig, LabelledConfig
 from bertsmith.errors import InputError
 from bertsmith.finetuning.batches import Drawn
-from bertsmith.finetuning.classifier import classifier_on, snapshot
 from bertsmith.finetuning.labels import Targets, Task
 from bertsmith.finetuning.metrics import (
     main_metric,
@@ -38,7 +37,8 @@ from bertsmith.objectives.classification import SequenceClassification
 from bertsmith.random_bits import Int64
 from bertsmith.ranks import ALONE, Ranks
 from bertsmith.rows import Row, over_rows
-from bertsmith.saved.hugging_face import ModelFolder
+from bertsmith.saved.hugging_face import ModelFolder, Snapshot, labels_config
+from bertsmith.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +69,9 @@ class SequenceTraining(Training):
         """Between the model's outputs and the labels."""
         return Scale.of(self.tables.train[1], self.task)
 
-    def model(self) -> Encoder:
-        num_labels = self.task.num_outputs
-        return classifier_on(self.pretrained, self.config.dropout_prob, num_labels).to(self.device)
+    @property
+    def num_outputs(self) -> int:
+        return self.task.num_outputs
 
     def objective(self) -> SequenceClassification:
         weights = class_weights(self.tables.train[1], self.task, self.config, self.device)
@@ -221,3 +221,11 @@ class Scale:
                 parameter.mul_(self.deviation)
                 if name == "bias":
                     parameter.add_(self.mean)
+
+
+def snapshot(model: Encoder, tokenizer: Tokenizer, task: Task) -> Snapshot:
+    """A copy of the model as it is saved, with the names of the classes."""
+    found = Snapshot.of(model, tokenizer)
+    kind = "regression" if task.is_regression else "single_label_classification"
+    labels = labels_config(task.classes or ["LABEL_0"])
+    return replace(found, config={**found.config, "problem_type": kind, **labels})

@@ -14,7 +14,7 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from bertsmith.architectures import POOLER, Encoder, architecture_of, build
+from bertsmith.architectures import POOLER, Encoder, architecture_of
 from bertsmith.config import FinetuneConfig, LabelledConfig, SimilarityConfig, resolve
 from bertsmith.data.store import TokenStore
 from bertsmith.errors import ConfigError, DataError, InputError
@@ -70,11 +70,6 @@ class SimilarityTraining(Training):
     @property
     def metric(self) -> str:
         return "ndcg_at_10" if self.rows.scores is None else "spearman"
-
-    def model(self) -> Encoder:
-        pretrained = self.pretrained
-        config = pretrained.config.with_dropout(self.config.dropout_prob)
-        return build(config, pretrained.vocab_size, frozenset()).to(self.device)
 
     def objective(self) -> Contrast | ScoredContrast:
         kind = Contrast if self.rows.scores is None else ScoredContrast

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
-from bertsmith.architectures import TOKEN_CLASSIFIER, Encoder, build
+from bertsmith.architectures import Encoder
 from bertsmith.config import LabelledConfig
 from bertsmith.errors import ConfigError, InputError
 from bertsmith.finetuning.batches import Drawn
@@ -97,13 +97,9 @@ class TokenTraining(Training):
         usual = "f1" if self.scheme.is_spans else "accuracy"
         return usual if self.config.metric == "auto" else self.config.metric
 
-    def model(self) -> Encoder:
-        pretrained = self.pretrained
-        config = pretrained.config.with_dropout(self.config.dropout_prob)
-        heads = frozenset({TOKEN_CLASSIFIER})
-        num_labels = len(self.scheme.names)
-        model = build(config, pretrained.vocab_size, heads, num_labels=num_labels)
-        return model.to(self.device)
+    @property
+    def num_outputs(self) -> int:
+        return len(self.scheme.names)
 
     def objective(self) -> TokenClassification:
         return TokenClassification()

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, TypedDict
 
 import torch
 
-from bertsmith.architectures import Encoder
+from bertsmith.architectures import Encoder, build
 from bertsmith.config import FinetuneConfig, TrainingConfig
 from bertsmith.display import Display
 from bertsmith.errors import DivergenceError
@@ -107,9 +107,17 @@ class Training(ABC):
     def metric(self) -> str:
         """The figure that says which moment is the best; it has a value whatever the model."""
 
-    @abstractmethod
+    @property
+    def num_outputs(self) -> int:
+        """Of a classifier; 0: there is none."""
+        return 0
+
     def model(self) -> Encoder:
         """A network for the task, on the device; its weights are drawn later."""
+        pretrained, heads = self.pretrained, self.objective().heads
+        config = pretrained.config.with_dropout(self.config.dropout_prob)
+        model = build(config, pretrained.vocab_size, heads, num_labels=self.num_outputs)
+        return model.to(self.device)
 
     @abstractmethod
     def objective(self) -> Objective:

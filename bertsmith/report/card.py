@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from bertsmith.config import BUDGETS, PretrainConfig
+from bertsmith.config import BUDGETS, TOKENIZERS, PretrainConfig
 
 CARD_FILE = "README.md"
 
@@ -91,10 +91,16 @@ def _text(
         "## Tokenizer",
         "",
         f"{_name(str(vocabulary.get('kind', 'as prepared')))}, {figures['vocabulary_entries']:,} "
-        f"entries, {vocabulary.get('tokens_a_word', 0):.2f} tokens a word; "
-        f"{'lower-cased' if config.preparation.lowercase else 'case kept'}.",
+        f"entries, {vocabulary.get('tokens_a_word', 0):.2f} tokens a word{_case(config)}.",
         "",
     ]
+
+
+def _case(config: PretrainConfig) -> str:
+    """What became of upper case, where the tokenizer was trained by the settings."""
+    if config.preparation.tokenizer not in TOKENIZERS:
+        return ""
+    return "; lower-cased" if config.preparation.lowercase else "; case kept"
 
 
 def finetuned_card(results: Mapping[str, Any], license_name: str | None) -> str:
