@@ -131,7 +131,6 @@ def bc5cdr(options: argparse.Namespace, run: Path, folder: Path) -> list[str]:
             resume=True,
             task="tokens",
             seeds=options.seeds,
-            epochs=3,
             evaluations_per_epoch=1,
             max_length=128,
         )

@@ -88,6 +88,8 @@ class TokenTraining(Training):
     validation: TaggedRows
     test: TaggedRows | None
 
+    rate_of_base = 1e-4  # by docs/design/use.md
+
     @property
     def num_rows(self) -> int:
         return len(self.train.windows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypedDict
 
@@ -32,7 +32,7 @@ from bertsmith.training.stop import StopRequest
 from bertsmith.training.sums import Sums
 from bertsmith.training.trainer import Trainer
 
-_RATE_OF_BASE, _WIDTH_OF_BASE = 3e-5, 768  # the original's, of BERT_BASE
+_WIDTH_OF_BASE = 768
 _REPORTS = 200  # of progress, in a training
 
 
@@ -91,6 +91,8 @@ class Training(ABC):
     stop: StopRequest = field(default_factory=StopRequest)
 
     usual_batch_size: ClassVar[int] = 32
+    rate_of_base: ClassVar[float] = 3e-5
+    """The learning rate for BERT_BASE's width."""
 
     @property
     def batch_size(self) -> int:
@@ -208,7 +210,12 @@ class Training(ABC):
             self.num_rows, self.drawing(), batch_size=self.batch_size, seed=seed, ranks=self.ranks
         )
         steps = max(1, -(-config.epochs * self.num_rows // self.batch_size))
-        training = as_training(config, model, steps=steps, batch_size=self.batch_size, seed=seed)
+        rate = config.learning_rate or default_learning_rate(
+            model.config.hidden_size, self.rate_of_base
+        )
+        training = as_training(
+            replace(config, learning_rate=rate), steps=steps, batch_size=self.batch_size, seed=seed
+        )
         alone = self.ranks.size == 1
         engine = EagerEngine(
             parallel,
@@ -244,14 +251,15 @@ class Training(ABC):
 
 
 def as_training(
-    config: FinetuneConfig, model: Encoder, *, steps: int, batch_size: int, seed: int
+    config: FinetuneConfig, *, steps: int, batch_size: int, seed: int
 ) -> TrainingConfig:
-    """The settings of a training, as those of pretraining."""
+    """The settings of a training, as those of pretraining; `config` with a learning rate."""
+    assert config.learning_rate is not None
     return TrainingConfig(
         steps=steps,
         batch_size=batch_size,
         optimizer="adamw",
-        learning_rate=config.learning_rate or default_learning_rate(model.config.hidden_size),
+        learning_rate=config.learning_rate,
         adam_beta2=0.999,
         weight_decay=config.weight_decay,
         lr_scheduler_type="linear",
@@ -265,9 +273,9 @@ def as_training(
     )
 
 
-def default_learning_rate(hidden_size: int) -> float:
-    """3e-5 for BERT_BASE's width, and more for narrower networks: by the power 1.5 of the ratio."""
-    return _RATE_OF_BASE * (_WIDTH_OF_BASE / hidden_size) ** 1.5
+def default_learning_rate(hidden_size: int, rate_of_base: float = 3e-5) -> float:
+    """More than for BERT_BASE's width for narrower networks: by the power 1.5 of the ratio."""
+    return rate_of_base * (_WIDTH_OF_BASE / hidden_size) ** 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
