@@ -229,13 +229,13 @@ def _before(encoder: TextEncoder, display: Display) -> TextEncoder | None:
         return None
     try:
         if is_hub_name(named):
-            raise InputError("it has a name on a hub")
+            raise InputError("It has a name on a hub.")
         with _silent():
             found = TextEncoder.load(named, device="cpu", precision=encoder.precision)
         if digest_of_model(found.model) != expected:
-            raise InputError("it was trained on since")
+            raise InputError("It was trained on since.")
     except BertsmithError as error:
-        display.warn(f"The model before the training, {named}, is not beside it: {error}")
+        display.warn(f"The model before the training, {named}, is not beside it. {error}")
         return None
     return replace(
         found,
