@@ -15,6 +15,7 @@ from bertsmith.api import (
     estimate,
     evaluate,
     evaluate_vectors,
+    export,
     finetune,
     load,
     prepare,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from bertsmith.evaluation.held_out import Evaluation
     from bertsmith.evaluation.pseudo import PseudoPerplexity
     from bertsmith.evaluation.tally import Bin
+    from bertsmith.exporting import Exported
     from bertsmith.finetuning.finetune import Finetuned
     from bertsmith.inference.model import Candidate, Encoding, PretrainedModel
     from bertsmith.inference.similar import Place, Ranked
@@ -78,6 +80,7 @@ _RESULTS = {
     "Candidate": "inference.model",
     "Encoding": "inference.model",
     "Estimate": "training.estimate",
+    "Exported": "exporting",
     "Evaluation": "evaluation.held_out",
     "Finetuned": "finetuning.finetune",
     "Hit": "vectors.search",
@@ -109,6 +112,7 @@ __all__ = [
     "Encoding",
     "Estimate",
     "Evaluation",
+    "Exported",
     "FinetuneConfig",
     "FinetuneSettings",
     "Finetuned",
@@ -146,6 +150,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "evaluate_vectors",
+    "export",
     "finetune",
     "load",
     "prepare",

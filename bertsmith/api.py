@@ -25,6 +25,7 @@ from bertsmith.errors import ConfigError, InputError, printable
 
 if TYPE_CHECKING:
     from bertsmith.evaluation.held_out import Evaluation
+    from bertsmith.exporting import Exported
     from bertsmith.finetuning.finetune import Finetuned
     from bertsmith.inference.model import PretrainedModel
     from bertsmith.inference.similar import Ranked
@@ -508,6 +509,59 @@ def finetune(
         baseline=baseline,
         overwrite=overwrite,
         resume=resume,
+        display=Display(quiet=quiet),
+    )
+
+
+def export(
+    path: str | Path,
+    *,
+    output: str | Path,
+    format: Literal["onnx"] = "onnx",
+    quantize: Literal["int8"] | None = None,
+    opset: int = 18,
+    validation: str | Path | None = None,
+    license: str | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Exported:
+    """Write a model as a graph that onnxruntime runs, without PyTorch, for what it was trained for.
+
+    A pretrained model fills masks; a fine-tuned one gives classes, scores, tags, or vectors of
+    texts (pooling is in the graph). The graph takes any batch size and length, and is held against
+    the model before anything is written.
+
+    Args:
+        path: as in `load`, or a fine-tuned folder.
+        output: the folder to make: the graph, the tokenizer, a README.md with a program that runs
+            it.
+        format: onnx.
+        quantize: "int8": 8-bit weights, about a quarter of the size; what they cost is measured on
+            the model's own validation text and is in the report.
+        opset: of ONNX's operators, 18 to 23.
+        validation: a table for that; default: the one of the fine-tuning, if it is still there.
+        license: for the README.md; default: that of the model's own.
+        overwrite: replace an earlier export in `output`.
+        quiet: show no progress.
+
+    Returns:
+        `output`, `file` and `report`.
+
+    Raises:
+        BertsmithError: what must hold, what was found, what to do.
+    """
+    from bertsmith.exporting import export_folder
+
+    if format != "onnx":
+        raise ConfigError(f"`format` must be onnx; got {format!r}.")
+    return export_folder(
+        Path(path),
+        output=Path(output),
+        quantize=quantize,
+        opset=opset,
+        validation=None if validation is None else Path(validation),
+        license_name=license,
+        overwrite=overwrite,
         display=Display(quiet=quiet),
     )
 

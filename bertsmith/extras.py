@@ -11,6 +11,7 @@ EXTRAS = {
     "datasets": ("datasets",),
     "dedup": ("rensa",),
     "finetune": ("scipy", "sklearn"),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "ray": ("ray",),
     "search": ("bm25s",),
 }

@@ -15,7 +15,7 @@ import torch
 from bertsmith.batch import Batch
 from bertsmith.errors import DivergenceError
 from bertsmith.hardware.device import autocast
-from bertsmith.nn.layout import PackedInput
+from bertsmith.nn.layout import Layout, PackedInput
 from bertsmith.ranks import ALONE, Ranks
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.tokenizer.texts import kept_places, say_what_is_unknown, say_what_was_cut
@@ -70,17 +70,19 @@ def packed(
         tags: of each row those of its tokens, which take the place of masked tokens; -1: none.
     """
     inputs = PackedInput.of(rows, _CPU)
+    layout = inputs.layout
+    assert isinstance(layout, Layout)
     flat = torch.tensor([tag for row in tags or () for tag in row], dtype=torch.int64)
     tagged = (flat >= 0).nonzero().squeeze(1)
     return Batch(
         input_ids=inputs.input_ids,
         token_type_ids=inputs.token_type_ids,
         position_ids=inputs.position_ids,
-        cu_seqlens=inputs.layout.cu_seqlens,
+        cu_seqlens=layout.cu_seqlens,
         masked_positions=tagged,
         masked_labels=flat[tagged],
         sequence_labels=flat[:0] if targets is None else torch.from_numpy(targets),
-        lengths=inputs.layout.lengths,
+        lengths=layout.lengths,
         num_masked_each=tuple(sum(tag >= 0 for tag in row) for row in tags or [()] * len(rows)),
         starts=tuple(starts),
     )

@@ -122,6 +122,7 @@ def assert_equal_weights(one: torch.nn.Module, other: torch.nn.Module) -> None:
 def their_logits(theirs: Any, inputs: PackedInput) -> Tensor:
     """Of the real tokens, end to end."""
     layout = inputs.layout
+    assert isinstance(layout, Layout)
     lengths = torch.tensor(layout.lengths)
     mask = torch.arange(layout.max_length)[None] < lengths[:, None]
     grid = layout.pad(inputs.input_ids[:, None]).squeeze(2)

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import tyro
 
 from bertsmith import __version__
-from bertsmith.cli import branch, estimate, finetune, prepare, pretrain, use, vectors
+from bertsmith.cli import branch, estimate, export, finetune, prepare, pretrain, use, vectors
 from bertsmith.cli.arguments import registry
 from bertsmith.cli.settings import asks_for_help, changes, defaults, layers_named
 from bertsmith.config import BUDGETS
@@ -53,6 +53,7 @@ _COMMANDS: dict[str, tuple[type, Any]] = {
     "tag": (vectors.Tag, vectors.tag),
     "finetune": (finetune.Finetune, finetune.finetune),
     "probe": (finetune.Probe, finetune.probe),
+    "export": (export.Export, export.export),
     "estimate": (estimate.EstimateCommand, estimate.estimate),
     "corpora": (use.Corpora, use.corpora),
 }

@@ -108,6 +108,29 @@ def evaluate_folder(
     return found
 
 
+def held_out_text(
+    path: Path, folder: Path, tokenizer: Tokenizer, display: Display
+) -> tuple[TokenStore, DataConfig] | None:
+    """What a run held out, and which examples its training made of text; None: there is no such.
+
+    Args:
+        path: maybe a run's, or in it.
+        folder: the model's.
+        tokenizer: the model's.
+        display: shows what goes on, where the text is prepared anew.
+    """
+    run_config = find_run_config(path)
+    if run_config is None:
+        return None
+    config = resolve(file=run_config)
+    preparation = with_tokenizer_of(config.preparation, folder)
+    try:
+        store = _open_text(preparation, tokenizer, None, "validation", display)
+    except BertsmithError:  # moved, changed since, or nothing was held out
+        return None
+    return store, replace(config.data, max_length=tokenizer.max_length)
+
+
 def _open(
     path: Path,
     folder: Path,

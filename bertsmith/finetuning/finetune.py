@@ -135,7 +135,7 @@ def finetune_folder(
             training = _training(path, files, *task, config, device, ranks, shown)
         settings = settings_of(labelled, similarity, training, baseline=baseline)
         kinds = ("pretrained", "random") if baseline else ("pretrained",)
-        job = _Job(training=training, kinds=kinds, output=output, settings=settings)
+        job = _Job(training=training, kinds=kinds, output=output, settings=settings, files=files)
         results = job.run(overwrite=overwrite, resume=resume)
     return Finetuned(output=output, results={**results, "output": str(output)})
 
@@ -208,6 +208,7 @@ class _Job:
     kinds: tuple[_Kind, ...]
     output: Path
     settings: dict[str, Any]
+    files: Files
 
     def run(self, *, overwrite: bool, resume: bool) -> dict[str, Any]:
         """Begin or go on, finish, and write the output; what results.json holds."""
@@ -325,6 +326,11 @@ class _Job:
         training = self.training
         return {
             **training.results(),
+            "files": {
+                name: str(path.resolve())
+                for name, path in self.files._asdict().items()
+                if path is not None
+            },
             "metric": training.metric,
             "seeds": list(training.config.seeds),
             "best_seed": self._best_seed(trained["pretrained"]),

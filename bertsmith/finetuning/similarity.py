@@ -89,18 +89,7 @@ class SimilarityTraining(Training):
     def evaluate(
         self, model: Encoder, progress: Callable[[int, int], None]
     ) -> dict[str, float | None]:
-        chosen = np.arange(min(len(self.judged), self._most_judged))
-        first, second = self.judged.texts(chosen)[:2]
-        vectors = self._vectors(model, [*first, *second], progress)
-        left, right = vectors[: len(first)], vectors[len(first) :]
-        if self.judged.scores is not None:
-            cosines = (left * right).sum(axis=1)
-            return metrics_of(cosines, self.judged.scores, _SCORES)
-        return _found_again(first, second, left, right)
-
-    @property
-    def _most_judged(self) -> int:
-        return _MOST_JUDGED if isinstance(self.judged, Neighbours) else len(self.judged)
+        return figures_of_vectors(self.judged, lambda rows: self._vectors(model, rows, progress))
 
     def _vectors(
         self, model: Encoder, rows: Sequence[Row], progress: Callable[[int, int], None]
@@ -148,6 +137,24 @@ class SimilarityTraining(Training):
         pooling = Pooling(mode=self.similarity.pooling, normalize=self.similarity.normalize)
         size = model.config.hidden_size
         write_pooling(folder, pooling, size=size, max_length=self.tokenizer.max_length)
+
+
+def figures_of_vectors(
+    judged: TextRows, vectors: Callable[[Sequence[Row]], Float32]
+) -> dict[str, float | None]:
+    """How near vectors bring the texts that belong together.
+
+    Args:
+        judged: them.
+        vectors: from rows to vectors of length 1: float32 [R, H].
+    """
+    most = _MOST_JUDGED if isinstance(judged, Neighbours) else len(judged)
+    first, second = judged.texts(np.arange(min(len(judged), most)))[:2]
+    found = vectors([*first, *second])
+    left, right = found[: len(first)], found[len(first) :]
+    if judged.scores is not None:
+        return metrics_of((left * right).sum(axis=1), judged.scores, _SCORES)
+    return _found_again(first, second, left, right)
 
 
 def _found_again(
@@ -259,22 +266,30 @@ def _rows_of(
     found: list[TextRows] = []
     sizes: dict[str, int] = {}
     for name, table in (("train", train), ("validation", validation)):
-        columns = [[a for a, _ in table.texts], [b or "" for _, b in table.texts]]
-        columns += [] if table.negatives is None else [table.negatives]
-        cut = 0
-        rows = []
-        for column in columns:
-            tokens, num_cut = tokenize(
-                [(t, None) for t in column], tokenizer, source=str(table.path)
-            )
-            rows.append(tokens)
-            cut += num_cut
-        scores = None if table.labels is None else _SCORES.targets(table).astype(np.float32)
-        if scores is not None and len(np.unique(scores)) < 2:
-            raise DataError(f"{table.path} must have different scores; all are {scores[0]}.")
-        found.append(TableRows(columns=rows, scores=scores))
+        rows, cut = rows_that_belong(table, tokenizer)
+        found.append(rows)
         sizes |= {name: len(table), f"{name}_left_out": table.num_left_out, f"{name}_cut": cut}
     return found[0], found[1], sizes
+
+
+def rows_that_belong(table: LabelledTexts, tokenizer: Tokenizer) -> tuple[TableRows, int]:
+    """The rows of a table that `read_pairs` read, and how many texts were cut.
+
+    Raises:
+        DataError: its scores are all alike.
+    """
+    columns = [[a for a, _ in table.texts], [b or "" for _, b in table.texts]]
+    columns += [] if table.negatives is None else [table.negatives]
+    cut = 0
+    rows = []
+    for column in columns:
+        tokens, num_cut = tokenize([(t, None) for t in column], tokenizer, source=str(table.path))
+        rows.append(tokens)
+        cut += num_cut
+    scores = None if table.labels is None else _SCORES.targets(table).astype(np.float32)
+    if scores is not None and len(np.unique(scores)) < 2:
+        raise DataError(f"{table.path} must have different scores; all are {scores[0]}.")
+    return TableRows(columns=rows, scores=scores), cut
 
 
 def _stores_of_run(path: Path, folder: Path, how: How) -> tuple[TokenStore, TokenStore]:

@@ -1,6 +1,6 @@
 """Tags of words: a classifier on every token, sentences in windows, spans that are found.
 
-Legend: W = words; L = tokens that a model reads at once.
+Legend: W = words; L = tokens that a model reads at once; K = tags.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
+
+import numpy as np
+import numpy.typing as npt
 
 from bertsmith.architectures import Encoder
 from bertsmith.config import LabelledConfig
@@ -30,7 +33,7 @@ from bertsmith.finetuning.train import Files, How, Training
 from bertsmith.objectives.tokens import TokenClassification
 from bertsmith.random_bits import Int64
 from bertsmith.ranks import ALONE, Ranks
-from bertsmith.rows import over_tokens
+from bertsmith.rows import Row, over_tokens
 from bertsmith.saved.hugging_face import ModelFolder, Snapshot, labels_config
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.tokenizer.texts import warn
@@ -67,6 +70,44 @@ class TaggedRows:
                 "not begun; they are taken for its beginning."
             )
         return TaggedRows(file=file, tags=tags, windows=windows, broken=broken)
+
+    @property
+    def rows(self) -> list[Row]:
+        """What a model reads."""
+        return [window.row for window in self.windows]
+
+    def predicted(
+        self, outputs: Sequence[npt.NDArray[np.float32]], scheme: Scheme
+    ) -> list[list[str]]:
+        """The tag of each word, by its first piece.
+
+        Args:
+            outputs: of each row's tokens: float32 [L, K].
+            scheme: of the K tags.
+        """
+        found = [[""] * len(words) for words in self.file.words]
+        for window, scores in zip(self.windows, outputs, strict=True):
+            for word, number in zip(window.words, scores.argmax(axis=1).tolist(), strict=True):
+                if word >= 0:
+                    found[window.sentence][word] = scheme.names[number]
+        return found
+
+    def figures(self, found: Sequence[Sequence[str]], scheme: Scheme) -> dict[str, float | None]:
+        """How good the tags are that `predicted` gives, beside those of the file."""
+        right = sum(
+            mine == theirs
+            for row, expected in zip(found, self.tags, strict=True)
+            for mine, theirs in zip(row, expected, strict=True)
+        )
+        accuracy: dict[str, float | None] = {"accuracy": right / self.file.num_words}
+        if not scheme.is_spans:
+            return accuracy
+        by_kind = span_figures(found, self.tags)
+        over_all = {name: by_kind[""][name] for name in ("f1", "precision", "recall")}
+        of_kinds = {
+            f"f1_{kind}": by_kind[kind]["f1"] if kind in by_kind else 0.0 for kind in scheme.kinds
+        }
+        return {**over_all, **accuracy, **of_kinds}
 
     def digest(self) -> str:
         """Of what is read of it."""
@@ -112,22 +153,9 @@ class TokenTraining(Training):
     def evaluate(
         self, model: Encoder, progress: Callable[[int, int], None]
     ) -> dict[str, float | None]:
-        found = self._predict(model, self.validation, self.ranks, progress)
-        right = sum(
-            mine == theirs
-            for row, expected in zip(found, self.validation.tags, strict=True)
-            for mine, theirs in zip(row, expected, strict=True)
+        return self.validation.figures(
+            self._predict(model, self.validation, self.ranks, progress), self.scheme
         )
-        figures: dict[str, float | None] = {"accuracy": right / self.validation.file.num_words}
-        if self.scheme.is_spans:
-            by_kind = span_figures(found, self.validation.tags)
-            over_all = {name: by_kind[""][name] for name in ("f1", "precision", "recall")}
-            of_kinds = {
-                f"f1_{kind}": by_kind[kind]["f1"] if kind in by_kind else 0.0
-                for kind in self.scheme.kinds
-            }
-            figures = {**over_all, **figures, **of_kinds}
-        return figures
 
     def _predict(
         self,
@@ -136,23 +164,18 @@ class TokenTraining(Training):
         ranks: Ranks,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> list[list[str]]:
-        """The tag of each word, by its first piece."""
+        """The tag of each word."""
         objective = self.objective()
         logits = over_tokens(
             lambda batch: objective.outputs(model, batch),
-            [window.row for window in rows.windows],
+            rows.rows,
             len(self.scheme.names),
             self.device,
             precision=self.config.precision,
             ranks=ranks,
             progress=progress,
         )
-        found = [[""] * len(words) for words in rows.file.words]
-        for window, outputs in zip(rows.windows, logits, strict=True):
-            for word, number in zip(window.words, outputs.argmax(axis=1).tolist(), strict=True):
-                if word >= 0:
-                    found[window.sentence][word] = self.scheme.names[number]
-        return found
+        return rows.predicted(logits, self.scheme)
 
     def digests(self) -> dict[str, str]:
         return {

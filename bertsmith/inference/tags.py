@@ -9,20 +9,13 @@ from typing import NamedTuple
 
 import torch
 
-from bertsmith.architectures import TOKEN_CLASSIFIER, Encoder, build
+from bertsmith.architectures import TOKEN_CLASSIFIER, Encoder
 from bertsmith.errors import ModelError
 from bertsmith.finetuning.tagged import OUTSIDE, Scheme, Window, spans_of, windows_of
 from bertsmith.hardware.device import choose_device, settled_precision
 from bertsmith.objectives.tokens import TokenClassification
 from bertsmith.rows import over_tokens
-from bertsmith.saved.hugging_face import (
-    CONFIG_FILE,
-    load_weights,
-    read_config,
-    read_json,
-    refuse_damaged,
-    refuse_large_vocabulary,
-)
+from bertsmith.saved.hugging_face import class_of, load_classifier
 from bertsmith.saved.locate import read_newest
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.tokenizer.texts import refuse_no_text
@@ -144,21 +137,6 @@ class Tagger:
 
 
 def _read(folder: Path) -> tuple[Encoder, Tokenizer, list[str]]:
-    refuse_damaged(folder)
-    config, rows = read_config(folder)
-    found = read_json(folder / CONFIG_FILE)
-    names = found.get("id2label")
-    kind = str((found.get("architectures") or [""])[0])
-    if not kind.endswith("ForTokenClassification") or not isinstance(names, dict) or not names:
-        raise ModelError(
-            f"{folder} must be fine-tuned with --task tokens; it is a {kind or 'model'}."
-        )
-    tokenizer = Tokenizer.load(folder, default_max_length=config.max_position_embeddings)
-    refuse_large_vocabulary(folder, tokenizer, rows)
-    numbers = range(len(names))
-    if set(names) != set(map(str, numbers)):
-        raise ModelError(f"{folder}: `id2label` must number its classes from 0; got {list(names)}.")
-    heads = frozenset({TOKEN_CLASSIFIER})
-    model = build(config, rows, heads, num_labels=len(names))
-    load_weights(folder, model)
-    return model.eval(), tokenizer, [str(names[str(number)]) for number in numbers]
+    if not (found := class_of(folder)).endswith("ForTokenClassification"):
+        raise ModelError(f"{folder} must be fine-tuned with --task tokens; it is a {found}.")
+    return load_classifier(folder, TOKEN_CLASSIFIER)

@@ -15,6 +15,7 @@ from torch import Tensor
 from bertsmith.hardware.device import whole_on_cpu
 from bertsmith.nn.dropout import DropoutKey, scale_of_kept
 from bertsmith.nn.layout import Layout
+from bertsmith.nn.padded import PaddedLayout
 
 _LONGEST_WITH_SCORES_KEPT = 512
 """Up to this length the score matrices [L, L] are few beside the other activations."""
@@ -27,8 +28,8 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    queries: Layout,
-    keys: Layout,
+    queries: Layout | PaddedLayout,
+    keys: Layout | PaddedLayout,
     num_heads: int,
     dropout_prob: float = 0.0,
     dropout_key: DropoutKey | None = None,
@@ -50,6 +51,9 @@ def attend(
     Returns:
         [R, H].
     """
+    if isinstance(keys, PaddedLayout):
+        return keys.attend(query, key, value, num_heads)
+    assert isinstance(queries, Layout)
     drops = bool(dropout_prob) and dropout_key is not None
     if not drops and has_varlen_kernel(query, query.shape[1] // num_heads):
         return _attend_unpadded(query, key, value, queries, keys, num_heads)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bertsmith.hardware.device import rows_with_filler, to_device
 from bertsmith.nn.dropout import DropoutKey
+from bertsmith.nn.padded import PaddedLayout
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class PackedInput(NamedTuple):
     """int64 [T]."""
     position_ids: Tensor
     """int64 [T]; from 0 in each sequence."""
-    layout: Layout
+    layout: Layout | PaddedLayout
     dropout_key: DropoutKey | None = None
     """Of the tokens; None outside training."""
 

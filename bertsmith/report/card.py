@@ -7,7 +7,7 @@ machine stands in it, and nothing that differs between two runs of the same sett
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from bertsmith.config import BUDGETS, TOKENIZERS, PretrainConfig
@@ -145,6 +145,88 @@ def finetuned_card(results: Mapping[str, Any], license_name: str | None) -> str:
         "```",
     ]
     return "\n".join([*head, *lines, ""])
+
+
+def exported_card(
+    report: Mapping[str, Any], source: Path, *, example: str, license_name: str | None
+) -> str:
+    """That of an exported model, with what the model's own card says after it.
+
+    Args:
+        report: what export.json says.
+        source: the model's own README.md, which may not be there.
+        example: a program that runs it.
+        license_name: as `--license` says it; None: as the model's own card.
+    """
+    about, said = _read_card(source)
+    task, precision = report["task"], report["precision"]
+    head = _head(
+        language=about.get("language"),
+        license=license_name or about.get("license"),
+        library_name="onnx",
+        pipeline_tag=task,
+        tags=["bertsmith", "onnx", *(["int8"] if precision == "int8" else [])],
+        datasets=about.get("datasets"),
+        base_model=about.get("base_model"),
+    )
+    sizes = [f"{count / 1e6:,.1f} MB in {name}" for name, count in report["bytes"].items()]
+    output = report["output"]
+    differences = [f"{share:.1e} in {name}" for name, share in report["largest_difference"].items()]
+    lines = [
+        f"# {task.replace('-', ' ').capitalize()}, as ONNX in {precision}",
+        "",
+        f"Opset {report['opset']}; {', '.join(sizes)}. Texts of at most {report['max_length']} "
+        f"tokens. Inputs {', '.join(report['inputs'])}: int64 [batch, length]; output "
+        f"{output['name']}: float32 {_shape(output['shape'])}.",
+        "",
+        "The largest difference from the model's outputs, as a share of the largest output: "
+        f"{', '.join(differences)}.",
+        "",
+        *_of_precisions(report),
+        "## Use",
+        "",
+        "`pip install onnxruntime tokenizers` is all that this needs:",
+        "",
+        "```python",
+        *example.splitlines(),
+        "```",
+        *(["", "## The model", "", *said] if said else []),
+    ]
+    return "\n".join([*head, *lines, ""])
+
+
+def _shape(sizes: Sequence[Any]) -> str:
+    return f"[{', '.join(map(str, sizes))}]"
+
+
+def _of_precisions(report: Mapping[str, Any]) -> list[str]:
+    """What the task's figures are in float32 and in 8 bits, where that was judged."""
+    if not report["figures"]:
+        return []
+    by_name = report["figures"]
+    names = list(next(iter(by_name.values())))
+    rows = [[name, *(_number(found[name]) for found in by_name.values())] for name in names]
+    return [f"On {report['judged_by']}:", "", *_table(["", *by_name], rows), ""]
+
+
+def _read_card(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """What a card's metadata say, and its text without title and use, one heading lower."""
+    from huggingface_hub import ModelCard
+
+    if not path.is_file():
+        return {}, []
+    try:
+        card = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+        about: dict[str, Any] = card.data.to_dict()
+    except (OSError, ValueError):  # a stranger's, which need not be one
+        return {}, []
+    kept, keeps = [], True
+    for line in card.text.strip().splitlines():
+        if line.startswith("## "):
+            keeps = line != "## Use"
+        if keeps and not line.startswith("# "):
+            kept.append(f"#{line}" if line.startswith("##") else line)
+    return about, "\n".join(kept).strip().splitlines()
 
 
 def _head(**metadata: Any) -> list[str]:

@@ -153,6 +153,40 @@ def load_model(folder: Path) -> ModelFolder:
     return ModelFolder(model.eval(), tokenizer, missing)
 
 
+def class_of(folder: Path) -> str:
+    """The `transformers` class that config.json names; "model" if it names none.
+
+    Raises:
+        ModelError: config.json is missing or damaged.
+    """
+    named = read_json(folder / CONFIG_FILE).get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else "model"
+
+
+def load_classifier(folder: Path, head: str) -> tuple[Encoder, Tokenizer, list[str]]:
+    """Read a model with a classifier, its tokenizer, and the names of its classes.
+
+    Args:
+        folder: a Hugging Face folder whose config.json says that it is such.
+        head: one of `OF_FINE_TUNING`.
+
+    Raises:
+        ModelError: a file is missing or damaged, or the classes have no names.
+        TokenizerError: the tokenizer's files are missing or damaged.
+    """
+    refuse_damaged(folder)
+    config, rows = read_config(folder)
+    names = read_json(folder / CONFIG_FILE).get("id2label")
+    if not isinstance(names, dict) or set(names) != set(map(str, range(len(names)))) or not names:
+        got = list(names) if isinstance(names, dict) else names
+        raise ModelError(f"{folder}: `id2label` must number its classes from 0; got {got}.")
+    tokenizer = Tokenizer.load(folder, default_max_length=config.max_position_embeddings)
+    refuse_large_vocabulary(folder, tokenizer, rows)
+    model = build(config, rows, frozenset({head}), num_labels=len(names))
+    load_weights(folder, model)
+    return model.eval(), tokenizer, [str(names[str(number)]) for number in range(len(names))]
+
+
 def refuse_damaged(folder: Path) -> None:
     """Hold the files of a model against the checksums beside them, where there are any.
 

@@ -35,6 +35,7 @@ from bertsmith.nn.dropout import DropoutKey, dropout
 from bertsmith.nn.embedding import embed
 from bertsmith.nn.layout import Layout, PackedInput, TokenSubset
 from bertsmith.nn.local_attention import Windows, attend_locally
+from bertsmith.nn.padded import PaddedLayout
 from bertsmith.nn.rotary import Rotation, rotate_
 from bertsmith.nn.shards import put
 
@@ -56,7 +57,7 @@ _SITES_OF_HIDDEN = 2
 class Tokens(NamedTuple):
     """How the tokens of a batch lie, for one kind of layer."""
 
-    layout: Layout
+    layout: Layout | PaddedLayout
     rotation: Rotation
     windows: Windows | None
     """Of local layers; None: each token attends to its whole sequence."""
@@ -324,6 +325,9 @@ class ModernBert(Encoder):
             Rotation.of(inputs.position_ids, head_size, theta, dtype)
             for theta in (config.global_rope_theta, config.local_rope_theta)
         )
+        if isinstance(layout, PaddedLayout):
+            nearby = layout.within(config.window)
+            return Tokens(layout, everywhere, None), Tokens(nearby, near, None)
         windows = None
         if layout.max_length > config.window + 1:
             windows = Windows(layout, len(inputs.input_ids), config.window)
