@@ -136,7 +136,8 @@ def _own(pairs: Path, folder: Path, size: int) -> Callable[[int], None]:
     from bertsmith.config import TrainingConfig
     from bertsmith.finetuning.batches import RowBatches
     from bertsmith.finetuning.pairs import TableRows, drawn
-    from bertsmith.hardware.device import keep_freed_memory, usual_micro_batch
+    from bertsmith.finetuning.similarity import at_once
+    from bertsmith.hardware.device import keep_freed_memory
     from bertsmith.objectives.contrast import Contrast
     from bertsmith.ranks import ALONE
     from bertsmith.rows import tokenize
@@ -160,7 +161,7 @@ def _own(pairs: Path, folder: Path, size: int) -> Callable[[int], None]:
         TrainingConfig(optimizer="adamw", learning_rate=1e-4, precision="float32", steps=1),
         batches,
         device,
-        micro_batch=usual_micro_batch(device, model.config),
+        micro_batch=at_once(device, model.config, MAX_LENGTH),
     )
 
     def step(number: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from bertsmith.exporting.tasks import TaskName
 
 _BEGINNING = """\
@@ -15,7 +17,7 @@ from tokenizers import Tokenizer
 folder = Path("PATH")
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 tokenizer.enable_truncation({max_length})
-tokenizer.enable_padding(pad_id={pad_id}, pad_token={pad_token!r})
+tokenizer.enable_padding(pad_id={pad_id}, pad_token={pad_token})
 session = onnxruntime.InferenceSession(str(folder / "{file}"))
 texts = {texts}
 rows = tokenizer.encode_batch(texts)
@@ -71,7 +73,7 @@ def example(
     return beginning.format(
         max_length=max_length,
         pad_id=pad[0],
-        pad_token=pad[1],
+        pad_token=json.dumps(pad[1], ensure_ascii=False),
         file=file,
-        texts=[words, words.replace("a", "another", 1)],
+        texts=json.dumps([words, words.replace("a", "another", 1)], ensure_ascii=False),
     ) + (_CLASSES * reads_classes + _ENDINGS[task].replace("{mask_id}", str(mask[0])))

@@ -13,9 +13,16 @@ from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from bertsmith.architectures import POOLER, Encoder, architecture_of
-from bertsmith.config import FinetuneConfig, LabelledConfig, SimilarityConfig, resolve
+from bertsmith.architectures import POOLER, Encoder, MicroBatch, architecture_of
+from bertsmith.config import (
+    FinetuneConfig,
+    LabelledConfig,
+    ModelConfig,
+    SimilarityConfig,
+    resolve,
+)
 from bertsmith.data.store import TokenStore
 from bertsmith.errors import ConfigError, DataError, InputError
 from bertsmith.evaluation.ranking import DEPTH, judge, nearest
@@ -25,6 +32,7 @@ from bertsmith.finetuning.metrics import metrics_of
 from bertsmith.finetuning.pairs import Neighbours, TableRows, TextRows, drawn, number_of
 from bertsmith.finetuning.tables import LabelledTexts, read_pairs
 from bertsmith.finetuning.train import Files, How, Training
+from bertsmith.hardware.device import usual_micro_batch
 from bertsmith.objectives.contrast import Contrast, ScoredContrast
 from bertsmith.preparation import prepare_store, with_tokenizer_of
 from bertsmith.random_bits import Int64
@@ -38,6 +46,9 @@ from bertsmith.tokenizer import Tokenizer
 _SCORES = Task(classes=())
 _MOST_JUDGED = 4096
 """Neighbouring sentences of the validation split that are looked for; the first ones."""
+
+_BYTES_AT_ONCE = 2 * 10**9
+"""Activations, in float32."""
 
 Float32 = npt.NDArray[np.float32]
 
@@ -82,6 +93,9 @@ class SimilarityTraining(Training):
             if own.matryoshka
             else (),
         )
+
+    def usual_micro_batch(self, config: ModelConfig) -> int:
+        return at_once(self.device, config, self.tokenizer.max_length)
 
     def drawing(self) -> Callable[[Int64], Drawn]:
         return partial(drawn, self.rows)
@@ -137,6 +151,22 @@ class SimilarityTraining(Training):
         pooling = Pooling(mode=self.similarity.pooling, normalize=self.similarity.normalize)
         size = model.config.hidden_size
         write_pooling(folder, pooling, size=size, max_length=self.tokenizer.max_length)
+
+
+def at_once(device: torch.device, config: ModelConfig, max_length: int) -> int:
+    """Tokens of a micro-batch: as many as some memory holds, so that most batches are one.
+
+    What is made of several is made twice (`training/gradient_cache.py`), which costs more than a
+    large micro-batch does.
+
+    Args:
+        device: where.
+        config: of the network.
+        max_length: of a text, in tokens.
+    """
+    one = MicroBatch(num_sequences=1, length=max_length, num_masked=0)
+    each = architecture_of(config.architecture).activation_bytes(config, 1, one) // max_length
+    return max(usual_micro_batch(device, config), _BYTES_AT_ONCE // each)
 
 
 def figures_of_vectors(

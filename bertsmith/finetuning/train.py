@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, TypedDict
 import torch
 
 from bertsmith.architectures import Encoder, build
-from bertsmith.config import FinetuneConfig, TrainingConfig
+from bertsmith.config import FinetuneConfig, ModelConfig, TrainingConfig
 from bertsmith.display import Display
 from bertsmith.errors import DivergenceError
 from bertsmith.finetuning.batches import Drawn, RowBatches
@@ -121,6 +121,10 @@ class Training(ABC):
         model = build(config, pretrained.vocab_size, heads, num_labels=self.num_outputs)
         return model.to(self.device)
 
+    def usual_micro_batch(self, config: ModelConfig) -> int:
+        """Tokens at once where the settings say none."""
+        return usual_micro_batch(self.device, config)
+
     @abstractmethod
     def objective(self) -> Objective:
         """What is made small."""
@@ -222,7 +226,10 @@ class Training(ABC):
             training,
             batches,
             self.device,
-            micro_batch=_micro_batch(config, self.device, model),
+            # Where they do not fit in a GPU's memory, a step goes on with half.
+            micro_batch=self.usual_micro_batch(model.config)
+            if config.micro_batch == "auto"
+            else config.micro_batch,
             before_micro_batch=self.stop.interrupt_if_asked if alone else lambda: None,
         )
         state = self.pretrained.state_dict() if kind == "pretrained" else {}
@@ -317,10 +324,3 @@ class _Reporter(Observer):
 
     def on_step(self, event: StepEvent) -> None:
         self._progress(event.step, self._steps)
-
-
-def _micro_batch(config: FinetuneConfig, device: torch.device, model: Encoder) -> int:
-    """Tokens at once; where they do not fit in a GPU's memory, a step goes on with half."""
-    if config.micro_batch == "auto":
-        return usual_micro_batch(device, model.config)
-    return config.micro_batch
