@@ -152,7 +152,7 @@ def make_late(run: Path, step: int) -> None:
 _RUN = """
 import sys, time
 from bertsmith.cli.main import main
-from bertsmith.report.metrics_file import MetricsFile
+from bertsmith.reporting.metrics_file import MetricsFile
 
 write = MetricsFile.write
 def timed(self, step, figures):

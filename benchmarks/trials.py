@@ -25,7 +25,7 @@ from bertsmith.config import (
     resolve,
     settings_of_run,
 )
-from bertsmith.report.metrics_file import read_metrics
+from bertsmith.reporting.metrics_file import read_metrics
 
 
 @dataclass(frozen=True)

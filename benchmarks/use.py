@@ -17,7 +17,7 @@ from typing import Any
 
 import bertsmith
 from benchmarks.report import processor, versions
-from bertsmith.report.metrics_file import read_metrics
+from bertsmith.reporting.metrics_file import read_metrics
 
 RESULTS = Path(__file__).parent / "results"
 FIGURES = ("ndcg_at_10", "mrr_at_10", "recall_at_100")

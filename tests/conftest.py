@@ -95,7 +95,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares each run what it does after training; the finished run of the session has all."""
     monkeypatch.setattr("bertsmith.training.closing.matrix_product_rate", lambda *_, **__: 1e11)
-    monkeypatch.setattr("bertsmith.report.curves.draw_curves", blank)
+    monkeypatch.setattr("bertsmith.reporting.curves.draw_curves", blank)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 import bertsmith
 from bertsmith.cli.main import main
 from bertsmith.errors import RunError
-from bertsmith.report.metrics_file import read_metrics
+from bertsmith.reporting.metrics_file import read_metrics
 from tests.support.runs import TINY_RUN, result_of
 
 SETTINGS: dict[str, Any] = {

@@ -23,7 +23,7 @@ from bertsmith.errors import DivergenceError, RunStopped
 from bertsmith.evaluation import held_out
 from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
 from bertsmith.objectives.rows import RowObjective
-from bertsmith.report.metrics_file import read_metrics
+from bertsmith.reporting.metrics_file import read_metrics
 from bertsmith.saved.locate import list_checkpoints, step_of
 from bertsmith.training.run import Run
 from bertsmith.training.validation_time import ValidationTime

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from bertsmith.display import shell_word
-from bertsmith.report.curves import _write, draw_curves
+from bertsmith.reporting.curves import _write, draw_curves
 
 NAMES = [
     b"r$x_{$",

@@ -26,7 +26,7 @@ from bertsmith.finetuning.labels import Task
 from bertsmith.finetuning.metrics import metrics_of, spread_of
 from bertsmith.finetuning.sequences import predict
 from bertsmith.preparation import vocabulary
-from bertsmith.report.metrics_file import read_metrics
+from bertsmith.reporting.metrics_file import read_metrics
 from bertsmith.rows import Row
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.run import Run

@@ -16,8 +16,8 @@ import bertsmith
 from bertsmith.config import resolve
 from bertsmith.display import Display
 from bertsmith.errors import InputError
-from bertsmith.report.curves import draw_curves
-from bertsmith.report.metrics_file import read_metrics
+from bertsmith.reporting.curves import draw_curves
+from bertsmith.reporting.metrics_file import read_metrics
 from bertsmith.training.prepare import prepare
 from bertsmith.training.run import Run
 from tests.support.runs import TINY_RUN, result_of, stopped_and_resumed

@@ -14,8 +14,8 @@ from bertsmith.architectures.bert.network import Bert
 from bertsmith.batch import Batch
 from bertsmith.display import Display
 from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
-from bertsmith.report import curves
-from bertsmith.report.metrics_file import MetricsFile, read_metrics
+from bertsmith.reporting import curves
+from bertsmith.reporting.metrics_file import MetricsFile, read_metrics
 from bertsmith.training.observers import (
     BeginEvent,
     CheckpointEvent,

@@ -25,7 +25,7 @@ from bertsmith.data.batches import Batches
 from bertsmith.durable import damage, whole_folder
 from bertsmith.errors import BertsmithError, DivergenceError, ModelError, RunError
 from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
-from bertsmith.report.metrics_file import MetricsFile, read_metrics
+from bertsmith.reporting.metrics_file import MetricsFile, read_metrics
 from bertsmith.saved.hugging_face import Snapshot
 from bertsmith.saved.locate import list_checkpoints
 from bertsmith.training.progress import Progress

@@ -17,7 +17,7 @@ from bertsmith.architectures.bert.network import Bert
 from bertsmith.durable import CHECKSUMS_FILE, damage, whole_folder
 from bertsmith.errors import BertsmithError, RunError
 from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
-from bertsmith.report.metrics_file import MetricsFile, last_metrics, read_metrics
+from bertsmith.reporting.metrics_file import MetricsFile, last_metrics, read_metrics
 from bertsmith.saved.locate import list_checkpoints
 from bertsmith.training.run import Run
 from tests.support.objective import Losses, losses_of

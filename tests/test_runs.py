@@ -20,7 +20,7 @@ from bertsmith.durable import damage, whole_folder
 from bertsmith.errors import BertsmithError, DataError, DivergenceError, RunError
 from bertsmith.hardware.device import choose_device
 from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
-from bertsmith.report.metrics_file import read_metrics
+from bertsmith.reporting.metrics_file import read_metrics
 from bertsmith.training import trainer
 from bertsmith.training.run import Run
 from bertsmith.training.run_folder import RunFolder

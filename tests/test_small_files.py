@@ -23,7 +23,7 @@ from bertsmith.durable import (
 )
 from bertsmith.errors import BertsmithError
 from bertsmith.preparation.prepare import prepare_store
-from bertsmith.report.metrics_file import METRICS_FILE, MetricsFile, last_metrics, read_metrics
+from bertsmith.reporting.metrics_file import METRICS_FILE, MetricsFile, last_metrics, read_metrics
 
 
 def endless(path: Path) -> None:

@@ -26,7 +26,7 @@ from bertsmith.exporting.quantize import quantized
 from bertsmith.exporting.session import OnnxModel
 from bertsmith.exporting.tasks import Exportable
 from bertsmith.extras import require
-from bertsmith.report.card import CARD_FILE, exported_card
+from bertsmith.reporting.card import CARD_FILE, exported_card
 from bertsmith.rows import Row, packed
 from bertsmith.saved.hugging_face import CONFIG_FILE
 from bertsmith.saved.locate import read_newest

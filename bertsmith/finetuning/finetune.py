@@ -52,7 +52,7 @@ from bertsmith.hardware.device import (
     settled_precision,
 )
 from bertsmith.ranks import Ranks, joined, local_rank
-from bertsmith.report.card import CARD_FILE, finetuned_card
+from bertsmith.reporting.card import CARD_FILE, finetuned_card
 from bertsmith.saved.hugging_face import (
     CONFIG_FILE,
     load_model,

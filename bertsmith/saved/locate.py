@@ -16,7 +16,7 @@ from bertsmith.saved.hugging_face import CONFIG_FILE, read_json
 MODEL_FOLDER = "model"
 CHECKPOINTS_FOLDER = "checkpoints"
 
-_METRICS_FILE = "metrics.jsonl"  # as `bertsmith.report` writes it
+_METRICS_FILE = "metrics.jsonl"  # as `bertsmith.reporting` writes it
 _LARGEST_SETTINGS = 2**20  # bytes
 _MOST_READINGS = 10
 

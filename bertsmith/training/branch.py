@@ -14,7 +14,7 @@ from pathlib import Path
 from bertsmith.config import RUN_CONFIG_FILE
 from bertsmith.durable import damage
 from bertsmith.errors import RunError
-from bertsmith.report.metrics_file import METRICS_FILE
+from bertsmith.reporting.metrics_file import METRICS_FILE
 from bertsmith.saved.locate import (
     checkpoint_folder,
     find_run_config,

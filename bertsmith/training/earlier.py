@@ -16,7 +16,7 @@ from bertsmith.config import (
 )
 from bertsmith.errors import RunError
 from bertsmith.objectives import objective_of
-from bertsmith.report.metrics_file import is_closing, last_metrics
+from bertsmith.reporting.metrics_file import is_closing, last_metrics
 from bertsmith.saved.hugging_face import WEIGHTS_FILE, read_json
 from bertsmith.saved.locate import MODEL_FOLDER
 from bertsmith.training.progress import Progress

@@ -423,7 +423,7 @@ def _libraries() -> int:
     import bertsmith.training.pretrain
 
     if is_installed("curves"):
-        import bertsmith.report.curves  # noqa: F401
+        import bertsmith.reporting.curves  # noqa: F401
 
     config = resolve(
         preset="tiny",

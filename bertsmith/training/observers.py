@@ -15,7 +15,7 @@ from typing import Any
 
 from bertsmith.display import Display
 from bertsmith.extras import command_for, is_installed
-from bertsmith.report.metrics_file import ROLLED_BACK, MetricsFile
+from bertsmith.reporting.metrics_file import ROLLED_BACK, MetricsFile
 from bertsmith.training.progress import Progress
 
 _SECONDS_BETWEEN_PICTURES = 10.0
@@ -224,7 +224,7 @@ class CurvesDrawer(Observer):
     """
 
     def __init__(self, run: Path, display: Display) -> None:
-        from bertsmith.report.curves import curves_png, save_curves
+        from bertsmith.reporting.curves import curves_png, save_curves
 
         self._run, self._display = run, display
         self._save, self._png = save_curves, curves_png

@@ -27,7 +27,7 @@ from bertsmith.hardware.device import (
 from bertsmith.objectives import objective_of
 from bertsmith.preparation import report_json
 from bertsmith.ranks import Ranks, is_restarted, joined, local_rank
-from bertsmith.report.card import CARD_FILE, run_card
+from bertsmith.reporting.card import CARD_FILE, run_card
 from bertsmith.saved.hugging_face import Snapshot
 from bertsmith.saved.locate import MODEL_FOLDER
 from bertsmith.training.checkpoint import Checkpoints

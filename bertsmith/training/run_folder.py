@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from bertsmith.config import RUN_CONFIG_FILE
 from bertsmith.durable import leftovers, make_folder, remove_leftovers, write_text
 from bertsmith.errors import RunError
-from bertsmith.report.metrics_file import METRICS_FILE
+from bertsmith.reporting.metrics_file import METRICS_FILE
 from bertsmith.saved.locate import CHECKPOINTS_FOLDER, MODEL_FOLDER
 
 CORPUS_FILE = "corpus.json"

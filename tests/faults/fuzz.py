@@ -44,8 +44,8 @@ from bertsmith.data.manifest import MANIFEST_FILE, Manifest
 from bertsmith.durable import CHECKSUMS_FILE, damage
 from bertsmith.errors import BertsmithError
 from bertsmith.inference.model import load
-from bertsmith.report.curves import draw_curves
-from bertsmith.report.metrics_file import METRICS_FILE, MetricsFile
+from bertsmith.reporting.curves import draw_curves
+from bertsmith.reporting.metrics_file import METRICS_FILE, MetricsFile
 from bertsmith.saved.hugging_face import load_model
 from bertsmith.saved.locate import checkpoint_folder
 from bertsmith.tokenizer import TOKENIZER_FILES

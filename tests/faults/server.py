@@ -25,14 +25,14 @@ from typing import Any
 
 import torch._dynamo  # what PyTorch's optimizers import on their first use
 
-import bertsmith.report.curves
+import bertsmith.reporting.curves
 from bertsmith.cli.main import main
 from bertsmith.training import closing
 from tests.support.runs import blank
 
 # What takes most of the time of so small a run, and is no matter here.
 vars(closing)["matrix_product_rate"] = lambda device, dtype: 1e15
-vars(bertsmith.report.curves)["draw_curves"] = blank
+vars(bertsmith.reporting.curves)["draw_curves"] = blank
 
 
 def run(job: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bertsmith.durable import damage
-from bertsmith.report.metrics_file import read_metrics
+from bertsmith.reporting.metrics_file import read_metrics
 from bertsmith.saved.locate import list_checkpoints
 from tests.support.faults import TINY, Machine, points, resume_arguments
 from tests.support.runs import result_of

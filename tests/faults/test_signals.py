@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bertsmith.report.metrics_file import read_metrics
+from bertsmith.reporting.metrics_file import read_metrics
 from bertsmith.saved.locate import list_checkpoints
 from tests.support.faults import Machine, begin_arguments, resume_arguments
 from tests.support.runs import Result, result_of, wait_for_lines

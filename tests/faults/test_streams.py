@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bertsmith.report.metrics_file import read_metrics
+from bertsmith.reporting.metrics_file import read_metrics
 from bertsmith.training.run import Run
 from tests.support.faults import Machine, begin_arguments
 from tests.support.texts import write_text

@@ -21,7 +21,7 @@ from bertsmith.data.worker import pinned
 from bertsmith.errors import RunStopped
 from bertsmith.hardware.device import TOKENS_AT_ONCE, autocast, peak_bytes
 from bertsmith.ranks import ALONE
-from bertsmith.report.metrics_file import read_metrics
+from bertsmith.reporting.metrics_file import read_metrics
 from bertsmith.saved.locate import list_checkpoints
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training import engine

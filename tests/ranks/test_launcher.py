@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bertsmith.report.metrics_file import read_metrics
+from bertsmith.reporting.metrics_file import read_metrics
 from tests.ranks.job import free_port, wait_for_port
 from tests.support.ranks import (
     assert_alike,

@@ -16,7 +16,7 @@ from bertsmith.config import PreparationConfig
 from bertsmith.data.shards import checked_digest
 from bertsmith.evaluation import held_out
 from bertsmith.preparation import prepare_store
-from bertsmith.report.metrics_file import read_metrics
+from bertsmith.reporting.metrics_file import read_metrics
 from tests.ranks.job import LONGEST, Job, bertsmith, run
 from tests.support.ranks import (
     GOES_ON_FROM,

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 import bertsmith
 from bertsmith.errors import RunStopped
-from bertsmith.report.metrics_file import read_metrics
+from bertsmith.reporting.metrics_file import read_metrics
 from bertsmith.training.run import Run
 from bertsmith.training.trainer import Trainer
 

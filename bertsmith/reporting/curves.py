@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from bertsmith.durable import whole_file
 from bertsmith.errors import printable
 from bertsmith.objectives import Term, term_of, terms_in
-from bertsmith.report.metrics_file import read_metrics
+from bertsmith.reporting.metrics_file import read_metrics
 
 _TRAINING, _VALIDATION = "#4c78a8", "#e45756"
 _POINTS = 5000  # several for each dot of the picture's width
