@@ -566,6 +566,39 @@ def export(
     )
 
 
+def report(
+    runs: str | Path | Sequence[str | Path],
+    *,
+    output: str | Path | None = None,
+    sentences: int = 6,
+    quiet: bool = False,
+) -> Path:
+    """Write one HTML file about runs, which needs no network when it is opened.
+
+    Args:
+        runs: a run's folder, or several, whose curves are laid over one another; they may still be
+            training.
+        output: the file; default: report.html in the folder of the first run.
+        sentences: of held-out text, whose masks each run fills; 0: none.
+        quiet: show no progress.
+
+    Returns:
+        The file.
+
+    Raises:
+        BertsmithError: what must hold, what was found, what to do.
+    """
+    from bertsmith.pages.report import write_report
+
+    several = [runs] if isinstance(runs, str | Path) else runs
+    return write_report(
+        [Path(path) for path in several],
+        output=None if output is None else Path(output),
+        sentences=sentences,
+        display=Display(quiet=quiet),
+    )
+
+
 def probe(
     path: str | Path,
     *,

@@ -13,6 +13,7 @@ EXTRAS = {
     "finetune": ("scipy", "sklearn"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "ray": ("ray",),
+    "report": ("jinja2", "plotly"),
     "search": ("bm25s",),
 }
 """The modules that an extra of pyproject.toml is there for."""

@@ -19,8 +19,8 @@ TESTS = Path(__file__).parent
 
 ROWS = (
     "errors extras streams durable display processes ranks random_bits batch config corpus "
-    "tokenizer hardware nn rows architectures objectives saved data preparation evaluation reporting "
-    "training finetuning inference probing vectors exporting api <root> cli"
+    "tokenizer hardware nn rows architectures objectives saved data preparation evaluation "
+    "reporting training finetuning inference probing vectors exporting pages api <root> cli"
 ).split()
 """From the lowest to the highest: a module imports only from rows above it in this list.
 `<root>` is what `import bertsmith` gives."""

@@ -18,8 +18,9 @@ from bertsmith.architectures import build
 from bertsmith.cli.main import main
 from bertsmith.errors import InputError
 from bertsmith.inference.model import Encoding, PretrainedModel, compare, cosine_similarity
-from bertsmith.reporting.curves import draw_curves, save_curves, smooth
+from bertsmith.reporting.curves import draw_curves, save_curves
 from bertsmith.reporting.metrics_file import read_metrics
+from bertsmith.reporting.points import smooth
 from bertsmith.saved.hugging_face import load_model
 from bertsmith.training.run import Run
 

@@ -23,7 +23,17 @@ from typing import Any, NoReturn
 import tyro
 
 from bertsmith import __version__
-from bertsmith.cli import branch, estimate, export, finetune, prepare, pretrain, use, vectors
+from bertsmith.cli import (
+    branch,
+    estimate,
+    export,
+    finetune,
+    prepare,
+    pretrain,
+    report,
+    use,
+    vectors,
+)
 from bertsmith.cli.arguments import registry
 from bertsmith.cli.settings import asks_for_help, changes, defaults, layers_named
 from bertsmith.config import BUDGETS
@@ -44,6 +54,7 @@ _COMMANDS: dict[str, tuple[type, Any]] = {
     "pretrain": (pretrain.Pretrain, pretrain.run),
     "branch": (branch.Branch, branch.branch),
     "prepare": (prepare.Prepare, prepare.run),
+    "report": (report.Report, report.report),
     "encode": (use.Encode, use.encode),
     "fill": (use.Fill, use.fill),
     "next": (use.Next, use.next_sentence),

@@ -14,23 +14,12 @@ from matplotlib.figure import Figure
 
 from bertsmith.durable import whole_file
 from bertsmith.errors import printable
-from bertsmith.objectives import Term, term_of, terms_in
+from bertsmith.objectives import term_of, terms_in
 from bertsmith.reporting.metrics_file import read_metrics
+from bertsmith.reporting.points import floor_of, smooth, training_lines, validation_lines
 
 _TRAINING, _VALIDATION = "#4c78a8", "#e45756"
 _POINTS = 5000  # several for each dot of the picture's width
-
-
-def smooth(values: list[float], span: float) -> list[float]:
-    """Exponential mean over about `span` values, without the pull towards 0 at the beginning."""
-    keep = 1 - 1 / max(span, 1.0)
-    total = weight = 0.0
-    out = []
-    for value in values:
-        total = keep * total + value
-        weight = keep * weight + 1
-        out.append(total / weight)
-    return out
 
 
 def draw_curves(run: Path, closing: Mapping[str, Any] | None = None) -> Figure:
@@ -51,7 +40,7 @@ def draw_curves(run: Path, closing: Mapping[str, Any] | None = None) -> Figure:
     figure.suptitle(name, fontsize=10, color="#555555", parse_math=False)
     grid = figure.subplots(1, len(terms), squeeze=False)[0]
     for axes, term in zip(grid, terms, strict=True):
-        floor = _floor(lines, term)
+        floor = floor_of(lines, term)
         _draw_panel(axes, lines, f"{term.name}_loss", floor)
         axes.set_title(term.title, fontsize=11)
         axes.set_xlabel("optimizer step")
@@ -96,25 +85,11 @@ def _write(figure: Figure, target: Path | io.BytesIO, suffix: str) -> None:
         figure.savefig(target, format=suffix)
 
 
-def _floor(lines: list[dict[str, Any]], term: Term) -> float | None:
-    """The loss of what takes no model: chance, or word frequencies on the validation text."""
-    if term.chance_loss is not None:
-        return term.chance_loss
-    known = (line.get(f"validation_unigram_{term.name}_loss") for line in reversed(lines))
-    return next((floor for floor in known if isinstance(floor, float)), None)
-
-
 def _draw_panel(axes: Axes, lines: list[dict[str, Any]], name: str, floor: float | None) -> None:
-    training = [
-        (line["step"], line[name])
-        for line in lines
-        if "learning_rate" in line and line.get(name) is not None
+    training = [(line["step"], line[name]) for line in training_lines(lines, name)]
+    validation = [
+        (line["step"], line[f"validation_{name}"]) for line in validation_lines(lines, name)
     ]
-    judged = [line for line in lines if line.get(f"validation_{name}") is not None]
-    # The closing figures are of all pairs, those on the way of some: not a next point. A short run
-    # may have had no time for one on the way.
-    judged = [line for line in judged if "finished" not in line] or judged
-    validation = [(line["step"], line[f"validation_{name}"]) for line in judged]
     if training:
         steps, values = map(list, zip(*training, strict=True))
         axes.plot(steps, values, color=_TRAINING, alpha=0.25, linewidth=0.8)

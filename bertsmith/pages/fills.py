@@ -1,0 +1,102 @@
+"""What a model fills into held-out sentences: guesses beside the true words.
+
+Legend: M = masked tokens; V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from bertsmith.architectures import MLM_HEAD
+from bertsmith.data.store import TokenStore
+from bertsmith.display import Display
+from bertsmith.errors import ModelError
+from bertsmith.evaluation.of_folder import held_out_text
+from bertsmith.objectives.rows import last_rows
+from bertsmith.pages.runs import ShownRun
+from bertsmith.rows import Row, packed
+from bertsmith.saved.hugging_face import ModelFolder, load_model
+from bertsmith.saved.locate import read_newest
+from bertsmith.tokenizer import Tokenizer
+
+_SEED = 7
+_MASKED = 0.15
+_FEWEST_TOKENS, _MOST_TOKENS = 8, 40
+_GUESSES = 5
+
+
+def fills(run: ShownRun, number: int, display: Display) -> list[list[dict[str, Any]]]:
+    """Sentences, each as its tokens in their order.
+
+    A token has `text`, whether it `continues` the one before, and if it was masked `guesses`
+    (`text`, `probability`), the `probability` of the true one, and `right`.
+
+    Args:
+        run: whose newest model is asked, about what it held out; the same sentences each time.
+        number: of sentences.
+        display: shows what goes on where the text is prepared anew.
+
+    Raises:
+        BertsmithError: there is no model, no MLM head or no held-out text.
+    """
+    folder, where = read_newest(run.path, lambda found: (load_model(found), found))
+    if MLM_HEAD in folder.missing:
+        raise ModelError(f"{where} has no MLM head.")
+    text = held_out_text(run.path, where, folder.tokenizer, display)
+    if text is None:
+        raise ModelError(f"The text that {run.path} held out is not at hand, or there is none.")
+    draw = np.random.default_rng(_SEED)
+    chosen = _sentences(text[0], folder.tokenizer, number, draw)
+    return [_filled(folder, ids, draw) for ids in chosen]
+
+
+def _sentences(
+    store: TokenStore, tokenizer: Tokenizer, number: int, draw: np.random.Generator
+) -> list[list[int]]:
+    """Ids of sentences that are neither short nor long, in an order that is always the same."""
+    found: list[list[int]] = []
+    most = min(_MOST_TOKENS, tokenizer.max_length - 2)
+    for place in draw.permutation(store.num_sentences):
+        start, end = store.bounds(place[None])
+        if _FEWEST_TOKENS <= int((end - start)[0]) <= most:
+            ids = store.tokens(start, end - start).tolist()
+            if tokenizer.unk_id not in ids:
+                found.append(ids)
+        if len(found) == number:
+            break
+    return found
+
+
+@torch.inference_mode()
+def _filled(folder: ModelFolder, ids: list[int], draw: np.random.Generator) -> list[dict[str, Any]]:
+    tokenizer = folder.tokenizer
+    count = max(1, round(_MASKED * len(ids)))
+    masked = sorted(draw.choice(len(ids), size=count, replace=False).tolist())
+    shown = [tokenizer.mask_id if i in masked else token for i, token in enumerate(ids)]
+    row = Row([tokenizer.cls_id, *shown, tokenizer.sep_id], [0] * (len(ids) + 2))
+    tags = [-1, *(token if i in masked else -1 for i, token in enumerate(ids)), -1]
+    batch = packed([row], tags=[tags])
+    logits = folder.model.mlm_logits(last_rows(folder.model, batch).masked())  # [M, V]
+    logits[:, tokenizer.special_ids.tolist()] = -torch.inf
+    shares = logits.float().softmax(1)
+    tokens = []
+    for place, token in enumerate(ids):
+        text, continues = tokenizer.text_of(token)
+        one: dict[str, Any] = {"text": text, "continues": continues and place > 0}
+        if place in masked:
+            own = shares[masked.index(place)]
+            best, numbers = own.topk(_GUESSES)
+            guesses = [
+                {"text": tokenizer.text_of(guess)[0], "probability": share}
+                for guess, share in zip(numbers.tolist(), best.tolist(), strict=True)
+            ]
+            one |= {
+                "guesses": guesses,
+                "probability": float(own[token]),
+                "right": numbers[0].item() == token,
+            }
+        tokens.append(one)
+    return tokens
