@@ -22,6 +22,7 @@ from bertsmith.api import (
     pretrain,
     probe,
     report,
+    save,
     search,
     similar,
     tag,
@@ -60,6 +61,7 @@ from bertsmith.errors import (
 )
 
 if TYPE_CHECKING:
+    from bertsmith.architectures import Encoder
     from bertsmith.evaluation.held_out import Evaluation
     from bertsmith.evaluation.pseudo import PseudoPerplexity
     from bertsmith.evaluation.tally import Bin
@@ -68,7 +70,9 @@ if TYPE_CHECKING:
     from bertsmith.inference.model import Candidate, Encoding, PretrainedModel
     from bertsmith.inference.similar import Place, Ranked
     from bertsmith.inference.tags import TaggedSpan, Tagger
+    from bertsmith.tokenizer import Tokenizer
     from bertsmith.training.estimate import Estimate, Memory
+    from bertsmith.training.observers import Observer
     from bertsmith.training.run import Run
     from bertsmith.vectors.encoder import TextEncoder
     from bertsmith.vectors.evaluate import VectorEvaluation
@@ -79,6 +83,7 @@ __version__ = "0.1.0"
 _RESULTS = {
     "Bin": "evaluation.tally",
     "Candidate": "inference.model",
+    "Encoder": "architectures",
     "Encoding": "inference.model",
     "Estimate": "training.estimate",
     "Exported": "exporting",
@@ -86,6 +91,7 @@ _RESULTS = {
     "Finetuned": "finetuning.finetune",
     "Hit": "vectors.search",
     "Memory": "training.estimate",
+    "Observer": "training.observers",
     "Place": "inference.similar",
     "PretrainedModel": "inference.model",
     "PseudoPerplexity": "evaluation.pseudo",
@@ -94,6 +100,7 @@ _RESULTS = {
     "TaggedSpan": "inference.tags",
     "Tagger": "inference.tags",
     "TextEncoder": "vectors.encoder",
+    "Tokenizer": "tokenizer",
     "VectorEvaluation": "vectors.evaluate",
 }
 """What functions return; imported when it is asked for, since its modules load torch."""
@@ -110,6 +117,7 @@ __all__ = [
     "DeviceError",
     "DivergenceError",
     "DownloadError",
+    "Encoder",
     "Encoding",
     "Estimate",
     "Evaluation",
@@ -126,6 +134,7 @@ __all__ = [
     "ModelConfig",
     "ModelError",
     "ModernBertConfig",
+    "Observer",
     "Place",
     "PreparationConfig",
     "PreparationSettings",
@@ -142,6 +151,7 @@ __all__ = [
     "TaggedSpan",
     "Tagger",
     "TextEncoder",
+    "Tokenizer",
     "TokenizerError",
     "TrainingConfig",
     "VectorEvaluation",
@@ -158,6 +168,7 @@ __all__ = [
     "pretrain",
     "probe",
     "report",
+    "save",
     "search",
     "similar",
     "tag",

@@ -24,13 +24,16 @@ from bertsmith.display import Display, show
 from bertsmith.errors import ConfigError, InputError, printable
 
 if TYPE_CHECKING:
+    from bertsmith.architectures import Encoder
     from bertsmith.evaluation.held_out import Evaluation
     from bertsmith.exporting import Exported
     from bertsmith.finetuning.finetune import Finetuned
     from bertsmith.inference.model import PretrainedModel
     from bertsmith.inference.similar import Ranked
     from bertsmith.inference.tags import TaggedSpan
+    from bertsmith.tokenizer import Tokenizer
     from bertsmith.training.estimate import Estimate
+    from bertsmith.training.observers import Observer
     from bertsmith.training.run import Run
     from bertsmith.vectors.evaluate import VectorEvaluation
     from bertsmith.vectors.search import Hit
@@ -50,23 +53,24 @@ def pretrain(
     resume: bool = False,
     quiet: bool = False,
     profile: bool = False,
+    callbacks: Sequence[Observer] = (),
     **settings: Unpack[PretrainSettings],
 ) -> Run:
-    """Pretrain a BERT on a text; gives the finished run.
+    """Pretrain an encoder on a text; gives the finished run.
 
-    At a Python prompt or in a notebook the closing figures are printed, as by the command line.
+    At a Python prompt or in a notebook the closing figures are printed.
 
     Args:
         corpus: a name, a path, or several of either; default: the config's, else wikitext-2.
         preset: textbook, tiny, mini, small, medium, base or large; default: textbook.
         recipe: default or chapter.
-        config: a TOML file of settings, such as the config.toml of another run.
+        config: a TOML file of settings, such as another run's config.toml.
         output: the run's folder; default: a fresh one under `runs/`.
         overwrite: replace a run that is in `output`.
-        resume: go on with the run in `output`, with its settings but for the budget and how it
-            runs; where there is none, begin one with `corpus`.
+        resume: go on with the run in `output`, by its settings; begin one if there is none.
         quiet: show no progress, and no closing figures.
-        profile: measure where the time of a step goes; on a GPU this slows it.
+        profile: measure where a step's time goes; on a GPU this slows it.
+        callbacks: observers of your own, told of steps, evaluations and checkpoints.
         settings: fields of `PreparationConfig`, `DataConfig`, `ModelConfig`, `TrainingConfig`.
 
     Raises:
@@ -76,8 +80,7 @@ def pretrain(
     from bertsmith.training.pretrain import run_pretraining
     from bertsmith.training.settings import Layers
 
-    asked = _by_name(corpus, settings)
-    folder = None if output is None else Path(output)
+    asked, folder = _by_name(corpus, settings), None if output is None else Path(output)
     layers = Layers.of(
         preset=preset,
         recipe=recipe,
@@ -94,10 +97,40 @@ def pretrain(
         resume=resume,
         quiet=quiet,
         profile=profile,
+        callbacks=callbacks,
     )
     if not quiet and _is_interactive():
         show(closing_text(run))
     return run
+
+
+def save(
+    model: Encoder | PretrainedModel,
+    tokenizer: Tokenizer,
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write a network and its tokenizer as a Hugging Face folder, which `load` takes again.
+
+    Args:
+        model: a network of an architecture, or what `load` gives.
+        tokenizer: its own.
+        folder: the folder to make.
+        overwrite: replace an earlier such folder.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        RunError: there is something else in its place.
+    """
+    from bertsmith.inference.model import PretrainedModel
+    from bertsmith.saved.hugging_face import Snapshot, write_model
+
+    encoder = model.bert if isinstance(model, PretrainedModel) else model
+    write_model(Snapshot.of(encoder, tokenizer), Path(folder), overwrite=overwrite)
+    return Path(folder)
 
 
 def branch(path: str | Path, output: str | Path) -> int:

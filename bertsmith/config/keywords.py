@@ -47,7 +47,7 @@ class PretrainSettings(PreparationSettings, total=False):
     short_pair_probability: float
     mlm_probability: float
     mlm_probability_end: float | None
-    masking: Literal["token", "whole-word", "span"]
+    masking: str
     architecture: str
     num_hidden_layers: int
     hidden_size: int
@@ -87,7 +87,7 @@ class PretrainSettings(PreparationSettings, total=False):
     micro_batch: int | Literal["auto"]
     recompute: bool
     parallel: Literal["ddp", "fsdp"]
-    optimizer: Literal["muon", "adamw", "adam"]
+    optimizer: str
     learning_rate: float
     muon_learning_rate: float
     muon_momentum: float

@@ -1,6 +1,7 @@
 """Names that settings may have; what is registered adds its own.
 
-`bertsmith.objectives.register` and `bertsmith.architectures.register` do.
+`register` of `bertsmith.objectives`, `bertsmith.architectures`, `bertsmith.data.masking` and
+`bertsmith.training.optimizer` does; docs/extending.md has examples.
 """
 
 from __future__ import annotations
@@ -10,6 +11,12 @@ OBJECTIVES = ["mlm+nsp", "mlm"]
 
 PAIR_OBJECTIVES = ["mlm+nsp"]
 """Those whose examples are sentence pairs; those of the others are single segments of text."""
+
+MASKINGS = ["token", "whole-word", "span"]
+"""What is masked at once in training."""
+
+OPTIMIZERS = ["muon", "adamw", "adam"]
+"""What updates the weights."""
 
 ARCHITECTURES = ["bert", "modernbert"]
 """Families of networks."""

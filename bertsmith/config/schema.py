@@ -17,7 +17,9 @@ from bertsmith.config.fields import check, encoding_name, nearest, rules_of, set
 from bertsmith.config.models import MODEL_CONFIGS, BertConfig, ModelConfig
 from bertsmith.config.registered import (
     ARCHITECTURES_THAT_LOOK_NEAR,
+    MASKINGS,
     OBJECTIVES,
+    OPTIMIZERS,
     PAIR_OBJECTIVES,
 )
 from bertsmith.errors import ConfigError
@@ -130,8 +132,8 @@ class DataConfig:
     mlm_probability_end: float | None = setting(None, gt=0, lt=1)
     """That share at the end of the run, to which it goes in a straight line; None: it stays. The
     budget must be in steps, epochs or pairs."""
-    masking: Literal["token", "whole-word", "span"] = "token"
-    """What is masked at once in training: a token, a word, or a run of words (SpanBERT)."""
+    masking: str = setting("token", choices=MASKINGS)
+    """What is masked at once in training: token, whole-word, or span (a run of words, SpanBERT)."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -172,8 +174,9 @@ class TrainingConfig:
     """Do each layer's forward pass twice, to keep a small part of it in memory."""
     parallel: Literal["ddp", "fsdp"] = setting("ddp", may_change=True)
     """On several ranks: each has the whole model, or a part of all weights and moments."""
-    optimizer: Literal["muon", "adamw", "adam"] = "adamw"
-    """Muon for the matrices inside the layers and AdamW for the rest; AdamW; the chapter's Adam."""
+    optimizer: str = setting("adamw", choices=OPTIMIZERS)
+    """muon: for the matrices inside the layers, and AdamW for the rest; adamw; adam: the
+    chapter's."""
     learning_rate: float = setting(2e-3, gt=0)
     """Peak learning rate; beside Muon, of the rest."""
     muon_learning_rate: float = setting(0.01, gt=0, needs=_MUON)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,9 +14,12 @@ import torch
 from bertsmith.batch import Batch
 from bertsmith.data.deal import deal
 from bertsmith.data.masking import (
+    MaskingInput,
+    choose_by,
     choose_positions,
     choose_spans,
     choose_words,
+    registered_masking,
     replace_tokens,
     words_of,
 )
@@ -63,7 +65,7 @@ class Batches:
         max_length: int,
         mlm_probability: float | Callable[[int], float],
         seed: int,
-        masking: Literal["token", "whole-word", "span"] = "token",
+        masking: str = "token",
         rank: int = 0,
         num_ranks: int = 1,
     ) -> None:
@@ -78,6 +80,7 @@ class Batches:
         self._max_tokens = max_length - self._num_special
         self._mlm_probability = mlm_probability
         self._masking = masking
+        self._own_masking = registered_masking(masking)
         self._seed = seed
         self._rank, self._num_ranks = rank, num_ranks
         self._is_special = np.zeros(tokenizer.vocab_size, dtype=bool)
@@ -181,7 +184,12 @@ class Batches:
         what = random_bits(self._seed, Stream.MASK_ACTION, epoch, numbers)
         maskable = ~self._is_special[ids]
         together = None
-        if self._continues is None:
+        if self._own_masking is not None:
+            assert self._continues is not None
+            bits = extend(where[sequence], positions)
+            given = MaskingInput(ids, maskable, self._continues[ids], sequence, bits, share)
+            masked = choose_by(self._own_masking, given)
+        elif self._continues is None:
             bits = extend(where[sequence], positions)
             masked = choose_positions(maskable, sequence, bits, share)
         else:

@@ -8,9 +8,14 @@ Legend: T = tokens of a batch; B = sequences; M = tokens to predict; W = words.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
+from bertsmith.config.registered import MASKINGS
+from bertsmith.errors import ConfigError, DataError
 from bertsmith.random_bits import Int64, UInt64, below, extend, uniform
 
 _MASK_SHARE = 0.8  # of the chosen tokens become [MASK]
@@ -20,6 +25,69 @@ _LONGEST_SPAN = 10  # words
 _SPAN_STOPS = (
     0.2  # chance that a span ends after each of its words: geometric, 3.8 words on average
 )
+
+
+class MaskingInput(NamedTuple):
+    """What a masking of one's own chooses from: the tokens of a batch, sequences end to end."""
+
+    ids: Int64
+    """int64 [T]."""
+    maskable: npt.NDArray[np.bool_]
+    """bool [T]; False for special tokens."""
+    continues: npt.NDArray[np.bool_]
+    """bool [T]; whether the token goes on with the word before it."""
+    sequence: Int64
+    """int64 [T]; the sequence of each token, rising from 0."""
+    bits: UInt64
+    """uint64 [T]; random, and always the same for the same example of an epoch. Whatever is drawn
+    must follow from them (`bertsmith.random_bits`), so that a resumed run meets the same masks."""
+    probability: float
+    """Share of the maskable tokens to predict."""
+
+
+Masking = Callable[[MaskingInput], Int64]
+"""Gives the places of the tokens to predict: int64 [M], rising, all maskable."""
+
+_MASKINGS: dict[str, Masking] = {}
+
+
+def register(name: str, masking: Masking) -> None:
+    """Let settings name a masking: `masking="name"`, `--masking name`.
+
+    Args:
+        name: that no other has.
+        masking: a function of a module, since processes that make batches import it.
+
+    Raises:
+        ConfigError: there is one of this name.
+    """
+    if name in MASKINGS:
+        raise ConfigError(f"There must be one masking of a name; {name!r} is there.")
+    _MASKINGS[name] = masking
+    MASKINGS.append(name)
+
+
+def registered_masking(name: str) -> Masking | None:
+    """The masking of a name; None: it is one of this module's own."""
+    return _MASKINGS.get(name)
+
+
+def choose_by(masking: Masking, given: MaskingInput) -> Int64:
+    """What a registered masking chooses. Raises: `DataError` if these are not such places."""
+    masked = np.asarray(masking(given))
+    is_right = (
+        masked.ndim == 1
+        and masked.dtype.kind == "i"
+        and (np.diff(masked) > 0).all()
+        and (not len(masked) or (masked[0] >= 0 and masked[-1] < len(given.ids)))
+        and given.maskable[masked].all()
+    )
+    if not is_right:
+        raise DataError(
+            "A masking must give places of maskable tokens, whole numbers that rise; got "
+            f"{masked.dtype} {list(masked.shape)}."
+        )
+    return masked.astype(np.int64)
 
 
 def choose_positions(

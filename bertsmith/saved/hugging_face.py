@@ -26,8 +26,8 @@ from torch import Tensor
 from bertsmith.architectures import OF_FINE_TUNING, Architecture, Encoder, architecture_of, build
 from bertsmith.config import ModelConfig
 from bertsmith.config.registered import ARCHITECTURES
-from bertsmith.durable import CHECKSUMS_FILE, damage
-from bertsmith.errors import ConfigError, ModelError
+from bertsmith.durable import CHECKSUMS_FILE, damage, is_ours, whole_folder
+from bertsmith.errors import ConfigError, ModelError, RunError
 from bertsmith.nn.shards import put, whole
 from bertsmith.saved.stored import StoredTensors, files_of_index, opened
 from bertsmith.tokenizer import TOKENIZER_FILES, Tokenizer
@@ -106,6 +106,28 @@ class Snapshot:
         (folder / CONFIG_FILE).write_text(config, encoding="utf-8")
         save_tensors(self.weights, folder / WEIGHTS_FILE)
         self.tokenizer.save(folder)
+
+
+def write_model(snapshot: Snapshot, folder: Path, *, overwrite: bool = False) -> None:
+    """Make a folder of a snapshot; nobody meets a half one.
+
+    Raises:
+        RunError: there is something in its place, and it is not one that is to be replaced.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        if not (is_ours(folder) and (folder / CONFIG_FILE).is_file()):
+            raise RunError(
+                f"The folder {folder} must be new, empty or an earlier model; it is something else."
+            )
+        if not overwrite:
+            raise RunError(
+                f"The folder {folder} already holds a model; name another, or give overwrite=True."
+            )
+    try:
+        with whole_folder(folder.resolve()) as part:
+            snapshot.write(part)
+    except OSError as error:
+        raise RunError(f"Cannot write to {folder}: {error.strerror or error}.") from error
 
 
 def labels_config(names: Sequence[str]) -> dict[str, Any]:

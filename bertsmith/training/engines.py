@@ -16,7 +16,7 @@ from bertsmith.training.budget import Budget
 from bertsmith.training.compiled import CompiledEngine
 from bertsmith.training.engine import EagerEngine, Engine
 from bertsmith.training.fixed import FixedBatches, FixedShape
-from bertsmith.training.optimizer import make_optimizers
+from bertsmith.training.optimizer import is_registered, make_optimizers
 from bertsmith.training.parallel import Parallel
 from bertsmith.training.phases import Phase, unmeasured
 
@@ -74,6 +74,8 @@ def compiles(
     """Whether a run's steps are compiled: where that is possible, and the run is long enough."""
     training, model = config.training, config.model
     if training.compile == "off" or device.type != "cuda" or parallel.ranks.size > 1:
+        return False
+    if is_registered(training.optimizer):
         return False
     dtype = compute_dtype(device, training.precision)
     found = torch.cuda.get_device_properties(device)

@@ -11,6 +11,7 @@ from torch import nn
 from bertsmith.architectures import Encoder, build
 from bertsmith.config import ModelConfig, TrainingConfig
 from bertsmith.objectives import Objective
+from bertsmith.training.optimizer import numbers_kept
 
 
 def empty_model(config: ModelConfig, vocab_size: int, objective: Objective) -> Encoder:
@@ -34,4 +35,5 @@ def bytes_of_muon(model: Encoder, training: TrainingConfig) -> int:
 
 def bytes_of_optimizer(model: Encoder, training: TrainingConfig) -> int:
     """Of the moments: two numbers a parameter, or one of those that Muon updates."""
-    return 2 * bytes_of_parameters(model) - bytes_of_muon(model, training)
+    kept = numbers_kept(training.optimizer)
+    return kept * bytes_of_parameters(model) - bytes_of_muon(model, training)

@@ -80,7 +80,8 @@ class CheckpointEvent:
     """A checkpoint is about to be saved: what was told before it is never told again."""
 
     progress: Progress
-    """What is saved; an observer may set the fields that are for observers (`metrics_bytes`)."""
+    """What is saved. An observer may set what is for observers: `metrics_bytes`, and an entry of
+    `notes`, JSON, which the `BeginEvent` of a resumed run has again."""
 
 
 @dataclass(frozen=True, kw_only=True)

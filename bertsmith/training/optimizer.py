@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bertsmith.architectures import Encoder
 from bertsmith.config import TrainingConfig
+from bertsmith.config.registered import OPTIMIZERS
+from bertsmith.errors import ConfigError
 from bertsmith.hardware.device import compute_dtype
 from bertsmith.training.muon import Muon
 
-_KINDS = {
+_KINDS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     Muon: ("momentum_buffer",),
     torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
     torch.optim.Adam: ("step", "exp_avg", "exp_avg_sq"),
@@ -20,16 +25,67 @@ _KINDS = {
 """What each optimizer keeps of a parameter."""
 
 
+@dataclass(frozen=True)
+class _Registered:
+    """An optimizer of somebody's own."""
+
+    make: Callable[[Encoder, TrainingConfig], torch.optim.Optimizer]
+    keeps: tuple[str, ...]
+
+
+_REGISTERED: dict[str, _Registered] = {}
+
+
+def register(
+    name: str,
+    make: Callable[[Encoder, TrainingConfig], torch.optim.Optimizer],
+    *,
+    keeps: Sequence[str],
+) -> None:
+    """Let settings name an optimizer: `optimizer="name"`, `--optimizer name`.
+
+    On a GPU the host asks before each step whether the gradients are finite, and steps are not
+    compiled.
+
+    Args:
+        name: that no other has.
+        make: an optimizer of a network's parameters, whose rates are the peaks of the run; the
+            settings are `[training]`'s. It is made once, on the device.
+        keeps: names of what it keeps in its state of every parameter after a step, each of the
+            parameter's shape, but for "step", of shape []; checkpoints hold it.
+
+    Raises:
+        ConfigError: there is one of this name.
+    """
+    if name in OPTIMIZERS:
+        raise ConfigError(f"There must be one optimizer of a name; {name!r} is there.")
+    _REGISTERED[name] = _Registered(make, tuple(keeps))
+    OPTIMIZERS.append(name)
+
+
+def is_registered(name: str) -> bool:
+    """Whether an optimizer is somebody's own."""
+    return name in _REGISTERED
+
+
+def numbers_kept(name: str) -> int:
+    """How many numbers an optimizer keeps of each number of a parameter."""
+    own = _REGISTERED.get(name)
+    return 2 if own is None else len({*own.keeps} - {"step"})
+
+
 class Optimizers:
     """One optimizer, or several, each of its own parameters, used as one.
 
     Args:
-        parts: able to leave out an update without asking the host, by their `found_inf`. The
-            learning rates that they have now are the peaks of the run.
+        parts: whose learning rates now are the peaks of the run.
+        keeps: what is kept of each parameter; None: the parts are this package's own, and able to
+            leave out an update without asking the host, by their `found_inf`.
     """
 
-    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+    def __init__(self, *parts: torch.optim.Optimizer, keeps: tuple[str, ...] | None = None) -> None:
         self.parts = parts
+        self._keeps = keeps
         self._of = {
             parameter: part
             for part in parts
@@ -49,6 +105,11 @@ class Optimizers:
 
     def step(self, found_inf: Tensor) -> None:
         """Update all parameters, or none if `found_inf` (float32 [], on the device) is over 0."""
+        if self._keeps is not None:
+            if not bool(found_inf > 0):
+                for part in self.parts:
+                    part.step()
+            return
         for part in self.parts:
             # As torch.amp.GradScaler does it: fused kernels read this on the device.
             part.found_inf = found_inf  # type: ignore[attr-defined]
@@ -61,12 +122,12 @@ class Optimizers:
 
     def kinds_of(self, parameter: Tensor) -> tuple[str, ...]:
         """The names of what is kept of `parameter`: "step" has shape [], the others its own."""
-        return _KINDS[type(self._of[parameter])]
+        return _KINDS[type(self._of[parameter])] if self._keeps is None else self._keeps
 
     def state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         """What is kept of `parameter`, by name; empty before its first step."""
-        state: dict[str, Tensor] = self._of[parameter].state[parameter]
-        return state
+        state = self._of[parameter].state[parameter]
+        return {name: state[name] for name in self.kinds_of(parameter) if name in state}
 
     def set_state(self, parameter: Tensor, state: dict[str, Any]) -> None:
         """Replace what is kept of `parameter`."""
@@ -88,6 +149,8 @@ def make_optimizers(model: Any, config: TrainingConfig, *, capturable: bool = Fa
         config: the training section.
         capturable: learning rates are tensors on the device, so that a CUDA graph can hold a step.
     """
+    if (own := _REGISTERED.get(config.optimizer)) is not None:
+        return Optimizers(own.make(model, config), keeps=own.keeps)
     device = next(model.parameters()).device
 
     def rate(peak: float) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +71,7 @@ def run_pretraining(
     resume: bool = False,
     quiet: bool = False,
     profile: bool = False,
+    callbacks: Sequence[Observer] = (),
 ) -> Run:
     """Pretrain a BERT as `config` says.
 
@@ -81,6 +82,7 @@ def run_pretraining(
         resume: go on with the run that is in `output`; begin one if there is none.
         quiet: show no progress.
         profile: measure where the time of a step goes; on a GPU this slows it.
+        callbacks: told what happens, on the first rank, after the package's own.
 
     Raises:
         BertsmithError: something the user can mend; nothing is half-written.
@@ -99,13 +101,11 @@ def run_pretraining(
         if restarted:
             resume, overwrite = True, False
         display = Display(quiet=quiet, is_silent=not ranks.is_first)
-        path = output or default_output(config.preparation.corpus, config.preset)
-        path = Path(ranks.from_first(str(path)))
+        usual = default_output(config.preparation.corpus, config.preset)
+        path = Path(ranks.from_first(str(output or usual)))
         folder = claimed(path, config, ranks, overwrite=overwrite, resume=resume)
-        training = config.training
-        checkpoints = Checkpoints(
-            path, keep=training.keep_checkpoints, keep_every=training.keep_every, ranks=ranks
-        )
+        keep, keep_every = config.training.keep_checkpoints, config.training.keep_every
+        checkpoints = Checkpoints(path, keep=keep, keep_every=keep_every, ranks=ranks)
         try:
             job = Job(
                 config=config,
@@ -116,6 +116,7 @@ def run_pretraining(
                 device=device,
                 display=display,
                 clock=PhaseClock(device) if profile else None,
+                callbacks=tuple(callbacks),
             )
             metrics = resume_or_begin(job, as_before=restarted) if resume else job.begin()
         finally:
@@ -140,6 +141,7 @@ class Job:
     device: torch.device
     display: Display
     clock: PhaseClock | None
+    callbacks: tuple[Observer, ...]
 
     def begin(self) -> dict[str, Any]:
         """A run from its beginning; the closing figures."""
@@ -205,7 +207,7 @@ class Job:
         if self.folder is not None and not resumes:
             self.folder.begin(to_toml(config), report_json(prepared.report))
         evaluator = self._evaluator(parallel, prepared, stop)
-        with stop.heard(), self._observers(bar, *curves) as observers:
+        with stop.heard(), self._observers(bar, *curves, *self.callbacks) as observers:
             trainer = Trainer(
                 parallel=parallel,
                 first_weights=first,

@@ -66,6 +66,8 @@ class Progress:
     evaluations_since_best: int = 0
     budget: str = ""
     """Whose last tenth `totals.closing` is of."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What observers keep from process to process, JSON by a name of their own."""
     held: dict[str, Any] = field(default_factory=dict)
     """The settings that say what is computed, as `config.reproducibility_settings` gives them."""
 
