@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,10 @@ pytest.register_assert_rewrite("tests.support")
 from tests.support.kernels import flash_kernels_on_cpu  # noqa: E402
 from tests.support.runs import TINY_RUN, blank  # noqa: E402
 from tests.support.texts import SPACED, make_documents, write_text  # noqa: E402
+
+# A shell that begins the tests in the background has them, and all they start, ignore SIGINT.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The first example also loads libraries, and other work may slow any: no limit of time.
 hypothesis.settings.register_profile("untimed", deadline=None)

@@ -175,6 +175,7 @@ def test_8_bits_are_near_and_the_largest_matrix_is_among_them(
     assert found.report["figures"] is None
 
 
+@pytest.mark.slow
 def test_words_of_masks_share_their_matrix_in_8_bits(tokenizer: Tokenizer, tmp_path: Path) -> None:
     source = make(tmp_path / "model", tokenizer, "bert", "fill-mask")
     found = bertsmith.export(source, output=tmp_path / "out", quantize="int8", quiet=True)
@@ -345,6 +346,7 @@ def test_what_is_refused_leaves_nothing(
     assert [path.name for path in output.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.slow
 def test_an_earlier_export_is_replaced_only_when_asked(vectors: Any, tmp_path: Path) -> None:
     source, found = vectors
     copy = shutil.copytree(found.output, tmp_path / "copy")

@@ -94,6 +94,7 @@ def test_a_long_text_has_the_same_ids_in_pieces(kind: Any, documents: list[Docum
     assert ids[end:].tolist() == tokenizer.encode_text(["a bird"])[0].tolist()
 
 
+@pytest.mark.slow
 def test_a_long_text_fills_no_memory(tmp_path: Path) -> None:
     """Two million words in a sentence; at once they would take over a billion bytes."""
     tokenizer = learn("bpe", make_documents())

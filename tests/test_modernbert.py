@@ -156,7 +156,7 @@ def test_outputs_and_gradients_are_theirs(
         assert_near(parameter.grad, grads[target], near)
 
 
-@pytest.mark.parametrize("length", [8, 64, 129, 1000, 8192])
+@pytest.mark.parametrize("length", [8, 64, 129, 1000, pytest.param(8192, marks=pytest.mark.slow)])
 def test_any_length_is_theirs(length: int) -> None:
     shape = replace(SHAPE, num_hidden_layers=2, num_attention_heads=2, local_attention=128)
     model = network(shape).eval()

@@ -172,7 +172,8 @@ def test_flags_train_one(
     assert (config["model_type"], config["local_attention"]) == ("modernbert", 8)
 
 
-@pytest.mark.parametrize("kind", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_ranks_train_the_same(
     kind: str, trained: bertsmith.Run, text_file: Path, tmp_path: Path
 ) -> None:

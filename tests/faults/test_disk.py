@@ -26,7 +26,7 @@ Whole = tuple[Result, int, int]
 def test_a_disk_that_fails_ends_the_run_with_a_line(
     machine: Machine, whole: Whole, text_file: Path, tmp_path: Path, error: int, words: str
 ) -> None:
-    for at in points(whole[2] - 1, 4):
+    for at in points(whole[2] - 1, 2):
         run = tmp_path / str(at)
         arguments = begin_arguments(text_file, run)
         ended = machine.run(*arguments, under=run / "checkpoints", at=at, error=error)

@@ -39,7 +39,7 @@ def kill_and_resume(
 def test_killed_at_a_handful_of_points(
     machine: Machine, whole: Whole, text_file: Path, tmp_path: Path
 ) -> None:
-    for under, calls, number in (("", whole[1], 3), ("checkpoints", whole[2], 5)):
+    for under, calls, number in (("", whole[1], 2), ("checkpoints", whole[2], 3)):
         for at in points(calls, number):
             run = tmp_path / f"{under}{at}"
             kill_and_resume(machine, whole, text_file, run, under=under, at=at)

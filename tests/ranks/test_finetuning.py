@@ -37,11 +37,12 @@ def test_one_is_the_same_on_several_ranks(command: list[str], tmp_path: Path) ->
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--batch-size", "2", "--output", "x"], "at least one for each of the 3 ranks"),
-        pytest.param(["--output", "file/x"], "Cannot write to", marks=pytest.mark.slow),
+        (["--output", "file/x"], "Cannot write to"),
     ],
 )
 def test_errors_are_said_once(

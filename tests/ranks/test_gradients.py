@@ -213,18 +213,18 @@ def alone(case: Case, size: int) -> dict[str, Tensor]:
         ),
         pytest.param(2, Case("ddp", room=60), id="ddp-2-full"),
         pytest.param(4, Case("ddp", batch_size=7, micro_batch=20), id="ddp-4-uneven", marks=SLOW),
-        pytest.param(4, Case("fsdp", batch_size=7, micro_batch=20), id="fsdp-4-uneven"),
+        pytest.param(4, Case("fsdp", batch_size=7, micro_batch=20), id="fsdp-4-uneven", marks=SLOW),
         pytest.param(
             2,
             Case("ddp", unmasked_rank=1, recompute=True),
             id="ddp-2-unmasked",
             marks=SLOW,
         ),
-        pytest.param(2, Case("fsdp", unmasked_rank=0), id="fsdp-2-unmasked", marks=SLOW),
+        pytest.param(2, Case("fsdp", unmasked_rank=0), id="fsdp-2-unmasked"),
         pytest.param(2, Case("ddp", precision="bfloat16"), id="ddp-2-bfloat16", marks=SLOW),
         pytest.param(2, Case("fsdp", precision="bfloat16"), id="fsdp-2-bfloat16", marks=SLOW),
         pytest.param(3, Case("ddp", contrasts=True, dropout=0.2, micro_batch=40), id="contrast"),
-        pytest.param(2, Case("ddp", contrasts=True, room=60), id="contrast-full"),
+        pytest.param(2, Case("ddp", contrasts=True, room=60), id="contrast-full", marks=SLOW),
         pytest.param(
             2, Case("fsdp", contrasts=True, micro_batch=40), id="fsdp-contrast", marks=SLOW
         ),

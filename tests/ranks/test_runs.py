@@ -173,6 +173,7 @@ def started_otherwise(arguments: list[str]) -> None:
     bertsmith([*arguments, *other])
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(
     text_file: Path, tmp_path: Path
 ) -> None:
