@@ -59,7 +59,7 @@ clean:
 	@$(PYTHON) -m venv .venv
 	@test -z "$(TORCH_INDEX)" || $(BIN)/pip install --quiet --disable-pip-version-check \
 	  -c constraints.txt --index-url "$(TORCH_INDEX)" torch
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[curves,dedup,finetune,onnx,report,search]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[curves,dedup,finetune,onnx,playground,search]'
 	@touch $@
 
 .venv/installed-dev: .venv/installed

@@ -632,6 +632,35 @@ def report(
     )
 
 
+def playground(
+    path: str | Path,
+    *,
+    file: str | Path | None = None,
+    port: int = 0,
+    device: str = "auto",
+    opens: bool = True,
+) -> None:
+    """Serve a page on this machine to play with a model, and to watch a run learn, until Ctrl-C.
+
+    Its address, which is printed, has a random token; nobody else's page can ask it anything.
+
+    Args:
+        path: as in `load`; a run may still be training.
+        file: a text in which places of words are looked for; default: what the run held out.
+        port: of the loopback interface; 0: a free one.
+        device: auto, cpu, cuda or mps.
+        opens: open the page in the browser.
+
+    Raises:
+        BertsmithError: what must hold, what was found, what to do.
+    """
+    from bertsmith.pages.playground import serve
+
+    serve(
+        Path(path), file=None if file is None else Path(file), port=port, device=device, opens=opens
+    )
+
+
 def probe(
     path: str | Path,
     *,

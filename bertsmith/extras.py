@@ -12,6 +12,7 @@ EXTRAS = {
     "dedup": ("rensa",),
     "finetune": ("scipy", "sklearn"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "playground": ("jinja2", "plotly", "starlette", "uvicorn"),
     "ray": ("ray",),
     "report": ("jinja2", "plotly"),
     "search": ("bm25s",),

@@ -34,12 +34,18 @@ class PaddedLayout:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
         """softmax(Q Kᵀ / √D) V in every head: float [T, H] each → [T, H]."""
         size, length = self.is_token.shape
-        query, key, value = (  # [B, N, L, D]
-            cells.view(size, length, num_heads, -1).transpose(1, 2) for cells in (query, key, value)
-        )
-        scores = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)
-        context = torch.softmax(scores + self._bias(scores.dtype), dim=3) @ value
+        context = self.probabilities(query, key, num_heads) @ self._apart(value, num_heads)
         return context.transpose(1, 2).reshape(size * length, -1)
+
+    def probabilities(self, query: Tensor, key: Tensor, num_heads: int) -> Tensor:
+        """softmax(Q Kᵀ / √D): float [T, H] each → [B, N, L, L]."""
+        query, key = (self._apart(cells, num_heads) for cells in (query, key))
+        scores = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)
+        return torch.softmax(scores + self._bias(scores.dtype), dim=3)
+
+    def _apart(self, cells: Tensor, num_heads: int) -> Tensor:
+        """[T, H] → [B, N, L, D]."""
+        return cells.view(*self.is_token.shape, num_heads, -1).transpose(1, 2)
 
     def _bias(self, dtype: torch.dtype) -> Tensor:
         """To add to scores: [B, 1, 1, L], or of a window [B, 1, L, L]."""

@@ -80,7 +80,6 @@ def _filled(folder: ModelFolder, ids: list[int], draw: np.random.Generator) -> l
     tags = [-1, *(token if i in masked else -1 for i, token in enumerate(ids)), -1]
     batch = packed([row], tags=[tags])
     logits = folder.model.mlm_logits(last_rows(folder.model, batch).masked())  # [M, V]
-    logits[:, tokenizer.special_ids.tolist()] = -torch.inf
     shares = logits.float().softmax(1)
     tokens = []
     for place, token in enumerate(ids):
@@ -88,7 +87,8 @@ def _filled(folder: ModelFolder, ids: list[int], draw: np.random.Generator) -> l
         one: dict[str, Any] = {"text": text, "continues": continues and place > 0}
         if place in masked:
             own = shares[masked.index(place)]
-            best, numbers = own.topk(_GUESSES)
+            best, places = own[tokenizer.regular_ids.tolist()].topk(_GUESSES)
+            numbers = tokenizer.regular_ids[places.numpy()]
             guesses = [
                 {"text": tokenizer.text_of(guess)[0], "probability": share}
                 for guess, share in zip(numbers.tolist(), best.tolist(), strict=True)
@@ -96,7 +96,7 @@ def _filled(folder: ModelFolder, ids: list[int], draw: np.random.Generator) -> l
             one |= {
                 "guesses": guesses,
                 "probability": float(own[token]),
-                "right": numbers[0].item() == token,
+                "right": int(numbers[0]) == token,
             }
         tokens.append(one)
     return tokens

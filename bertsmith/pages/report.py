@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
 import json
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +12,11 @@ from bertsmith.display import Display
 from bertsmith.durable import whole_file
 from bertsmith.errors import BertsmithError, InputError, RunError
 from bertsmith.extras import require
+from bertsmith.pages.files import hash_of, template
 from bertsmith.pages.fills import fills
 from bertsmith.pages.runs import ShownRun, commands, figures, panels, read_runs, settings, text_of
 from bertsmith.training.checks import written_to
 
-_TEMPLATES = files("bertsmith.pages") / "templates"
 _MARK = b'<meta name="generator" content="Bertsmith">'
 _NUMBERS = 12  # rows of the table under a curve, for each of its series
 _WIDEST = 8.0  # rem, of a bar that stands for 1
@@ -118,11 +115,11 @@ def _page(runs: Sequence[ShownRun], shown: Sequence[dict[str, Any]]) -> str:
     names = [run.name for run in runs]
     data = json.dumps({"panels": drawn, "runs": [_plain(name) for name in names]})
     data = data.replace("<", "\\u003c")  # or a name could end the element
-    library, script = get_plotlyjs(), _template("report.js")
+    library, script = get_plotlyjs(), template("curves.js") + template("report.js")
     differing, same = settings(runs)
     return (
         Environment(autoescape=True)
-        .from_string(_template("report.html"))
+        .from_string(template("report.html"))
         .render(
             title=f"Pretraining: {', '.join(names)}",
             about=", ".join(_about(run) for run in runs),
@@ -136,8 +133,8 @@ def _page(runs: Sequence[ShownRun], shown: Sequence[dict[str, Any]]) -> str:
             data=Markup(data),  # noqa: S704
             library=Markup(library),  # noqa: S704
             script=Markup(script),  # noqa: S704
-            style=Markup(_template("report.css")),  # noqa: S704
-            script_hashes=Markup(" ".join(map(_hash, (library, script)))),  # noqa: S704
+            style=Markup(template("page.css") + template("report.css")),  # noqa: S704
+            script_hashes=Markup(" ".join(map(hash_of, (library, script)))),  # noqa: S704
         )
     )
 
@@ -145,16 +142,6 @@ def _page(runs: Sequence[ShownRun], shown: Sequence[dict[str, Any]]) -> str:
 def _plain(name: str) -> str:
     """As Plotly shows it: it takes what looks like HTML in a name for such."""
     return html.escape(name, quote=False)
-
-
-def _template(name: str) -> str:
-    return (_TEMPLATES / name).read_text(encoding="utf-8")
-
-
-def _hash(script: str) -> str:
-    """By which the page's policy lets a script run, and no other one."""
-    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    return f"'sha256-{digest}'"
 
 
 def _about(run: ShownRun) -> str:
