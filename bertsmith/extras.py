@@ -16,6 +16,9 @@ EXTRAS = {
     "ray": ("ray",),
     "report": ("jinja2", "plotly"),
     "search": ("bm25s",),
+    "tensorboard": ("tensorboard",),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
 }
 """The modules that an extra of pyproject.toml is there for."""
 

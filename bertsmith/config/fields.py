@@ -106,8 +106,9 @@ def check(config: object) -> None:
         _check_type(config, name, expected)
     for name, rules in rules_of(type(config)).items():
         value = getattr(config, name)
-        if rules.choices is not None and value not in rules.choices:
-            raise ConfigError(f"`{name}` has no choice {value!r}; {nearest(value, rules.choices)}")
+        for one in value if isinstance(value, tuple) else (value,):
+            if rules.choices is not None and one not in rules.choices:
+                raise ConfigError(f"`{name}` has no choice {one!r}; {nearest(one, rules.choices)}")
         if isinstance(value, int | float) and not rules.allow(value):
             raise ConfigError(f"`{name}` must {rules.describe()}; got {value}.")
 

@@ -111,6 +111,8 @@ class PretrainSettings(PreparationSettings, total=False):
     checkpoint_every: int | None
     keep_checkpoints: int
     keep_every: int | None
+    track: str | Sequence[str]
+    track_project: str
     max_rollbacks: int
     license: str | None
     spike_factor: float

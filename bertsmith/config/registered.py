@@ -18,6 +18,9 @@ MASKINGS = ["token", "whole-word", "span"]
 OPTIMIZERS = ["muon", "adamw", "adam"]
 """What updates the weights."""
 
+TRACKERS = ["tensorboard", "wandb", "trackio"]
+"""What a run can tell its figures."""
+
 ARCHITECTURES = ["bert", "modernbert"]
 """Families of networks."""
 

@@ -21,6 +21,7 @@ from bertsmith.config.registered import (
     OBJECTIVES,
     OPTIMIZERS,
     PAIR_OBJECTIVES,
+    TRACKERS,
 )
 from bertsmith.errors import ConfigError
 
@@ -234,6 +235,11 @@ class TrainingConfig:
     """Newest checkpoints that are kept."""
     keep_every: int | None = setting(None, gt=0, may_change=True)
     """Checkpoints after a multiple of so many steps are kept as well; None: no others."""
+    track: tuple[str, ...] = setting((), choices=TRACKERS, may_change=True)
+    """Trackers of experiments that are told the settings, figures and examples of the run:
+    tensorboard, wandb, trackio."""
+    track_project: str = setting("bertsmith", may_change=True)
+    """What the run belongs to there."""
     max_rollbacks: int = setting(3, ge=0, may_change=True)
     """Times a run whose loss diverges goes back to a checkpoint and leaves the batch out."""
     license: str | None = setting(None, may_change=True)

@@ -13,8 +13,16 @@ from bertsmith.durable import whole_file
 from bertsmith.errors import BertsmithError, InputError, RunError
 from bertsmith.extras import require
 from bertsmith.pages.files import hash_of, template
-from bertsmith.pages.fills import fills
-from bertsmith.pages.runs import ShownRun, commands, figures, panels, read_runs, settings, text_of
+from bertsmith.pages.runs import (
+    ShownRun,
+    commands,
+    figures,
+    fills_of,
+    panels,
+    read_runs,
+    settings,
+    text_of,
+)
 from bertsmith.training.checks import written_to
 
 _MARK = b'<meta name="generator" content="Bertsmith">'
@@ -88,7 +96,7 @@ def _shown(run: ShownRun, sentences: int, display: Display) -> dict[str, Any]:
     reason = "None were asked for." if not sentences else ""
     if sentences:
         try:
-            found = fills(run, sentences, display)
+            found = fills_of(run, sentences, display)
             reason = "" if found else "No held-out sentence has a fitting length."
         except BertsmithError as error:
             reason = str(error)

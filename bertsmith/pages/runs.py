@@ -10,19 +10,24 @@ from typing import Any
 
 import msgspec
 
+from bertsmith.architectures import MLM_HEAD
 from bertsmith.config import (
     RUN_CONFIG_FILE,
     PretrainConfig,
     resolve,
     settings_by_name,
 )
+from bertsmith.display import Display
 from bertsmith.durable import read_small
-from bertsmith.errors import RunError
+from bertsmith.errors import ModelError, RunError
+from bertsmith.evaluation.fills import fills
+from bertsmith.evaluation.of_folder import held_out_text
 from bertsmith.objectives import term_of, terms_in
 from bertsmith.preparation.report import describe_text, describe_vocabulary
 from bertsmith.reporting.metrics_file import METRICS_FILE, read_metrics
 from bertsmith.reporting.points import floor_of, smooth, training_lines, validation_lines
-from bertsmith.saved.locate import find_run_config
+from bertsmith.saved.hugging_face import load_model
+from bertsmith.saved.locate import find_run_config, read_newest
 
 _MOST_POINTS = 1500  # of a curve: a few for each dot of a page's width
 _MOST_REPORT_BYTES = 2**20
@@ -270,3 +275,23 @@ def commands(run: ShownRun) -> list[str]:
         f"bertsmith evaluate {folder}",
         f'bertsmith fill {folder} "the [MASK] is …"',
     ]
+
+
+def fills_of(run: ShownRun, number: int, display: Display) -> list[list[dict[str, Any]]]:
+    """What a run's newest model fills into sentences that it held out; see `evaluation.fills`.
+
+    Args:
+        run: whose.
+        number: of sentences.
+        display: shows what goes on where the text is prepared anew.
+
+    Raises:
+        BertsmithError: there is no model, no MLM head or no held-out text.
+    """
+    folder, where = read_newest(run.path, lambda found: (load_model(found), found))
+    if MLM_HEAD in folder.missing:
+        raise ModelError(f"{where} has no MLM head.")
+    text = held_out_text(run.path, where, folder.tokenizer, display)
+    if text is None:
+        raise ModelError(f"The text that {run.path} held out is not at hand, or there is none.")
+    return fills(folder, text[0], number)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bertsmith.architectures import Encoder, build
-from bertsmith.config import PretrainConfig, reproducibility_settings, to_toml
+from bertsmith.architectures import MLM_HEAD, Encoder, build
+from bertsmith.config import (
+    PretrainConfig,
+    reproducibility_settings,
+    settings_by_name,
+    to_toml,
+)
 from bertsmith.corpus.standard_input import refuse_standard_input
 from bertsmith.data.store import word_counts
 from bertsmith.display import Display, shell_word
 from bertsmith.durable import whole_folder
 from bertsmith.errors import RunStopped
+from bertsmith.evaluation.fills import as_markdown, fills
 from bertsmith.hardware.device import (
     autocast,
     choose_device,
@@ -28,7 +34,7 @@ from bertsmith.objectives import objective_of
 from bertsmith.preparation import report_json
 from bertsmith.ranks import Ranks, is_restarted, joined, local_rank
 from bertsmith.reporting.card import CARD_FILE, run_card
-from bertsmith.saved.hugging_face import Snapshot
+from bertsmith.saved.hugging_face import Snapshot, load_model
 from bertsmith.saved.locate import MODEL_FOLDER
 from bertsmith.training.checkpoint import Checkpoints
 from bertsmith.training.checks import (
@@ -60,7 +66,11 @@ from bertsmith.training.resume import resume_or_begin
 from bertsmith.training.run import Run
 from bertsmith.training.run_folder import RunFolder, default_output
 from bertsmith.training.stop import StopRequest
+from bertsmith.training.tracking import Tracking, require_trackers
 from bertsmith.training.trainer import Trainer
+
+_EXAMPLES = 6
+"""Held-out sentences that trackers are shown."""
 
 
 def run_pretraining(
@@ -88,10 +98,10 @@ def run_pretraining(
         BertsmithError: something the user can mend; nothing is half-written.
         RunStopped: a signal asked for it; `resume` goes on.
     """
-    kind = choose_device(config.training.device)
-    with joined(uses_cuda=kind.type == "cuda") as ranks:
+    with joined(uses_cuda=(kind := choose_device(config.training.device)).type == "cuda") as ranks:
         with ranks.raising_on_all():
             refuse_unclear(resume=resume, overwrite=overwrite, output=output)
+            require_trackers(config.training.track)
             refuse_standard_input(config.preparation.corpus, config.preparation.validation)
             device = device_of_rank(kind, local_rank()) if ranks.size > 1 else kind
         config = settled(config, device, ranks)
@@ -197,8 +207,8 @@ class Job:
     ) -> dict[str, Any]:
         """Train from a checkpoint on, or from the beginning; evaluate, save the model."""
         # Before memory is measured: the curves need matplotlib.
-        bar = ProgressBar(self.display)
-        curves = curves_drawer(self.path, self.display) if self.ranks.is_first else []
+        bar, is_first = ProgressBar(self.display), self.ranks.is_first
+        others = [*curves_drawer(self.path, self.display), *self.callbacks] if is_first else []
         num_parameters = sum(p.numel() for p in model.parameters())
         parallel, config = self._on_device(model)
         stop = StopRequest()
@@ -207,7 +217,7 @@ class Job:
         if self.folder is not None and not resumes:
             self.folder.begin(to_toml(config), report_json(prepared.report))
         evaluator = self._evaluator(parallel, prepared, stop)
-        with stop.heard(), self._observers(bar, *curves, *self.callbacks) as observers:
+        with stop.heard(), self._observers(config, prepared, bar, *others) as observers:
             trainer = Trainer(
                 parallel=parallel,
                 first_weights=first,
@@ -299,11 +309,34 @@ class Job:
             word_counts=word_counts(prepared.batches.store, prepared.tokenizer),
         )
 
-    def _observers(self, *others: Observer) -> AbstractContextManager[Observers]:
-        """What is told of the training; nothing but on the first rank."""
-        if self.ranks.is_first:
-            return writing_metrics(self.path, self.display, *others)
-        return nullcontext(Observers())
+    def _examples(self, prepared: Prepared) -> str:
+        """What the finished model fills into held-out sentences, as Markdown."""
+        if prepared.validation is None:
+            return "Nothing is held out."
+        folder = load_model(self.path / MODEL_FOLDER)
+        if MLM_HEAD in folder.missing:
+            return "The model has no MLM head."
+        return as_markdown(fills(folder, prepared.validation.store, _EXAMPLES))
+
+    @contextmanager
+    def _observers(
+        self, config: PretrainConfig, prepared: Prepared, *others: Observer
+    ) -> Iterator[Observers]:
+        """What is told of the training; nothing but on the first rank. Trackers end with it."""
+        if not self.ranks.is_first:
+            yield Observers()
+            return
+        training = config.training
+        settings = {name: str(value) for name, value in settings_by_name(config).items()}
+        with ExitStack() as stack:
+            trackers = []
+            for kind in training.track:
+                how = (self.path, training.track_project, settings)
+                trackers.append(
+                    Tracking(kind, *how, lambda: self._examples(prepared), self.display)
+                )
+                stack.callback(trackers[-1].close)
+            yield stack.enter_context(writing_metrics(self.path, self.display, *others, *trackers))
 
     def _say_resumed(self, trainer: Trainer, config: PretrainConfig) -> None:
         """Write down the settings that the run goes on with, and say from where.

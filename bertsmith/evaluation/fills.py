@@ -10,16 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from bertsmith.architectures import MLM_HEAD
 from bertsmith.data.store import TokenStore
-from bertsmith.display import Display
-from bertsmith.errors import ModelError
-from bertsmith.evaluation.of_folder import held_out_text
 from bertsmith.objectives.rows import last_rows
-from bertsmith.pages.runs import ShownRun
 from bertsmith.rows import Row, packed
-from bertsmith.saved.hugging_face import ModelFolder, load_model
-from bertsmith.saved.locate import read_newest
+from bertsmith.saved.hugging_face import ModelFolder
 from bertsmith.tokenizer import Tokenizer
 
 _SEED = 7
@@ -28,28 +22,19 @@ _FEWEST_TOKENS, _MOST_TOKENS = 8, 40
 _GUESSES = 5
 
 
-def fills(run: ShownRun, number: int, display: Display) -> list[list[dict[str, Any]]]:
+def fills(folder: ModelFolder, store: TokenStore, number: int) -> list[list[dict[str, Any]]]:
     """Sentences, each as its tokens in their order.
 
     A token has `text`, whether it `continues` the one before, and if it was masked `guesses`
     (`text`, `probability`), the `probability` of the true one, and `right`.
 
     Args:
-        run: whose newest model is asked, about what it held out; the same sentences each time.
-        number: of sentences.
-        display: shows what goes on where the text is prepared anew.
-
-    Raises:
-        BertsmithError: there is no model, no MLM head or no held-out text.
+        folder: a model with an MLM head.
+        store: held-out text in its tokens; the same sentences are taken each time.
+        number: of sentences, at most.
     """
-    folder, where = read_newest(run.path, lambda found: (load_model(found), found))
-    if MLM_HEAD in folder.missing:
-        raise ModelError(f"{where} has no MLM head.")
-    text = held_out_text(run.path, where, folder.tokenizer, display)
-    if text is None:
-        raise ModelError(f"The text that {run.path} held out is not at hand, or there is none.")
     draw = np.random.default_rng(_SEED)
-    chosen = _sentences(text[0], folder.tokenizer, number, draw)
+    chosen = _sentences(store, folder.tokenizer, number, draw)
     return [_filled(folder, ids, draw) for ids in chosen]
 
 
@@ -100,3 +85,22 @@ def _filled(folder: ModelFolder, ids: list[int], draw: np.random.Generator) -> l
             }
         tokens.append(one)
     return tokens
+
+
+def as_markdown(sentences: list[list[dict[str, Any]]]) -> str:
+    """Each sentence with its masked words in brackets, and the guesses for each of them."""
+    lines = []
+    for sentence in sentences:
+        text = "".join(
+            f"{'' if token['continues'] or not place else ' '}"
+            + (f"[{token['text']}]" if "guesses" in token else token["text"])
+            for place, token in enumerate(sentence)
+        )
+        lines += [text, ""]
+        for token in sentence:
+            if "guesses" in token:
+                guesses = (f"{one['text']} {one['probability']:.1%}" for one in token["guesses"])
+                mark = "right" if token["right"] else "wrong"
+                lines.append(f"- {token['text']} ({mark}): {', '.join(guesses)}")
+        lines.append("")
+    return "\n".join(lines)
