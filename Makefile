@@ -6,7 +6,7 @@ BIN := .venv/bin
 # The fast suite in parallel.
 WORKERS := -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-slow test-gpu coverage lint types format check bench clean
+.PHONY: demo test test-slow test-gpu coverage lint types format check notebook bench clean
 
 demo: .venv/installed
 	$(BIN)/bertsmith pretrain --corpus python-docs --minutes 1.2 --output runs/demo --overwrite
@@ -43,6 +43,10 @@ format: .venv/installed-dev
 
 check: lint types test
 
+# The tutorial as a notebook, executed; NOTEBOOK_CORPUS: a folder of WikiText-2 that is there already.
+notebook: .venv/installed-dev
+	$(BIN)/python -m tests.support.notebook $(NOTEBOOK_CORPUS)
+
 bench: .venv/installed-bench
 	$(BIN)/python -m benchmarks.cpu
 
@@ -67,6 +71,10 @@ clean:
 	@touch $@
 
 # The peers that the benchmark runs beside; d2l without its dependencies, which pin old releases.
-.venv/installed-bench: .venv/installed-dev
+.venv/installed-# The tutorial as a notebook, executed; NOTEBOOK_CORPUS: a folder of WikiText-2 that is there already.
+notebook: .venv/installed-dev
+	$(BIN)/python -m tests.support.notebook $(NOTEBOOK_CORPUS)
+
+bench: .venv/installed-dev
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps d2l==1.0.3
 	@touch $@

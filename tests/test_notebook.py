@@ -9,6 +9,8 @@ import nbclient
 import nbformat
 import pytest
 
+from tests.support.notebook import NOTEBOOK, TUTORIAL, cells_of, executed
+
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -46,3 +48,36 @@ def test_the_plot_updates_in_place(text_file: Path, tmp_path: Path) -> None:
     assert f"metrics: {tmp_path / 'r'}/metrics.jsonl" in said
     assert kinds.count("display_data") == 1
     assert kinds.count("update_display_data") >= 2
+
+
+def test_the_notebook_is_the_tutorial() -> None:
+    """Its cells are made of the page, and its outputs are those that the page shows."""
+    made = cells_of(TUTORIAL.read_text(encoding="utf-8"))
+    kept = nbformat.read(NOTEBOOK, as_version=4).cells[1:]
+    for cell, (kind, source, shown) in zip(kept, made, strict=True):
+        assert (cell.cell_type, cell.source) == (kind, source), "run: make notebook"
+        if shown:
+            assert text_of(cell) == shown, source
+    assert NOTEBOOK.stat().st_size < 200_000
+    pictures = [
+        o for cell in kept for o in cell.get("outputs", ()) if "image/png" in o.get("data", {})
+    ]
+    assert pictures
+
+
+def text_of(cell: Any) -> str:
+    """What a cell printed and gave."""
+    parts = [
+        output.get("text") or output.get("data", {}).get("text/plain", "")
+        for output in cell.outputs
+    ]
+    return "".join(parts).strip()
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(wikitext: Path) -> None:
+    """Executed anew it gives what is kept, but for times."""
+    kept = nbformat.read(NOTEBOOK, as_version=4).cells
+    for cell, before in zip(executed(str(wikitext)).cells, kept, strict=True):
+        if cell.cell_type == "code" and "train_bert(model" not in cell.source:
+            assert text_of(cell) == text_of(before), cell.source
