@@ -24,7 +24,6 @@ import torch
 
 import bertsmith
 from benchmarks.report import column, figures_of, processor, times, versions
-from benchmarks.sides import peak_gigabytes
 from bertsmith.exporting.session import OnnxModel
 from bertsmith.exporting.tasks import Exportable
 from bertsmith.rows import Row, packed
@@ -93,8 +92,8 @@ def of_folder(folder: Path, rounds: int, lengths: tuple[int, int]) -> list[str]:
         f"## {report['task']}: {config.architecture} of {config.num_hidden_layers} layers of "
         f"{config.hidden_size}, {count / 1e6:.1f} million parameters",
         "",
-        "| side | file | one text | int8 is | 32 texts | int8 is | peak memory |",
-        "|---|---|---|---|---|---|---|",
+        "| side | file | one text | int8 is | 32 texts | int8 is |",
+        "|---|---|---|---|---|---|",
     ]
     sizes = {"onnx": report["bytes"]["float32"], "int8": report["bytes"]["int8"]}
     for side, results in found.items():
@@ -103,8 +102,7 @@ def of_folder(folder: Path, rounds: int, lengths: tuple[int, int]) -> list[str]:
             f"| {SIDES[side]} | {size} | {column(results, 'single_ms', '{:.2f}')} ms "
             f"| {times(found, 'int8', side, 'singles_per_second')} "
             f"| {column(results, 'batch_ms', '{:.1f}')} ms "
-            f"| {times(found, 'int8', side, 'batches_per_second')} "
-            f"| {column(results, 'peak_gigabytes', '{:.2f}')} GB |"
+            f"| {times(found, 'int8', side, 'batches_per_second')} |"
         )
     share = sizes["int8"] / sizes["onnx"]
     lines += ["", f"The file of int8 has {share:.1%} of the bytes of float32's."]
@@ -140,7 +138,6 @@ def measure(side: str, folder: Path, file: Path, lengths: list[int]) -> dict[str
         "batch_ms": 1e3 * batch,
         "singles_per_second": 1 / single,
         "batches_per_second": 1 / batch,
-        "peak_gigabytes": peak_gigabytes(),
     }
 
 
