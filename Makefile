@@ -6,7 +6,7 @@ BIN := .venv/bin
 # The fast suite in parallel.
 WORKERS := -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-slow test-gpu coverage lint types format check notebook bench clean
+.PHONY: docs docs-serve demo test test-slow test-gpu coverage lint types format check notebook bench clean
 
 demo: .venv/installed
 	$(BIN)/bertsmith pretrain --corpus python-docs --minutes 1.2 --output runs/demo --overwrite
@@ -47,6 +47,13 @@ check: lint types test
 notebook: .venv/installed-dev
 	$(BIN)/python -m tests.support.notebook $(NOTEBOOK_CORPUS)
 
+# The site, in build/site.
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: .venv/installed-docs
+	$(BIN)/mkdocs serve
+
 bench: .venv/installed-bench
 	$(BIN)/python -m benchmarks.cpu
 
@@ -68,6 +75,10 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv/installed-docs: .venv/installed
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
 # The peers that the benchmark runs beside; d2l without its dependencies, which pin old releases.
