@@ -1,10 +1,11 @@
-"""What a run shows while it works: bars on a terminal, plain lines elsewhere, a plot in a notebook.
+"""What a run shows while it works: bars on a terminal and in a notebook, plain lines elsewhere.
 
 All of it goes to standard error; standard output is for results (`show`, `show_json`).
 """
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import shlex
@@ -34,6 +35,7 @@ from bertsmith.errors import printable
 from bertsmith.streams import LenientStream
 
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_BARS = 0.5
 _WIDTH = len("validating 100%")
 
 
@@ -150,6 +152,9 @@ class Display:
     def training(self) -> Iterator[Callable[[float, int, Mapping[str, Any]], None]]:
         """The training bar; gives a function of progress (0 to 1), step, and the latest figures."""
         try:
+            if self._in_notebook:
+                yield self._notebook_bar()
+                return
             if not self._is_live:
                 yield self._training_lines()
                 return
@@ -202,6 +207,38 @@ class Display:
             console=self._console,
             transient=True,
         )
+
+    def _notebook_bar(self) -> Callable[[float, int, Mapping[str, Any]], None]:
+        """A bar of HTML, in one output that is updated."""
+        from IPython.display import HTML, display
+
+        handle: Any = None
+        spent, text, next_time = 0.0, "", 0.0
+
+        def draw(what: str, *, is_last: bool = False) -> None:
+            nonlocal handle, next_time
+            if time.monotonic() < next_time and not is_last:
+                return
+            next_time = time.monotonic() + _SECONDS_BETWEEN_BARS
+            bar = HTML(
+                f'<progress value="{spent:.4f}" max="1" style="width: 20em" aria-label="training">'
+                f"</progress> {spent:.0%} {html.escape(what)} {html.escape(text)}"
+            )
+            if handle is None:
+                handle = display(bar, display_id=True)
+            else:
+                handle.update(bar)
+
+        def update(progress: float, step: int, figures: Mapping[str, Any]) -> None:
+            nonlocal spent, text
+            spent, text = progress, _describe(step, figures)
+            draw("training", is_last=progress >= 1)
+
+        def tell(what: str, share: float | None) -> None:
+            draw(what if share is None else f"{what} {share:.0%}", is_last=spent >= 1)
+
+        self._tell = tell
+        return update
 
     def _training_lines(self) -> Callable[[float, int, Mapping[str, Any]], None]:
         next_line = time.monotonic()
