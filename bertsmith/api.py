@@ -114,7 +114,8 @@ def save(
     """Write a network and its tokenizer as a Hugging Face folder, which `load` takes again.
 
     Args:
-        model: a network of an architecture, or what `load` gives.
+        model: a network of an architecture, all heads of which are written; or what `load` gives,
+            without heads that its folder had no weights for.
         tokenizer: its own.
         folder: the folder to make.
         overwrite: replace an earlier such folder.
@@ -128,7 +129,7 @@ def save(
     from bertsmith.inference.model import PretrainedModel
     from bertsmith.saved.hugging_face import Snapshot, write_model
 
-    encoder = model.bert if isinstance(model, PretrainedModel) else model
+    encoder = model.with_trained_heads() if isinstance(model, PretrainedModel) else model
     write_model(Snapshot.of(encoder, tokenizer), Path(folder), overwrite=overwrite)
     return Path(folder)
 

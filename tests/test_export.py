@@ -30,6 +30,7 @@ from bertsmith.exporting.graph import to_onnx
 from bertsmith.exporting.session import OnnxModel
 from bertsmith.exporting.tasks import Exportable
 from bertsmith.nn.padded import PaddedLayout
+from bertsmith.reporting.card import _read_card
 from bertsmith.rows import Row, packed
 from bertsmith.saved.hugging_face import Snapshot, labels_config
 from bertsmith.saved.sentence_transformers import Pooling, write_pooling
@@ -194,6 +195,18 @@ def test_the_card_says_what_it_is(vectors: Any) -> None:
     assert str(vectors[0].parent) not in card.content
 
 
+def test_a_card_that_is_none_costs_nothing(tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    for text in ("---\nfoo: [\n---\n", "", "no head"):
+        card.write_text(text)
+        assert _read_card(card)[0].get("license") is None
+    head = "---\nlicense: other\nlicense_name: mine\n---\n"
+    card.write_text(f"{head}# T\n```sh\n# install\n## Use\n```\n## Use\nNo.\n")
+    about, lines = _read_card(card)
+    assert about["license_name"] == "mine"
+    assert lines == ["```sh", "# install", "## Use", "```"]
+
+
 def without_torch(folder: Path) -> dict[str, str]:
     """An environment with onnxruntime, tokenizers and what they need, and no other package."""
     for name in ("onnxruntime", "tokenizers", "numpy", "flatbuffers", "protobuf", "packaging"):
@@ -323,6 +336,8 @@ def test_what_is_refused_leaves_nothing(
     with pytest.raises(ConfigError, match=r"`quantize` must be int8 or left out.*'int4'"):
         bertsmith.export(source, **how, quantize="int4")  # type: ignore[arg-type]
     with pytest.raises(bertsmith.InputError, match="`validation` changes nothing for words"):
+        bertsmith.export(source, **how, quantize="int8", validation=source / "config.json")
+    with pytest.raises(ConfigError, match="give `quantize` beside it"):
         bertsmith.export(source, **how, validation=source / "config.json")
     bare = make(tmp_path / "bare", tokenizer, "bert", "sentence-similarity")
     (bare / "modules.json").unlink()

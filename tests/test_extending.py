@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import bertsmith
+from bertsmith.architectures import build
 from bertsmith.config import registered
 from bertsmith.data import masking
-from bertsmith.errors import ConfigError, DataError, RunError, RunStopped
+from bertsmith.errors import ConfigError, DataError, InputError, RunError, RunStopped
 from bertsmith.objectives import _OBJECTIVES
 from bertsmith.reporting.metrics_file import read_metrics
 from bertsmith.training import optimizer
@@ -154,6 +155,9 @@ def test_gradients_that_are_not_finite_leave_weights_as_they_were(registering: N
     parts.step(torch.zeros(()))
     assert torch.equal(weight, torch.full((3,), 0.9))
     assert list(parts.state_of(weight)) == ["momentum_buffer"]
+    wrong = optimizer.Optimizers(*parts.parts, keeps=())
+    with pytest.raises(ConfigError, match="told, nothing; it keeps momentum_buffer"):
+        wrong.state_of(weight)
 
 
 def test_names_are_taken_once_and_others_are_refused(registering: None, text_file: Path) -> None:
@@ -177,6 +181,16 @@ def test_saving_replaces_a_model_only_when_asked(folder: Path, tmp_path: Path) -
     with pytest.raises(RunError, match="already holds a model"):
         bertsmith.save(model, model.tokenizer, target)
     bertsmith.save(model, model.tokenizer, target, overwrite=True)
+    bare = model.with_trained_heads()
+    bert = {name: value for name, value in bare.state_dict().items() if "head" not in name}
+    folder_without = tmp_path / "bare"
+    made = build(bare.config, bare.vocab_size, frozenset())
+    made.load_state_dict(bert, strict=False)
+    bertsmith.save(made, model.tokenizer, folder_without)
+    found = bertsmith.load(folder_without, device="cpu")
+    saved = bertsmith.save(found, found.tokenizer, tmp_path / "again")
+    with pytest.raises(InputError, match="needs its mlm_head"):
+        bertsmith.load(saved, device="cpu").fill("the [MASK]")
     (target / "mine.txt").write_text("kept")
     with pytest.raises(RunError, match="must be new, empty or an earlier model"):
         bertsmith.save(model, model.tokenizer, target, overwrite=True)

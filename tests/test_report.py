@@ -16,6 +16,7 @@ from bertsmith.cli.main import main
 from bertsmith.errors import InputError, RunError
 from bertsmith.reporting.metrics_file import METRICS_FILE, read_metrics
 from bertsmith.training.run import Run
+from bertsmith.training.run_folder import RunFolder
 from tests.support.browser import browser_pages
 from tests.support.runs import TINY_RUN
 
@@ -162,8 +163,16 @@ def test_a_run_that_is_still_training_has_a_page(
     path = Path(json.loads(capsys.readouterr().out)["file"])
     assert path == run / "report.html"
     assert "not finished" in path.read_text(encoding="utf-8")
+    corpus = json.loads((run / "corpus.json").read_text())
+    corpus["splits"]["train"]["tokens"] = "many"
+    odd = {"step": 7, "learning_rate": 1e-3, "mlm_loss": 3.0, "grad_norm": "x", "seconds": None}
     before = path.read_bytes()
     assert bertsmith.report(run, quiet=True).read_bytes() == before
+    (run / "corpus.json").write_text(json.dumps(corpus))
+    with (run / METRICS_FILE).open("a") as stream:
+        stream.write(json.dumps({**odd, "parameters": "x"}) + "\n")
+    assert "is not as a run writes it" in bertsmith.report(run, quiet=True).read_text("utf-8")
+    RunFolder(run, overwrite=True).release()  # which takes it for a run
 
 
 def test_nothing_in_the_file_asks_for_more(page: Path) -> None:

@@ -20,7 +20,7 @@ from bertsmith.reporting import trackers
 from bertsmith.reporting.metrics_file import ROLLED_BACK, read_metrics
 from bertsmith.training import tracking
 from bertsmith.training.trainer import Trainer
-from tests.support.runs import TINY_RUN, result_of, stopped_and_resumed
+from tests.support.runs import TINY_RUN, result_of, stopped_and_resumed, unfinish
 
 Figures = list[tuple[int, str, float]]
 NAMES = ("mlm_loss", "nsp_loss", "learning_rate", "validation_mlm_loss", "tokens_per_second")
@@ -228,6 +228,27 @@ def test_a_tracker_that_fails_changes_nothing_but_a_line(
         assert "RuntimeError: no account" in said
     other = bertsmith.pretrain(text_file, output=tmp_path / "other", quiet=True, **settings)
     assert result_of(run.output) == result_of(other.output)
+
+
+@pytest.mark.slow
+def test_a_long_history_and_examples_that_fail_cost_no_tracker(
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def failing(*_: Any) -> Any:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(tracking, "_MOST_WAITING", 30)
+    monkeypatch.setattr("bertsmith.training.pretrain.fills", failing)
+    settings: dict[str, Any] = {**TINY_RUN, "steps": 40, "log_every": 1}
+    run = bertsmith.pretrain(text_file, output=tmp_path / "run", **settings).output
+    unfinish(run)
+    run = bertsmith.pretrain(output=run, resume=True, track=("tensorboard",)).output
+    assert "gets no examples: no memory" in " ".join(capfd.readouterr().err.split())
+    assert read_metrics(run)[-1]["finished"]
+    assert list((run / "tensorboard").iterdir())
 
 
 def test_a_tracker_that_is_not_there_is_said_before_anything(

@@ -28,7 +28,7 @@ class Export:
     quantize: Literal["int8"] | None = None
     """8-bit weights: about a quarter of the size; what they cost is measured and printed."""
     opset: int = 18
-    """Version of ONNX's operators, 18 to 23; runtimes that are older need an older one."""
+    """Version of ONNX's operators, 18 to 23; older runtimes take 18."""
     validation: Path | None = None
     """Labelled texts that tell what 8 bits cost; without it, those of the fine-tuning."""
     license: str | None = None

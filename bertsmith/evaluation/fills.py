@@ -72,7 +72,8 @@ def _filled(folder: ModelFolder, ids: list[int], draw: np.random.Generator) -> l
         one: dict[str, Any] = {"text": text, "continues": continues and place > 0}
         if place in masked:
             own = shares[masked.index(place)]
-            best, places = own[tokenizer.regular_ids.tolist()].topk(_GUESSES)
+            words = own[tokenizer.regular_ids.tolist()]
+            best, places = words.topk(min(_GUESSES, len(words)))
             numbers = tokenizer.regular_ids[places.numpy()]
             guesses = [
                 {"text": tokenizer.text_of(guess)[0], "probability": share}

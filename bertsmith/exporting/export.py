@@ -28,6 +28,7 @@ from bertsmith.exporting.tasks import Exportable
 from bertsmith.extras import require
 from bertsmith.reporting.card import CARD_FILE, exported_card
 from bertsmith.rows import Row, packed
+from bertsmith.saved.hub import is_hub_name
 from bertsmith.saved.hugging_face import CONFIG_FILE
 from bertsmith.saved.locate import read_newest
 from bertsmith.training.checks import written_to
@@ -83,17 +84,17 @@ def export_folder(
             outputs than the model.
     """
     require("onnx", "Export")
-    if quantize not in (None, "int8"):
-        raise ConfigError(f"`quantize` must be int8 or left out; got {quantize!r}.")
+    _refuse_settings(quantize, validation)
     display = display or Display(quiet=True)
     _check_output(output, overwrite=overwrite)
     exported = read_newest(path, Exportable.load)
-    table = validation_of(exported, validation)
+    # What a stranger's folder names is no table of this machine.
+    table = validation if is_hub_name(path) else validation_of(exported, validation)
     with display.stage("Making the graph"):
         content = _graphs(exported, opset, quantize)
         models = {name: OnnxModel(file, exported) for name, file in content.items()}
         differences = {name: _difference(exported, model) for name, model in models.items()}
-    _refuse_difference(differences["float32"])
+    _refuse_difference(differences)
     outputs = {name: model.outputs for name, model in models.items()}
     judged = figures_of(exported, path, table, outputs, display) if quantize else None
     precision = quantize or "float32"
@@ -113,6 +114,14 @@ def export_folder(
     with written_to(output, "Nothing was written."):
         _write(exported, output, name, content[precision], report, license_name)
     return Exported(output=output, file=output / _FOLDER / name, report=report)
+
+
+def _refuse_settings(quantize: str | None, validation: Path | None) -> None:
+    """Raise `ConfigError` for what there is not, or what changes nothing."""
+    if quantize not in (None, "int8"):
+        raise ConfigError(f"`quantize` must be int8 or left out; got {quantize!r}.")
+    if quantize is None and validation is not None:
+        raise ConfigError("`validation` tells what 8 bits cost; give `quantize` beside it.")
 
 
 def _graphs(exported: Exportable, opset: int, quantize: str | None) -> dict[str, bytes]:
@@ -141,12 +150,18 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
         )
 
 
-def _refuse_difference(share: float) -> None:
-    """Raise `ModelError` if the graph in float32 is not the model."""
+def _refuse_difference(shares: Mapping[str, float]) -> None:
+    """Raise `ModelError` if the graph in float32 is not the model, or another gives no numbers."""
+    share = shares["float32"]
     if not share <= TOLERANCE:
         raise ModelError(
             f"The graph must give the model's outputs to within {TOLERANCE:g} of the largest; it "
             f"is {share:.2g} off. Nothing was written; please report it."
+        )
+    if not np.isfinite(list(shares.values())).all():
+        raise ModelError(
+            "The outputs of the graph in 8 bits must be finite numbers; they are not. Nothing was "
+            "written; export it in float32."
         )
 
 
@@ -188,7 +203,7 @@ def _write(
     with whole_folder(output.resolve()) as part:
         (part / _FOLDER).mkdir()
         (part / _FOLDER / name).write_bytes(content)
-        (part / CONFIG_FILE).write_bytes((source / CONFIG_FILE).read_bytes())
+        (part / CONFIG_FILE).write_bytes(exported.config)
         tokenizer.save(part)
         pad, mask = ((n, tokenizer.token(n)) for n in (tokenizer.pad_id, tokenizer.mask_id))
         card = exported_card(

@@ -62,7 +62,7 @@ def validation_of(exported: Exportable, named: Path | None) -> Path | None:
         return named
     try:
         results = msgspec.json.decode((exported.folder / "results.json").read_bytes())
-        found = Path(results["files"]["validation"])
+        found = exported.folder / str(results["files"]["validation"])
     except (OSError, msgspec.MsgspecError, KeyError, TypeError):
         return None
     return found if found.is_file() else None

@@ -6,7 +6,7 @@ Legend: B = sequences; T = tokens of all of them; H = hidden size; K = outputs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,11 +16,18 @@ from torch import Tensor
 
 from bertsmith.architectures import CLASSIFIER, MLM_HEAD, TOKEN_CLASSIFIER, Encoder
 from bertsmith.batch import Batch
+from bertsmith.durable import read_small
 from bertsmith.errors import ModelError
 from bertsmith.objectives.classification import SequenceClassification
 from bertsmith.objectives.rows import last_rows, sequence_vectors
 from bertsmith.objectives.tokens import TokenClassification
-from bertsmith.saved.hugging_face import class_of, load_classifier, load_model, read_json
+from bertsmith.saved.hugging_face import (
+    CONFIG_FILE,
+    class_of,
+    load_classifier,
+    load_model,
+    read_json,
+)
 from bertsmith.saved.sentence_transformers import Pooling, read_max_length, read_pooling
 from bertsmith.tokenizer import Tokenizer
 
@@ -28,6 +35,8 @@ TaskName = Literal[
     "fill-mask", "sentence-similarity", "text-classification", "token-classification"
 ]
 """As the Hugging Face Hub calls them."""
+
+_MOST_BYTES = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +50,7 @@ class Exportable:
         folder: where it lies.
         classes: their names, by number; empty: of scores, vectors and words.
         pooling: of sentence-similarity, from tokens to a text.
+        config: its config.json.
     """
 
     task: TaskName
@@ -49,6 +59,7 @@ class Exportable:
     folder: Path
     classes: list[str] = field(default_factory=list)
     pooling: Pooling = field(default_factory=Pooling)
+    config: bytes = field(default=b"{}", repr=False)
 
     @staticmethod
     def load(folder: Path) -> Exportable:
@@ -57,6 +68,11 @@ class Exportable:
         Raises:
             ModelError, TokenizerError: it has no head for a task, or is damaged.
         """
+        found = Exportable._load(folder)
+        return replace(found, config=read_small(folder / CONFIG_FILE, _MOST_BYTES))
+
+    @staticmethod
+    def _load(folder: Path) -> Exportable:
         pooling, kind = read_pooling(folder), class_of(folder)
         if pooling is not None:
             found = load_model(folder)
@@ -81,7 +97,7 @@ class Exportable:
             )
         if kind.endswith("ForSequenceClassification"):
             model, tokenizer, classes = load_classifier(folder, CLASSIFIER)
-            is_score = read_json(folder / "config.json").get("problem_type") == "regression"
+            is_score = read_json(folder / CONFIG_FILE).get("problem_type") == "regression"
             return Exportable(
                 task="text-classification",
                 model=model,

@@ -12,6 +12,7 @@ predictions-test.tsv          the same, if there is a test file
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -326,8 +327,9 @@ class _Job:
         training = self.training
         return {
             **training.results(),
+            # From here: the folder may be given away.
             "files": {
-                name: str(path.resolve())
+                name: os.path.relpath(path.resolve(), self.output.resolve())
                 for name, path in self.files._asdict().items()
                 if path is not None
             },

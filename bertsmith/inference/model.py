@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bertsmith.architectures import MLM_HEAD, NSP_HEAD, POOLER, Encoder
+from bertsmith.architectures import MLM_HEAD, NSP_HEAD, POOLER, Encoder, build
 from bertsmith.errors import InputError, ModelError
 from bertsmith.hardware.device import autocast, choose_device
 from bertsmith.nn.layout import PackedInput, TokenRow
@@ -111,6 +111,16 @@ class PretrainedModel:
         self._missing = missing
         self._device, self._precision = device, precision
         self._special = frozenset(tokenizer.special_ids.tolist())
+
+    def with_trained_heads(self) -> Encoder:
+        """The network without heads that its folder had no weights for; it shares the weights."""
+        bert = self.bert
+        heads = bert.heads - self._missing
+        with torch.device("meta"):
+            found = build(bert.config, bert.vocab_size, heads, num_labels=bert.num_labels)
+        own, names = bert.state_dict(), found.state_dict().keys()
+        found.load_state_dict({name: own[name] for name in names}, assign=True)
+        return found.eval()
 
     @overload
     def encode(  # type: ignore[overload-overlap]

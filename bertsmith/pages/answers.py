@@ -34,6 +34,7 @@ from bertsmith.saved.locate import find_model
 MOST_LETTERS = 4_000
 """Of a text that is asked about."""
 _MOST_PLACES = 400
+_MOST_COMPARED = 128  # tokens: a page shows their square
 _MOST_LINES = 20_000
 _GUESSES = 8
 
@@ -98,13 +99,21 @@ class Answers:
         self.refresh()
 
     def refresh(self) -> bool:
-        """Take the newest checkpoint; whether it is another one."""
-        folder = find_model(self.run)
-        changed = folder.stat().st_mtime
-        now = self._loaded
-        if now is not None and (now.folder, now.changed) == (folder, changed):
+        """Take the newest checkpoint; whether it is another one.
+
+        A run may remove one while it is read: then it is the turn of the next look.
+        """
+        try:
+            folder = find_model(self.run)
+            changed = folder.stat().st_mtime
+            now = self._loaded
+            if now is not None and (now.folder, now.changed) == (folder, changed):
+                return False
+            found = load(self.run, device=self._device)
+        except (BertsmithError, OSError):
+            if self._loaded is None:
+                raise
             return False
-        found = load(self.run, device=self._device)
         with self._lock:
             self._loaded = _Loaded(found, folder, changed)
         return True
@@ -179,6 +188,7 @@ class Answers:
         sides = []
         for found in (left, right):
             words = [i for i, special in enumerate(found.is_special) if not special]
+            words = words[:_MOST_COMPARED]
             vectors = found.tokens[words]
             lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
             sides.append(([found.words[i] for i in words], vectors / np.maximum(lengths, 1e-12)))
@@ -220,13 +230,13 @@ class Answers:
         ):
             raise InputError("There must be such a layer and head.")
         tokenizer = self.model.tokenizer
-        ids = [tokenizer.cls_id, *self._ids(ask.text), tokenizer.sep_id]
-        layout = _Recording(torch.ones(1, len(ids), dtype=torch.bool, device=self._where))
+        ids = [tokenizer.cls_id, *self._ids(ask.text)[:_MOST_COMPARED], tokenizer.sep_id]
+        is_token = torch.ones(1, len(ids), dtype=torch.bool, device=self._where)
+        layout = _Recording(is_token, wanted=(ask.layer, ask.head))
         self._run(ids, layout)
-        probabilities = layout.kept[ask.layer][ask.head]
         return {
             "tokens": [tokenizer.text_of(n)[0] for n in ids],
-            "probabilities": np.round(probabilities.float().cpu().numpy(), 4).tolist(),
+            "probabilities": np.round(layout.kept[ask.layer].float().cpu().numpy(), 4).tolist(),
         }
 
     def _text(self) -> Sequence[str]:
@@ -305,13 +315,17 @@ class Answers:
 
 @dataclass(frozen=True)
 class _Recording(PaddedLayout):
-    """Keeps the attention probabilities of each layer, [N, T, T], as they are asked for."""
+    """Keeps the attention probabilities of one head, [T, T], of one layer."""
 
+    wanted: tuple[int, int] = (0, 0)
+    """The layer and the head."""
     kept: list[Tensor] = field(default_factory=list)
+    """Of each layer that was asked for so far; empty but for the one that is wanted."""
 
     def probabilities(self, query: Tensor, key: Tensor, num_heads: int) -> Tensor:
         found = super().probabilities(query, key, num_heads)
-        self.kept.append(found[0])
+        layer, head = self.wanted
+        self.kept.append(found[0, head].clone() if len(self.kept) == layer else found.new_empty(0))
         return found
 
 

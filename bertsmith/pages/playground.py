@@ -12,6 +12,9 @@ import asyncio
 import json
 import secrets
 import socket
+import tempfile
+import threading
+import time
 import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 _MOST_BYTES = 2**16  # of a question
 _MOST_WAITING = 8  # questions; more are told to come again
+_SECONDS_TO_OPEN = 20.0
 _SECONDS_BETWEEN_LOOKS = 2.0  # for a newer checkpoint
 
 
@@ -74,10 +78,27 @@ def serve(
         port = listening.getsockname()[1]
         address = f"http://{HOST}:{port}/{token}/"
         show(f"{address}  (Ctrl-C ends it)")
+        made = server(answers, token, port)
         if opens:
-            webbrowser.open(address)
+            threading.Thread(target=_open, args=(made, address), daemon=True).start()
         with suppress(KeyboardInterrupt):
-            server(answers, token, port).run(sockets=[listening])
+            made.run(sockets=[listening])
+
+
+def _open(made: uvicorn.Server, address: str) -> None:
+    """Open the page when there is one.
+
+    By a file that its owner alone can read: the arguments of a browser are everybody's to see.
+    """
+    while not made.started:
+        time.sleep(0.05)
+    with tempfile.NamedTemporaryFile("w", suffix=".html", delete=False) as stream:
+        stream.write(
+            f'<meta charset="utf-8"><meta http-equiv="refresh" content="0; url={address}">'
+        )
+    webbrowser.open(Path(stream.name).as_uri())
+    time.sleep(_SECONDS_TO_OPEN)
+    Path(stream.name).unlink(missing_ok=True)
 
 
 def server(answers: Any, token: str, port: int) -> uvicorn.Server:
@@ -200,6 +221,8 @@ class _Desk:
                 return JSONResponse(await run_in_threadpool(make, body))
         except BertsmithError as error:
             return JSONResponse({"error": str(error)}, status_code=400)
+        except Exception as error:  # a page that gets no answer would say nothing
+            return JSONResponse({"error": f"{type(error).__name__}: {error}"}, status_code=500)
         finally:
             self._waiting -= 1
 
@@ -218,10 +241,11 @@ def _about(answers: Any) -> dict[str, Any]:
 def _state(answers: Any) -> dict[str, Any]:
     """How far a run is, with the newest checkpoint taken in."""
     answers.refresh()
-    found = {"about": answers.about(), "panels": [], "step": None, "is_finished": True}
+    about = answers.about()
+    found = {"about": about, "panels": [], "step": None, "is_finished": not about["is_run"]}
     try:
-        run = ShownRun.read(answers.run, answers.about()["name"])
-    except BertsmithError:
+        run = ShownRun.read(answers.run, about["name"])
+    except BertsmithError:  # no line yet
         return found
     return {
         **found,

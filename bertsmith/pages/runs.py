@@ -31,6 +31,7 @@ from bertsmith.saved.locate import find_run_config, read_newest
 
 _MOST_POINTS = 1500  # of a curve: a few for each dot of a page's width
 _MOST_REPORT_BYTES = 2**20
+_WORDS = ("device", "finished")  # of a line of metrics.jsonl, which are no numbers
 
 Row = tuple[str, list[str], str]
 """A name, a cell for each run, and what takes no model."""
@@ -65,7 +66,7 @@ class ShownRun:
         if found is None:
             raise RunError(f"{path} must be a run's folder, with {RUN_CONFIG_FILE}; it is not.")
         folder = found.parent
-        lines = read_metrics(folder, about=_MOST_POINTS)
+        lines = [_sound(line) for line in read_metrics(folder, about=_MOST_POINTS)]
         if not lines:
             raise RunError(f"The run {folder} has no figures yet: {METRICS_FILE} is empty.")
         try:
@@ -89,6 +90,15 @@ class ShownRun:
         if self.is_finished:
             return self.lines[-1]
         return {name: value for line in self.lines for name, value in line.items()}
+
+
+def _sound(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line without what no run writes: figures are numbers."""
+    return {
+        name: value
+        for name, value in line.items()
+        if name in _WORDS or (isinstance(value, int | float) and not isinstance(value, bool))
+    }
 
 
 def read_runs(paths: Sequence[Path]) -> list[ShownRun]:
@@ -262,12 +272,12 @@ def text_of(run: ShownRun) -> list[str]:
             *describe_text(run.corpus, run.config.data),
             *(describe_vocabulary(run.corpus) if "vocabulary" in run.corpus else ()),
         ]
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         return ["corpus.json is not there, or is not as a run writes it."]
 
 
 def commands(run: ShownRun) -> list[str]:
-    """What repeats it, goes on with it, and judges it."""
+    """What repeats it, judges it, and asks it."""
     folder = shlex.quote(str(run.path))
     config = shlex.quote(str(run.path / RUN_CONFIG_FILE))
     return [

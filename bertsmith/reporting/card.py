@@ -163,6 +163,8 @@ def exported_card(
     head = _head(
         language=about.get("language"),
         license=license_name or about.get("license"),
+        license_name=None if license_name else about.get("license_name"),
+        license_link=None if license_name else about.get("license_link"),
         library_name="onnx",
         pipeline_tag=task,
         tags=["bertsmith", "onnx", *(["int8"] if precision == "int8" else [])],
@@ -212,20 +214,22 @@ def _of_precisions(report: Mapping[str, Any]) -> list[str]:
 def _read_card(path: Path) -> tuple[dict[str, Any], list[str]]:
     """What a card's metadata say, and its text without title and use, one heading lower."""
     from huggingface_hub import ModelCard
+    from yaml import YAMLError
 
     if not path.is_file():
         return {}, []
     try:
         card = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
         about: dict[str, Any] = card.data.to_dict()
-    except (OSError, ValueError):  # a stranger's, which need not be one
+    except (OSError, ValueError, YAMLError):  # a stranger's, which need not be one
         return {}, []
-    kept, keeps = [], True
+    kept, keeps, in_code = [], True, False
     for line in card.text.strip().splitlines():
-        if line.startswith("## "):
+        in_code ^= line.startswith("```")
+        if not in_code and line.startswith("## "):
             keeps = line != "## Use"
-        if keeps and not line.startswith("# "):
-            kept.append(f"#{line}" if line.startswith("##") else line)
+        if keeps and (in_code or not line.startswith("# ")):
+            kept.append(f"#{line}" if line.startswith("##") and not in_code else line)
     return about, "\n".join(kept).strip().splitlines()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,11 @@ def register(
         raise ConfigError(f"There must be one optimizer of a name; {name!r} is there.")
     _REGISTERED[name] = _Registered(make, tuple(keeps))
     OPTIMIZERS.append(name)
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names for a message."""
+    return ", ".join(names) or "nothing"
 
 
 def is_registered(name: str) -> bool:
@@ -127,6 +132,11 @@ class Optimizers:
     def state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         """What is kept of `parameter`, by name; empty before its first step."""
         state = self._of[parameter].state[parameter]
+        if self._keeps is not None and state and set(state) != set(self._keeps):
+            raise ConfigError(
+                f"An optimizer must keep what `register` was told, {_listed(self._keeps)}; it "
+                f"keeps {_listed(state)}. Name these as `keeps`, so that checkpoints hold them."
+            )
         return {name: state[name] for name in self.kinds_of(parameter) if name in state}
 
     def set_state(self, parameter: Tensor, state: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ LOCK_FILE = ".lock"
 _WRITTEN_BY_A_RUN = {
     *(RUN_CONFIG_FILE, CORPUS_FILE, METRICS_FILE, "curves.png", "curves.svg"),
     *(CHECKPOINTS_FOLDER, MODEL_FOLDER),
+    *("report.html", "tensorboard", "wandb"),  # of `bertsmith report` and --track
 }
 
 

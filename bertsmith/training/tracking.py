@@ -67,7 +67,7 @@ class Tracking(Observer):
         self._kind, self._run, self._display = kind, run, display
         self._settings, self._examples = settings, examples
         self._queue: queue.Queue[str | None] = queue.Queue(_MOST_WAITING)
-        self._has_failed = self._has_ended = False
+        self._has_failed = self._has_ended = self._is_finished = False
         # A file and not a pipe: who prints a lot does not wait for a reader.
         self._errors: IO[str] = tempfile.TemporaryFile(  # noqa: SIM115 (as long as the process)
             "w+", encoding="utf-8", errors="replace"
@@ -84,9 +84,9 @@ class Tracking(Observer):
         threading.Thread(target=self._write, daemon=True).start()
 
     def on_begin(self, event: BeginEvent) -> None:
-        self._tell({"begin": dict(self._settings)})
-        for line in read_metrics(self._run):
-            self._tell_line(line["step"], line)
+        lines: list[dict[str, Any]] = [{"begin": dict(self._settings)}]
+        lines += [_told(line["step"], line) for line in read_metrics(self._run)]
+        self._tell(*lines)  # one thing that waits, however long the run
 
     def on_step(self, event: StepEvent) -> None:
         self._tell_line(event.step, event.figures)
@@ -99,13 +99,20 @@ class Tracking(Observer):
 
     def on_end(self, event: EndEvent) -> None:
         self._tell_line(event.step, event.figures)
-        text = "" if self._has_failed else self._examples()
+        self._is_finished = True
+        try:
+            text = "" if self._has_failed else self._examples()
+        except Exception as error:  # whatever it is, the run is finished
+            self._display.warn(f"The tracker {self._kind} gets no examples: {error}")
+            return
         self._tell({"step": event.step, "name": "fills", "text": text})
-        self._end(_SECONDS_TO_END)
 
     def close(self) -> None:
-        """Let the tracker end soon, where the run has not ended: who goes on tells it all again."""
-        self._end(_SECONDS_TO_STOP)
+        """Let the tracker write what it was told, after all else of a run is written.
+
+        It has longer for one that is finished: who goes on with another tells it all again.
+        """
+        self._end(_SECONDS_TO_END if self._is_finished else _SECONDS_TO_STOP)
         self._errors.close()
 
     def _end(self, seconds: float) -> None:
@@ -126,21 +133,16 @@ class Tracking(Observer):
             self._fail(self._last_words())
 
     def _tell_line(self, step: int, figures: Mapping[str, Any]) -> None:
-        numbers = {
-            name: value
-            for name, value in figures.items()
-            if isinstance(value, int | float) and name not in _NO_FIGURES
-        }
-        self._tell({"step": step, "figures": numbers})
+        self._tell(_told(step, figures))
 
-    def _tell(self, told: Mapping[str, Any]) -> None:
+    def _tell(self, *told: Mapping[str, Any]) -> None:
         if self._has_failed:
             return
         if self._process.poll() is not None:
             self._fail(self._last_words())
             return
         try:
-            self._queue.put_nowait(json.dumps(told) + "\n")
+            self._queue.put_nowait("".join(json.dumps(one) + "\n" for one in told))
         except queue.Full:
             self._process.kill()
             self._fail(f"it took none of the last {_MOST_WAITING:,} lines")
@@ -165,3 +167,13 @@ class Tracking(Observer):
         self._errors.seek(0)
         said = [line.strip() for line in self._errors.read().splitlines() if line.strip()]
         return said[-1][:300] if said else f"it ended with status {self._process.returncode}"
+
+
+def _told(step: int, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of metrics.jsonl as a tracker is told it: its numbers."""
+    numbers = {
+        name: value
+        for name, value in figures.items()
+        if isinstance(value, int | float) and name not in _NO_FIGURES
+    }
+    return {"step": step, "figures": numbers}

@@ -14,8 +14,13 @@ function asker(path, errors) {
   let latest = 0;
   return async (ask) => {
     const number = ++latest;
-    const response = await fetch(path, { method: "POST", body: JSON.stringify(ask) });
-    const found = await response.json();
+    let found;
+    try {
+      const response = await fetch(path, { method: "POST", body: JSON.stringify(ask) });
+      found = await response.json();
+    } catch {
+      found = { error: "The playground does not answer; is it still running?" };
+    }
     if (number !== latest) return null;
     at(errors).textContent = found.error ?? "";
     return found.error === undefined ? found : null;
@@ -172,8 +177,14 @@ function showAttention() {
     hovertemplate: "%{y} → %{x}: %{z:.3f}<extra></extra>",
   }], { ...layout, xaxis: { ...axis, side: "top" }, yaxis: { ...axis, autorange: "reversed" },
         margin: { l: 90, r: 12, t: 90, b: 12 } }, { ...chartConfig, displayModeBar: false });
+  if (at("heat-numbers").open) showNumbers();
+}
+
+function showNumbers() {
+  if (seen === null) return;
   matrix(at("heat-table"), seen.tokens, seen.tokens, seen.probabilities, "from \\ to");
 }
+at("heat-numbers").addEventListener("toggle", showNumbers);
 
 async function look() {
   if (about === null) return;
@@ -201,7 +212,15 @@ async function everything() {
 }
 
 async function state() {
-  const found = await (await fetch("state")).json();
+  let found;
+  try {
+    found = await (await fetch("state")).json();
+    if (found.error !== undefined) throw new Error(found.error);
+  } catch (error) {  // it is asked again: a run may just have removed what was looked at
+    at("about").textContent = error.message;
+    setTimeout(state, 5000 * settings.seconds);
+    return;
+  }
   const isNew = about === null || about.checkpoint !== found.about.checkpoint;
   about = found.about;
   if (isNew) {
@@ -210,7 +229,7 @@ async function state() {
     at("about").textContent = `${about.architecture} of ${about.layers} layers, ${about.heads} heads; ` +
       `reads ${about.max_length} tokens. Model: ${about.checkpoint}.`;
     at("next").hidden = !about.judges_next;
-    at("words").hidden = !about.fills;
+    for (const id of ["fill-hint", "pieces", "masks"]) at(id).hidden = !about.fills;
     for (const [id, count] of [["layer", about.layers], ["head", about.heads]]) {
       if (at(id).length === count) continue;
       at(id).replaceChildren(...Array.from({ length: count }, (_, n) => element("option", n + 1, { value: n })));
