@@ -82,10 +82,6 @@ clean:
 	@touch $@
 
 # The peers that the benchmark runs beside; d2l without its dependencies, which pin old releases.
-.venv/installed-# The tutorial as a notebook, executed; NOTEBOOK_CORPUS: a folder of WikiText-2 that is there already.
-notebook: .venv/installed-dev
-	$(BIN)/python -m tests.support.notebook $(NOTEBOOK_CORPUS)
-
-bench: .venv/installed-dev
+.venv/installed-bench: .venv/installed-dev
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps d2l==1.0.3
 	@touch $@
