@@ -70,7 +70,7 @@ def test_extras_are_those_of_the_package() -> None:
     known = project["optional-dependencies"]
     assert set(extras.EXTRAS) <= set(known)
     listed = known["all"][0].removeprefix("bertsmith[").removesuffix("]").split(",")
-    assert sorted(listed) == sorted(set(known) - {"all", "dev"})
+    assert sorted(listed) == sorted(set(known) - {"all", "dev", "docs"})
 
 
 def test_what_is_missing_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,8 @@ def test_the_cache_mends_itself(
     file: str, kind: str, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = config(text)
+    # One that is there may be of the same text elsewhere, whose path it says.
+    shutil.rmtree(prepare_store(settings).path)
     store = prepare_store(settings)
     whole = content(store.path)
     ACCIDENTS[kind](store.path / file)

@@ -24,7 +24,8 @@ class Rules:
     lt: float | None = None
     le: float | None = None
     choices: Sequence[str] | None = None
-    """Words that it may be; what is registered later comes to them."""
+    """Words that it may be; what is registered later comes to them. A `Literal` of the package's
+    own beside them is what the command line lists."""
     needs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Other settings, and the values of each with which this one changes anything."""
     may_change: bool = False
@@ -102,13 +103,16 @@ def check(config: object) -> None:
     TOML and Python callers are not held to annotations by anyone else; a string where a number
     belongs would otherwise surface as a traceback deep in training.
     """
+    all_rules = rules_of(type(config))
     for name, expected in types_of(type(config)).items():
-        _check_type(config, name, expected)
-    for name, rules in rules_of(type(config)).items():
+        if typing.get_origin(expected) is not Literal or all_rules[name].choices is None:
+            _check_type(config, name, expected)
+    for name, rules in all_rules.items():
         value = getattr(config, name)
         for one in value if isinstance(value, tuple) else (value,):
             if rules.choices is not None and one not in rules.choices:
-                raise ConfigError(f"`{name}` has no choice {one!r}; {nearest(one, rules.choices)}")
+                near = nearest(str(one), rules.choices)
+                raise ConfigError(f"`{name}` has no choice {one!r}; {near}")
         if isinstance(value, int | float) and not rules.allow(value):
             raise ConfigError(f"`{name}` must {rules.describe()}; got {value}.")
 

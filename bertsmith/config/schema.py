@@ -133,7 +133,7 @@ class DataConfig:
     mlm_probability_end: float | None = setting(None, gt=0, lt=1)
     """That share at the end of the run, to which it goes in a straight line; None: it stays. The
     budget must be in steps, epochs or pairs."""
-    masking: str = setting("token", choices=MASKINGS)
+    masking: Literal["token", "whole-word", "span"] = setting("token", choices=MASKINGS)
     """What is masked at once in training: token, whole-word, or span (a run of words, SpanBERT)."""
 
     def __post_init__(self) -> None:
@@ -175,7 +175,7 @@ class TrainingConfig:
     """Do each layer's forward pass twice, to keep a small part of it in memory."""
     parallel: Literal["ddp", "fsdp"] = setting("ddp", may_change=True)
     """On several ranks: each has the whole model, or a part of all weights and moments."""
-    optimizer: str = setting("adamw", choices=OPTIMIZERS)
+    optimizer: Literal["muon", "adamw", "adam"] = setting("adamw", choices=OPTIMIZERS)
     """muon: for the matrices inside the layers, and AdamW for the rest; adamw; adam: the
     chapter's."""
     learning_rate: float = setting(2e-3, gt=0)

@@ -112,12 +112,16 @@ class PretrainedModel:
         self._device, self._precision = device, precision
         self._special = frozenset(tokenizer.special_ids.tolist())
 
+    @property
+    def heads(self) -> frozenset[str]:
+        """Those that the model's folder had weights for."""
+        return self.bert.heads - self._missing
+
     def with_trained_heads(self) -> Encoder:
         """The network without heads that its folder had no weights for; it shares the weights."""
         bert = self.bert
-        heads = bert.heads - self._missing
         with torch.device("meta"):
-            found = build(bert.config, bert.vocab_size, heads, num_labels=bert.num_labels)
+            found = build(bert.config, bert.vocab_size, self.heads, num_labels=bert.num_labels)
         own, names = bert.state_dict(), found.state_dict().keys()
         found.load_state_dict({name: own[name] for name in names}, assign=True)
         return found.eval()
@@ -259,7 +263,7 @@ class PretrainedModel:
         return float(scores[0, 0])
 
     def _require(self, part: str, purpose: str) -> None:
-        if part in self._missing or part not in self.bert.heads:
+        if part not in self.heads:
             raise InputError(f"The model needs its {part} to {purpose}; its folder has none.")
 
     def _tokenize(self, text: str, text_pair: str | None) -> TokenizedText:

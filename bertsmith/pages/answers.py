@@ -127,7 +127,7 @@ class Answers:
     def about(self) -> dict[str, Any]:
         """What the page must know before it asks."""
         model = self.model
-        config, heads = model.bert.config, model.bert.heads - model._missing
+        config, heads = model.bert.config, model.heads
         return {
             "name": self.run.resolve().name,
             "checkpoint": self._loaded.folder.name if self._loaded else "",

@@ -12,6 +12,7 @@ import asyncio
 import json
 import secrets
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -78,6 +79,7 @@ def serve(
         port = listening.getsockname()[1]
         address = f"http://{HOST}:{port}/{token}/"
         show(f"{address}  (Ctrl-C ends it)")
+        sys.stdout.flush()  # whoever reads it by a pipe waits for it
         made = server(answers, token, port)
         if opens:
             threading.Thread(target=_open, args=(made, address), daemon=True).start()
@@ -135,7 +137,7 @@ def application(answers: Any, token: str, port: int) -> Starlette:
     }
     desk = _Desk()
     page = _page()
-    gives = {"about": lambda _: _about(answers), "state": lambda _: _state(answers)}
+    gives = {"about": lambda _: answers.about(), "state": lambda _: _state(answers)}
     routes = [
         Route("/", partial(_send, page, "text/html; charset=utf-8")),
         Route("/plotly.js", partial(_send, _library(), "text/javascript; charset=utf-8")),
@@ -231,11 +233,6 @@ async def _send(content: str, kind: str, request: Request) -> Response:
     from starlette.responses import Response
 
     return Response(content, media_type=kind)
-
-
-def _about(answers: Any) -> dict[str, Any]:
-    found: dict[str, Any] = answers.about()
-    return found
 
 
 def _state(answers: Any) -> dict[str, Any]:
