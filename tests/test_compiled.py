@@ -325,7 +325,7 @@ def test_embeddings_layers_last_layer_and_heads_are_compiled_once_each(
 @pytest.mark.parametrize(
     ("layers", "graphs", "dropout"),
     [
-        (4, 5, 0.0),
+        pytest.param(4, 5, 0.0, marks=pytest.mark.slow),
         pytest.param(3, 5, 0.2, marks=pytest.mark.slow),
         pytest.param(7, 6, 0.0, marks=pytest.mark.slow),
     ],

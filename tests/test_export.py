@@ -99,7 +99,7 @@ def kinds(*fast: tuple[str, str]) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("architecture", "task"),
-    kinds(("bert", "fill-mask"), ("modernbert", "text-classification")),
+    kinds(("modernbert", "text-classification")),
 )
 def test_a_graph_gives_what_the_model_gives(
     tokenizer: Tokenizer, tmp_path: Path, architecture: str, task: str

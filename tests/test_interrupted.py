@@ -300,7 +300,7 @@ def test_validations_that_waited_do_not_come_in_a_row() -> None:
     ("settings", "expected"),
     [
         ({"minutes": 0.04}, 1),
-        ({"minutes": 0.04, "validate_every": 10**6}, 1),
+        pytest.param({"minutes": 0.04, "validate_every": 10**6}, 1, marks=pytest.mark.slow),
         ({"steps": 20}, 10),
     ],
 )

@@ -72,6 +72,7 @@ def english_first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(folder, english(15_000), [f"{OTHERS['uk']} {n}" for n in range(5_000)])
 
 
+@pytest.mark.slow
 def test_what_stands_behind_a_million_characters_is_looked_at(
     english_first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -109,6 +109,7 @@ def test_bad_files_are_said_in_a_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_small_parquet_with_long_values_takes_bounded_memory(tmp_path: Path) -> None:
     value = pyarrow.array(["word " * 2**22]).dictionary_encode()  # 20 MiB
     table = pyarrow.table({"text": value.take(pyarrow.array([0] * 900)), "label": [0, 1] * 450})

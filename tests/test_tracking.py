@@ -195,7 +195,10 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("what", list(BROKEN))
+@pytest.mark.parametrize(
+    "what",
+    ["fails at once", "is killed", pytest.param("hangs at the end", marks=pytest.mark.slow)],
+)
 def test_a_tracker_that_fails_changes_nothing_but_a_line(
     what: str,
     text_file: Path,

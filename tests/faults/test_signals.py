@@ -31,7 +31,7 @@ def undisturbed(
     ("name", "status"),
     [
         ("SIGTERM", 143),
-        ("SIGINT", 0),
+        pytest.param("SIGINT", 0, marks=pytest.mark.slow),
         pytest.param("SIGUSR1", 0, marks=pytest.mark.slow),
         pytest.param("SIGHUP", 129, marks=pytest.mark.slow),
     ],
