@@ -330,6 +330,12 @@ def test_checkpoints_are_pruned_by_the_policy(text_file: Path, tmp_path: Path) -
     assert [int(name.removeprefix("step-")) for name in names] == [3, 6, 8, 9]
 
 
+def test_what_is_kept_is_saved_whatever_the_interval(text_file: Path, tmp_path: Path) -> None:
+    pretrain(tmp_path / "r", text_file, steps=9, checkpoint_every=5, keep_every=4)
+    names = sorted(path.name for path in (tmp_path / "r" / "checkpoints").iterdir())
+    assert [int(name.removeprefix("step-")) for name in names] == [4, 8, 9]
+
+
 def test_sha256sum_checks_a_checkpoint(run: Path) -> None:
     for line in (run / "model" / "SHA256SUMS").read_text().splitlines():
         digest, name = line.split("  ")

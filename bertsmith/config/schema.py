@@ -234,7 +234,7 @@ class TrainingConfig:
     keep_checkpoints: int = setting(2, gt=0, may_change=True)
     """Newest checkpoints that are kept."""
     keep_every: int | None = setting(None, gt=0, may_change=True)
-    """Checkpoints after a multiple of so many steps are kept as well; None: no others."""
+    """Every so many steps there is a checkpoint that is kept as well; None: no others."""
     track: tuple[str, ...] = setting((), choices=TRACKERS, may_change=True)
     """Trackers of experiments that are told the settings, figures and examples of the run:
     tensorboard, wandb, trackio."""

@@ -256,10 +256,11 @@ class Trainer:
         if is_last or is_due(config.validate_every, self.evaluations, spent, *shares):
             progress.owes_validation = True
         is_checkpoint_due = is_due(config.checkpoint_every, CHECKPOINTS_A_RUN, spent, *shares)
+        is_kept = config.keep_every is not None and spent.step % config.keep_every == 0
         return _Due(
             metrics=is_last or spent.step % config.log_every == 0,
             evaluation=progress.owes_validation and has_time and stop is None,
-            checkpoint=is_last or is_checkpoint_due or stop is not None,
+            checkpoint=is_last or is_checkpoint_due or is_kept or stop is not None,
         )
 
     @property
