@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bertsmith.cli.main import _COMMANDS, main
-
-ROOT = Path(__file__).parents[1]
-PAGES = sorted(
-    path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"))
-)
-
-
-def commands_in(text: str) -> Iterator[list[str]]:
-    """The words of each command that a page shows in a block, indented or fenced."""
-    joined = re.sub(r"\\\n\s*", " ", text)
-    for line in joined.splitlines():
-        found = re.match(r"\s*(?:\$ |#)?\s*(?:\S+/)?bertsmith (?=[a-z])(.*)", line)
-        if found and (line.startswith((" ", "$", "bertsmith", ".venv"))):
-            yield shlex.split(found[1], comments=True)
-
+from tests.support.docs import PAGES, ROOT, commands_in
 
 def test_commands_and_flags_that_pages_show_are_there(capsys: pytest.CaptureFixture[str]) -> None:
     flags: dict[str, set[str]] = {}

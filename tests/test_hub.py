@@ -20,7 +20,7 @@ from bertsmith.saved.hub import fetched, pinned
 from bertsmith.saved.locate import find_model
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.run import Run
-from tests.support.hub import Hub, commit_of, hub
+from tests.support.hub import Hub, commit_of, hub, redirect
 from tests.support.labelled import FAST, rows_of, write
 from tests.support.runs import TINY_RUN
 
@@ -28,10 +28,7 @@ from tests.support.runs import TINY_RUN
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     with hub() as found:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", found.endpoint)
-        template = found.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        redirect(monkeypatch, found, tmp_path / "cache")
         yield found
 
 

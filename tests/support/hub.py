@@ -10,6 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
+import huggingface_hub
+import pytest
+
 
 def commit_of(folder: Path) -> str:
     """Forty digits that stand for what a folder holds."""
@@ -36,6 +39,8 @@ class Hub:
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and content for a path."""
         self.asked.append(path)
+        if path.startswith("/api/"):
+            return 404, {"X-Error-Code": "RepoNotFound"}, b""
         owner, name, _, revision, file = unquote(path).lstrip("/").split("/", 4)
         folder = self.models.get(f"{owner}/{name}")
         if folder is None:
@@ -86,3 +91,12 @@ def hub() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def redirect(monkeypatch: pytest.MonkeyPatch, served: Hub, cache: Path) -> None:
+    """Have `huggingface_hub` ask `served` in the place of the Hugging Face Hub."""
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", served.endpoint)
+    template = served.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
