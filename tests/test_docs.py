@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bertsmith.cli.main import _COMMANDS, main
 from tests.support.docs import PAGES, ROOT, commands_in
+
 
 def test_commands_and_flags_that_pages_show_are_there(capsys: pytest.CaptureFixture[str]) -> None:
     flags: dict[str, set[str]] = {}
@@ -28,6 +31,34 @@ def test_commands_and_flags_that_pages_show_are_there(capsys: pytest.CaptureFixt
                 wrong.append(f"{path.relative_to(ROOT)}: bertsmith {name} {sorted(given)}")
     assert not wrong
     assert count > 60
+
+
+def messages_in(tree: ast.AST) -> Iterator[str]:
+    """The texts in a module, … in the place of what is put into them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = (v.value if isinstance(v, ast.Constant) else "…" for v in node.values)
+            yield "".join(map(str, parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_messages_of_the_troubleshooting_page_are_there() -> None:
+    said = [
+        message
+        for path in sorted((ROOT / "bertsmith").rglob("*.py"))
+        for message in messages_in(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    page, _, _ = page.partition("## Results that surprise")
+    shown = re.findall(r"^\| (?!message \|)(.*?) \| .* \|$", page, re.M)
+    assert len(shown) > 40
+    missing = []
+    for row in shown:
+        pattern = re.compile(".*".join(map(re.escape, row.split("…"))), re.S)
+        if not any(pattern.search(message) for message in said):
+            missing.append(row)
+    assert not missing
 
 
 def test_links_between_pages_lead_somewhere() -> None:

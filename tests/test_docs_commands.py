@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,9 +79,9 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _texts(folder)
     _tables(folder)
     text = folder / "letters"
-    common = {**SMALL, "max_length": 64, "batch_size": 8, "device": "cpu", "quiet": True}
+    common: dict[str, Any] = {**SMALL, "max_length": 64, "batch_size": 8, "quiet": True}
     bertsmith.prepare(text, tokenizer="wordpiece", vocab_size=400, output=folder / "store")
-    words = {"tokenizer": "wordpiece", "pairing": "filled", "validate_every": 1}
+    words: dict[str, Any] = {"tokenizer": "wordpiece", "pairing": "filled", "validate_every": 1}
     bertsmith.pretrain(text, **common, **words, steps=2, output=folder / "run")
     bertsmith.pretrain(text, **common, preset="modern-tiny", steps=2, output=folder / "modern")
     shutil.copytree(folder / "run" / "model", folder / "path" / "to" / "bert")
