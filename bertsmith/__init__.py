@@ -14,6 +14,7 @@ from bertsmith.api import (
     corpora,
     estimate,
     evaluate,
+    evaluate_minimal_pairs,
     evaluate_vectors,
     export,
     finetune,
@@ -37,6 +38,7 @@ from bertsmith.config import (
     LabelledSettings,
     ModelConfig,
     ModernBertConfig,
+    PairColumns,
     PreparationConfig,
     PreparationSettings,
     PretrainSettings,
@@ -63,7 +65,9 @@ from bertsmith.errors import (
 
 if TYPE_CHECKING:
     from bertsmith.architectures import Encoder
+    from bertsmith.corpus.minimal_pairs import MinimalPair
     from bertsmith.evaluation.held_out import Evaluation
+    from bertsmith.evaluation.minimal_pairs import MinimalPairEvaluation, PairFigures
     from bertsmith.evaluation.pseudo import PseudoPerplexity
     from bertsmith.evaluation.tally import Bin
     from bertsmith.exporting import Exported
@@ -92,7 +96,10 @@ _RESULTS = {
     "Finetuned": "finetuning.finetune",
     "Hit": "vectors.search",
     "Memory": "training.estimate",
+    "MinimalPair": "corpus.minimal_pairs",
+    "MinimalPairEvaluation": "evaluation.minimal_pairs",
     "Observer": "training.observers",
+    "PairFigures": "evaluation.minimal_pairs",
     "Place": "inference.similar",
     "PretrainedModel": "inference.model",
     "PseudoPerplexity": "evaluation.pseudo",
@@ -131,11 +138,15 @@ __all__ = [
     "LabelledConfig",
     "LabelledSettings",
     "Memory",
+    "MinimalPair",
+    "MinimalPairEvaluation",
     "MissingExtraError",
     "ModelConfig",
     "ModelError",
     "ModernBertConfig",
     "Observer",
+    "PairColumns",
+    "PairFigures",
     "Place",
     "PreparationConfig",
     "PreparationSettings",
@@ -161,6 +172,7 @@ __all__ = [
     "corpora",
     "estimate",
     "evaluate",
+    "evaluate_minimal_pairs",
     "evaluate_vectors",
     "export",
     "finetune",

@@ -13,6 +13,7 @@ from bertsmith.config import (
     FinetuneSettings,
     LabelledConfig,
     LabelledSettings,
+    PairColumns,
     PreparationSettings,
     PretrainSettings,
     ProbeConfig,
@@ -26,6 +27,7 @@ from bertsmith.errors import ConfigError, InputError, printable
 if TYPE_CHECKING:
     from bertsmith.architectures import Encoder
     from bertsmith.evaluation.held_out import Evaluation
+    from bertsmith.evaluation.minimal_pairs import MinimalPairEvaluation
     from bertsmith.exporting import Exported
     from bertsmith.finetuning.finetune import Finetuned
     from bertsmith.inference.model import PretrainedModel
@@ -360,6 +362,45 @@ def evaluate_vectors(
         return evaluate_similarity(Path(path), Path(similarity), **how)
     assert retrieval is not None
     return evaluate_retrieval(Path(path), Path(retrieval), **how)
+
+
+def evaluate_minimal_pairs(
+    path: str | Path,
+    pairs: str | Path,
+    *,
+    pll_metric: Literal["within_word_l2r", "original"] = "within_word_l2r",
+    per_token: bool = False,
+    columns: PairColumns | None = None,
+    device: str = "auto",
+    precision: Literal["float32", "bfloat16", "auto"] = "float32",
+) -> MinimalPairEvaluation:
+    """How often the grammatical sentence of a minimal pair is the likelier one.
+
+    Args:
+        path: as in `load`.
+        pairs: a table of pairs, or a folder of such, as BLiMP's.
+        pll_metric: within_word_l2r scores a token with the tokens of its word that follow it masked
+            as well (Kauf and Ivanova 2023), original with itself alone masked (Salazar et al.
+            2020).
+        per_token: compare means over the tokens of a sentence, not sums.
+        columns: names of the table's columns; default: those of BLiMP.
+        device: auto, cpu, cuda or mps.
+        precision: as in `load`.
+
+    Raises:
+        BertsmithError: what must hold, what was found, what to do.
+    """
+    from bertsmith.evaluation.minimal_pairs import evaluate_minimal_pairs as of_folder
+
+    return of_folder(
+        Path(path),
+        Path(pairs),
+        columns=columns,
+        pll_metric=pll_metric,
+        per_token=per_token,
+        device=device,
+        precision=precision,
+    )
 
 
 def search(

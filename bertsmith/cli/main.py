@@ -26,6 +26,7 @@ from bertsmith import __version__
 from bertsmith.cli import (
     branch,
     estimate,
+    evaluate,
     export,
     finetune,
     playground,
@@ -61,7 +62,7 @@ _COMMANDS: dict[str, tuple[type, Any]] = {
     "fill": (use.Fill, use.fill),
     "next": (use.Next, use.next_sentence),
     "similar": (use.Similar, use.similar),
-    "evaluate": (use.Evaluate, use.evaluate),
+    "evaluate": (evaluate.Evaluate, evaluate.evaluate),
     "search": (vectors.Search, vectors.search),
     "tag": (vectors.Tag, vectors.tag),
     "finetune": (finetune.Finetune, finetune.finetune),

@@ -1,4 +1,4 @@
-"""Commands on trained models and corpora: encode, fill, next, evaluate, corpora."""
+"""Commands on trained models and corpora: encode, fill, next, similar, corpora."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bertsmith.cli.arguments import (
     Text,
     lines_of,
 )
-from bertsmith.display import Display, result_console, show, show_json
+from bertsmith.display import Display, show, show_json
 from bertsmith.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -103,44 +103,6 @@ class Similar:
     """Nearest places to show."""
     device: Device = "auto"
     """Where to compute."""
-    json: Flag = False
-    """Print one JSON object."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluate:
-    """Measure losses and accuracies on held-out text, or how good vectors of texts are."""
-
-    run: RunPath
-    """A run's folder, one of its checkpoints, a Hugging Face folder, or hf:owner/name."""
-    corpus: tuple[str, ...] = ()
-    """Corpus names or paths; without it, the corpus of the run."""
-    split: str = "validation"
-    """Split of the corpus: train, validation or test."""
-    sentences: int = 200
-    """Whole sentences whose pseudo-perplexity is taken, every token masked in turn; 0: none."""
-    objective: str | None = None
-    """What is scored (mlm+nsp, mlm); without it, as in the run's training."""
-    pairing: Literal["adjacent", "filled"] | None = None
-    """How pairs are made; without it, as in the run's training."""
-    max_length: int | None = None
-    """Longest sequence in tokens; without it, as in the run's training."""
-    similarity: Path | None = None
-    """In the place of a corpus: a table of sentence pairs with scores, which the cosines of their
-    vectors are correlated with."""
-    retrieval: Path | None = None
-    """In the place of a corpus: a folder of queries, documents and judgements (as TREC or BEIR have
-    them), or a table of queries and their documents, all of which are ranked for each query."""
-    text_column: str | None = None
-    """Of these tables: the column of the first text."""
-    text_pair_column: str | None = None
-    """Of these tables: the column of the second text."""
-    label_column: str | None = None
-    """Of these tables: the column of the score."""
-    device: Device = "auto"
-    """Where to compute."""
-    precision: Precision = "float32"
-    """Of matrix products; bfloat16 is quicker where the processor has it, auto takes it there."""
     json: Flag = False
     """Print one JSON object."""
 
@@ -252,36 +214,6 @@ def similar(command: Similar) -> None:
         right = f"{right}…" if len(place.right) == SHOWN else right
         room = " " * (SHOWN + 1 - cell_len(left))
         show(f"{cosine:.4f}  {room}{left}[{word}]{right}  (line {place.line})")
-
-
-def evaluate(command: Evaluate) -> None:
-    """Print the figures of a model on a split, or of its vectors."""
-    if command.similarity is not None or command.retrieval is not None:
-        from bertsmith.cli.vectors import evaluate_vectors
-
-        evaluate_vectors(command)
-        return
-    from bertsmith.evaluation.of_folder import evaluate_folder
-    from bertsmith.evaluation.table import print_evaluation
-
-    if command.sentences < 0:
-        raise InputError(f"`sentences` must not be negative; got {command.sentences}.")
-    found = evaluate_folder(
-        command.run,
-        corpus=command.corpus or None,
-        split=command.split,
-        num_sentences=command.sentences,
-        objective=command.objective,
-        pairing=command.pairing,
-        max_length=command.max_length,
-        device=command.device,
-        precision=command.precision,
-        display=Display(quiet=command.json),
-    )
-    if command.json:
-        show_json(found.to_json(command.split))
-        return
-    print_evaluation(found, result_console())
 
 
 def corpora(command: Corpora) -> None:

@@ -1,4 +1,4 @@
-"""Commands on vectors of texts and tags of words: search, tag, and how good vectors are."""
+"""Commands on vectors of texts and tags of words: search, tag."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from bertsmith.cli.arguments import (
     RunPath,
     lines_of,
 )
-from bertsmith.cli.use import Evaluate
-from bertsmith.display import Display, result_console, show, show_json
+from bertsmith.display import Display, show, show_json
 from bertsmith.errors import InputError, printable
 
 
@@ -63,41 +62,6 @@ class Tag:
     """Of matrix products; bfloat16 is quicker where the processor has it, auto takes it there."""
     json: Flag = False
     """Print one JSON object."""
-
-
-def evaluate_vectors(command: Evaluate) -> None:
-    """Print how good the vectors of texts are, beside what takes less."""
-    from bertsmith.config import LabelledConfig
-    from bertsmith.vectors.evaluate import evaluate_retrieval, evaluate_similarity, figures_table
-
-    if command.similarity is not None and command.retrieval is not None:
-        raise InputError("Vectors are judged by one thing: give --similarity or --retrieval.")
-    usual = Evaluate(run=command.run)
-    for name in ("corpus", "split", "objective", "pairing", "max_length", "sentences"):
-        if getattr(command, name) != getattr(usual, name):
-            raise InputError(f"`{name}` changes nothing for vectors of texts; leave it out.")
-    what = command.similarity or command.retrieval
-    assert what is not None
-    found = (evaluate_similarity if command.similarity else evaluate_retrieval)(
-        command.run,
-        what,
-        labelled=LabelledConfig(
-            text_column=command.text_column,
-            text_pair_column=command.text_pair_column,
-            label_column=command.label_column,
-        ),
-        device=command.device,
-        precision=command.precision,
-        display=Display(quiet=command.json),
-    )
-    if command.json:
-        show_json(found.to_json())
-        return
-    console = result_console()
-    console.print(printable(found.about), style="bold")
-    console.print(figures_table(found))
-    for reason, count in found.left_out.items():
-        show(f"left out: {count:,} {reason}")
 
 
 def search(command: Search) -> None:

@@ -15,6 +15,7 @@ from bertsmith.config.keywords import (
     ProbeSettings,
 )
 from bertsmith.config.models import MODEL_CONFIGS, BertConfig, ModelConfig, ModernBertConfig
+from bertsmith.config.pairs import PairColumns
 from bertsmith.config.presets import PRESETS, RECIPES
 from bertsmith.config.resolve import (
     MOST_MANIFEST_BYTES,
@@ -59,6 +60,7 @@ __all__ = [
     "LabelledSettings",
     "ModelConfig",
     "ModernBertConfig",
+    "PairColumns",
     "PreparationConfig",
     "PreparationSettings",
     "PretrainConfig",

@@ -152,7 +152,7 @@ def _open(
         raise CorpusError(f"{path} is not a run, so the corpus must be named: --corpus NAME|PATH.")
     preparation = with_tokenizer_of(config.preparation, folder)
     store = _open_text(preparation, tokenizer, corpus, split, display)
-    counts = _training_counts(preparation, tokenizer) if run_config else None
+    counts = training_counts(path, folder, tokenizer)
     return _Opened(folder, model, tokenizer, data, store, counts)
 
 
@@ -275,10 +275,19 @@ def _open_text(
     return build_store(text.read(split), tokenizer)[0]
 
 
-def _training_counts(config: PreparationConfig, tokenizer: Tokenizer) -> Int64 | None:
-    """How often each entry stands in the training text of a run, if that is still at hand."""
+def training_counts(path: Path, folder: Path, tokenizer: Tokenizer) -> Int64 | None:
+    """How often each entry stands in the training text of a run, if that is still at hand.
+
+    Args:
+        path: maybe a run's, or in it.
+        folder: the model's.
+        tokenizer: the model's.
+    """
+    if (run_config := find_run_config(path)) is None:
+        return None
     try:
-        prepared = find_store(config)
+        preparation = resolve(file=run_config).preparation
+        prepared = find_store(with_tokenizer_of(preparation, folder))
         if prepared is None:
             return None
         if prepared.tokenizer(tokenizer.max_length).sha256() != tokenizer.sha256():

@@ -18,6 +18,7 @@ import torch
 from bertsmith.architectures import Encoder
 from bertsmith.batch import Batch
 from bertsmith.data.store import TokenStore
+from bertsmith.evaluation.pll import each_masked
 from bertsmith.evaluation.tally import Bin, MaskedTally
 from bertsmith.objectives.mlm import MLM, MaskedLM
 from bertsmith.random_bits import Int64, permute
@@ -116,16 +117,4 @@ def _masked_in_turn(ids: Int64, scored: Int64, tokenizer: Tokenizer) -> Batch:
     row = np.concatenate([[tokenizer.cls_id], ids, [tokenizer.sep_id]])
     copies = np.tile(row, (len(scored), 1))  # [S, L]
     copies[np.arange(len(scored)), scored + 1] = tokenizer.mask_id
-    num_copies, length = copies.shape
-    starts = np.arange(num_copies + 1) * length
-    return Batch(
-        input_ids=torch.from_numpy(copies.reshape(-1)),
-        token_type_ids=torch.zeros(copies.size, dtype=torch.int64),
-        position_ids=torch.arange(length).repeat(num_copies),
-        cu_seqlens=torch.from_numpy(starts.astype(np.int32)),
-        masked_positions=torch.from_numpy(starts[:-1] + scored + 1),
-        masked_labels=torch.from_numpy(ids[scored]),
-        sequence_labels=torch.zeros(0, dtype=torch.int64),
-        lengths=(length,) * num_copies,
-        num_masked_each=(1,) * num_copies,
-    )
+    return each_masked(copies, scored + 1, ids[scored])

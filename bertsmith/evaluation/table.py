@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bertsmith.evaluation.held_out import Evaluation
+from bertsmith.evaluation.minimal_pairs import MinimalPairEvaluation, PairFigures
 from bertsmith.evaluation.tally import Bin, perplexity_of
 from bertsmith.objectives import term_of, terms_in
 
@@ -51,6 +52,36 @@ def notes(found: Evaluation) -> list[str]:
     if pseudo.num_long_sentences:
         said.append(f"{pseudo.num_long_sentences:,} sentences left out, too long for the model")
     return said
+
+
+def print_pairs(found: MinimalPairEvaluation, console: Console) -> None:
+    """Print accuracies on minimal pairs by phenomenon and paradigm, and what was left out."""
+    rows = [("mean over paradigms", found.overall)]
+    for phenomenon in dict.fromkeys(found.phenomenon_of.values()):
+        if phenomenon:
+            rows.append((phenomenon, found.by_phenomenon[phenomenon]))
+        indent = "  " if phenomenon else ""
+        rows += [
+            (indent + name, figures)
+            for name, figures in found.by_paradigm.items()
+            if found.phenomenon_of[name] == phenomenon
+        ]
+    how = "a token" if found.per_token else "summed"
+    title = f"{found.overall.num_pairs:,} minimal pairs by {found.pll_metric} scores, {how}"
+    console.print(title, style="bold")
+    header = ("", "accuracy", "ties", "unigram", "random")
+    console.print(_table(header, [_of_pairs(*row) for row in rows]))
+    console.print(
+        "a tie is wrong; unigram: word frequencies alone; random: the network from random weights"
+    )
+    console.print(f"{found.overall.share_unknown:.2%} of the tokens are unknown")
+    if found.num_long_pairs:
+        console.print(f"{found.num_long_pairs:,} pairs left out, too long for the model")
+
+
+def _of_pairs(name: str, figures: PairFigures) -> Sequence[str]:
+    shares = (figures.unigram_accuracy, figures.random_accuracy)
+    return name, _share(figures.accuracy), f"{figures.num_ties:,}", *map(_share, shares)
 
 
 def _overall(found: Evaluation) -> list[Sequence[str]]:
