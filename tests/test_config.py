@@ -27,6 +27,7 @@ from bertsmith.config import (
     ProbeSettings,
     SimilarityConfig,
     TrainingConfig,
+    parse_counts,
     resolve,
     to_toml,
 )
@@ -301,3 +302,20 @@ def test_micro_batches_of_older_files_are_read(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text("[training]\nmicro_batch_size = 16\n[data]\nmax_length = 128\n")
     assert resolve(file=file).training.micro_batch == 16 * 128
+
+
+def test_counts_have_units() -> None:
+    assert parse_counts("n", ["1M,2M", "500k", " 1.5M ", "10M,,7"]) == (
+        7,
+        500_000,
+        1_000_000,
+        1_500_000,
+        2_000_000,
+        10_000_000,
+    )
+
+
+@pytest.mark.parametrize("text", ["1m", "x", "-3", "0", "1e6", "0.2", "1 000", "\u0663"])
+def test_what_is_no_count_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="`checkpoint_at_words` must be numbers such as"):
+        resolve(overrides={"checkpoint_at_words": (text,)})

@@ -32,7 +32,7 @@ from bertsmith.training.progress import Progress
 from bertsmith.training.run import Run
 from bertsmith.training.trainer import Trainer
 from tests.support.objective import Losses, losses_of
-from tests.support.runs import TINY_RUN, pretrain, result_of, unfinish
+from tests.support.runs import TINY_RUN, pretrain, result_of, stopped_and_resumed, unfinish
 
 Poison = Callable[[set[int], float], list[int]]
 
@@ -334,6 +334,37 @@ def test_what_is_kept_is_saved_whatever_the_interval(text_file: Path, tmp_path: 
     pretrain(tmp_path / "r", text_file, steps=9, checkpoint_every=5, keep_every=4)
     names = sorted(path.name for path in (tmp_path / "r" / "checkpoints").iterdir())
     assert [int(name.removeprefix("step-")) for name in names] == [4, 8, 9]
+
+
+def test_checkpoints_at_numbers_of_words_are_kept(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_words = len(text_file.read_text().split())
+    marks = (num_words // 3, num_words, 2 * num_words, 99 * num_words)
+    settings: dict[str, Any] = {
+        **TINY_RUN,
+        "tokenizer": "wordpiece",
+        "vocab_size": 200,
+        "epochs": 3,
+        "objective": "mlm",
+        "max_length": 60,
+        "batch_size": 4,
+        "keep_checkpoints": 1,
+        "validation_fraction": 0.0001,
+        "checkpoint_at_words": [f"{marks[0]},{marks[1]}", *map(str, marks[2:])],
+    }
+    run = bertsmith.pretrain(text_file, output=tmp_path / "a", quiet=True, **settings)
+    kept = run.metrics["checkpoints_at_words"]
+    assert [*kept] == [str(mark) for mark in marks[:3]]
+    names = sorted(path.name for path in (tmp_path / "a" / "checkpoints").iterdir())
+    steps = run.metrics["steps"]
+    assert names == sorted({f"step-{step:08d}" for step in [*kept.values(), steps]})
+    # An epoch reads each word of the training text once.
+    assert kept[str(marks[1])] == pytest.approx(steps / 3, rel=0.1)
+    assert "checkpoints at numbers of words" in "".join(run.closing_lines())
+    again = stopped_and_resumed(text_file, tmp_path / "b", monkeypatch, **settings)
+    assert again.metrics["checkpoints_at_words"] == kept
+    assert result_of(again.output) == result_of(run.output)
 
 
 def test_sha256sum_checks_a_checkpoint(run: Path) -> None:

@@ -1,6 +1,6 @@
 """Settings: `schema` says what there is, `presets` names sets, `resolve` joins them."""
 
-from bertsmith.config.fields import nearest
+from bertsmith.config.fields import nearest, parse_counts
 from bertsmith.config.finetune import (
     FinetuneConfig,
     LabelledConfig,
@@ -73,6 +73,7 @@ __all__ = [
     "given_by_store",
     "named_in",
     "nearest",
+    "parse_counts",
     "reproducibility_settings",
     "resolve",
     "settings_by_name",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import difflib
 import math
+import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -13,6 +14,8 @@ from typing import Any, Literal, TypeVar
 from bertsmith.errors import ConfigError
 
 _T = TypeVar("_T")
+
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,24 @@ class Rules:
 def _number(bound: float) -> str:
     is_large_power = isinstance(bound, int) and bound >= 2**20 and bound.bit_count() == 1
     return f"2**{int(bound).bit_length() - 1}" if is_large_power else str(bound)
+
+
+def parse_counts(name: str, texts: Iterable[str]) -> tuple[int, ...]:
+    """Numbers such as 1M, 2.5k or 300000, one a text or several parted by commas; sorted.
+
+    Raises:
+        ConfigError: of the setting `name`; one is no such number.
+    """
+    found = set()
+    for text in (part.strip() for one in texts for part in one.split(",") if part.strip()):
+        parsed = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kMB]?)", text)
+        number = round(float(parsed[1]) * _UNITS[parsed[2]]) if parsed else 0
+        if number < 1:
+            raise ConfigError(
+                f"`{name}` must be numbers such as 300000, 500k or 10M; got {text!r}."
+            )
+        found.add(number)
+    return tuple(sorted(found))
 
 
 def setting(

@@ -111,6 +111,7 @@ class PretrainSettings(PreparationSettings, total=False):
     checkpoint_every: int | None
     keep_checkpoints: int
     keep_every: int | None
+    checkpoint_at_words: str | Sequence[str]
     track: str | Sequence[str]
     track_project: str
     max_rollbacks: int

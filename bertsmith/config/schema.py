@@ -13,7 +13,15 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from bertsmith.config.fields import check, encoding_name, nearest, rules_of, setting, types_of
+from bertsmith.config.fields import (
+    check,
+    encoding_name,
+    nearest,
+    parse_counts,
+    rules_of,
+    setting,
+    types_of,
+)
 from bertsmith.config.models import MODEL_CONFIGS, BertConfig, ModelConfig
 from bertsmith.config.registered import (
     ARCHITECTURES_THAT_LOOK_NEAR,
@@ -235,6 +243,9 @@ class TrainingConfig:
     """Newest checkpoints that are kept."""
     keep_every: int | None = setting(None, gt=0, may_change=True)
     """Every so many steps there is a checkpoint that is kept as well; None: no others."""
+    checkpoint_at_words: tuple[str, ...] = setting((), may_change=True)
+    """Words of text after which there is a checkpoint that is kept as well: 1M 2M 10M. Words that
+    are read again count again."""
     track: tuple[str, ...] = setting((), choices=TRACKERS, may_change=True)
     """Trackers of experiments that are told the settings, figures and examples of the run:
     tensorboard, wandb, trackio."""
@@ -252,6 +263,7 @@ class TrainingConfig:
         given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ConfigError(f"A run has one budget; got {' and '.join(given)}. Keep one.")
+        parse_counts("checkpoint_at_words", self.checkpoint_at_words)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,7 +90,7 @@ class Checkpoints:
     ) -> None:
         """Begin the checkpoint of this moment; when it is whole, older ones are pruned.
 
-        The one of the best evaluation stays, where `progress` says which that is.
+        Those of the best evaluation and of numbers of words stay, where `progress` names them.
 
         Args:
             model, optimizers, tokenizer, progress: what is saved.
@@ -109,7 +109,9 @@ class Checkpoints:
         moments = _moments(model, optimizers, keeps=keeps)
         if not keeps:
             return
-        best = None if progress.best is None else progress.best.step
+        stay = {*progress.checkpoints_at_words.values()}
+        if progress.best is not None:
+            stay.add(progress.best.step)
         state = json.dumps(progress.to_json(), indent=2, allow_nan=False) + "\n"
 
         def write() -> None:
@@ -119,7 +121,7 @@ class Checkpoints:
                     snapshot.write(folder)
                     save_tensors(moments, folder / OPTIMIZER_FILE)
                     (folder / STATE_FILE).write_text(state, encoding="utf-8")
-                self._prune(self._keep + is_provisional, best)
+                self._prune(self._keep + is_provisional, stay)
             except Exception as error:  # raised where the run can end in good order
                 self._error = error
 
@@ -222,12 +224,12 @@ class Checkpoints:
         if os.path.lexists(target) and not is_ours(target):
             _set_aside(target)
 
-    def _prune(self, keep: int, best: int | None) -> None:
+    def _prune(self, keep: int, stay: set[int]) -> None:
         # Somebody may have put a folder there, a link to one, or a file into a checkpoint.
         own = [path for path in list_checkpoints(self._run) if is_ours(path)]
         for old in own[:-keep]:
             is_kept = self._keep_every and not step_of(old) % self._keep_every
-            if not is_kept and step_of(old) != best:
+            if not is_kept and step_of(old) not in stay:
                 remove_folder(old)
 
 

@@ -48,6 +48,13 @@ def closing_figures(
         "max_length": config.data.max_length,
         **_of_validation(trainer, evaluator),
     }
+    if (marks := trainer.word_marks) is not None and marks.marks:
+        figures["checkpoints_at_words"] = trainer.progress.checkpoints_at_words
+        words = marks.words(trainer.progress.spent)
+        if missed := [f"{mark:,}" for mark in marks.marks if mark > words]:
+            trainer.display.warn(
+                f"The run read {words:,.0f} words: there is no checkpoint at {', '.join(missed)}."
+            )
     if clock is not None:
         figures["phase_seconds"] = clock.parts(trainer.seconds)
     return figures

@@ -68,6 +68,7 @@ from bertsmith.training.run_folder import RunFolder, default_output
 from bertsmith.training.stop import StopRequest
 from bertsmith.training.tracking import Tracking, require_trackers
 from bertsmith.training.trainer import Trainer
+from bertsmith.training.word_marks import WordMarks
 
 _EXAMPLES = 6
 """Held-out sentences that trackers are shown."""
@@ -231,6 +232,7 @@ class Job:
                 display=self.display,
                 device=self.device,
                 engine=engine,
+                word_marks=WordMarks.of(config, prepared.report),
                 reproducibility_settings=reproducibility_settings(config),
                 phase=self.clock or unmeasured,
             )

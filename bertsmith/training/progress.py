@@ -64,6 +64,8 @@ class Progress:
     best: BestMoment | None = None
     """None: nothing is selected by, or there was no evaluation yet."""
     evaluations_since_best: int = 0
+    checkpoints_at_words: dict[str, int] = field(default_factory=dict)
+    """The step of each checkpoint that is kept for its number of words, by that number."""
     budget: str = ""
     """Whose last tenth `totals.closing` is of."""
     notes: dict[str, Any] = field(default_factory=dict)

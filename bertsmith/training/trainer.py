@@ -10,7 +10,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,7 +24,7 @@ from bertsmith.errors import DivergenceError, RunError, RunStopped
 from bertsmith.hardware.device import autocast
 from bertsmith.random_bits import Stream, random_bits
 from bertsmith.tokenizer import Tokenizer
-from bertsmith.training.budget import Budget, is_due
+from bertsmith.training.budget import Budget, Spent, is_due
 from bertsmith.training.checkpoint import Checkpoints, restore
 from bertsmith.training.divergence import Diverged, has_finite_weights
 from bertsmith.training.engine import Engine
@@ -46,6 +46,7 @@ from bertsmith.training.progress import Progress
 from bertsmith.training.selection import Selection
 from bertsmith.training.stop import Interrupted, StopRequest
 from bertsmith.training.sums import Sums
+from bertsmith.training.word_marks import WordMarks
 
 EVALUATIONS_A_RUN = 10
 CHECKPOINTS_A_RUN = 4
@@ -83,6 +84,7 @@ class Trainer:
         display: has warnings, and says what is done between two steps.
         device: where.
         engine: makes the steps; it has the optimizers.
+        word_marks: after how many words a checkpoint is kept; None: after none.
         selection: which evaluation's checkpoint is kept; None: the newest ones are.
         evaluations: how many there are in a run, about, if settings do not say how often.
         reproducibility_settings: those that a resumed run must have, too.
@@ -101,6 +103,7 @@ class Trainer:
     display: Display
     device: torch.device
     engine: Engine
+    word_marks: WordMarks | None = None
     selection: Selection | None = None
     evaluations: int = EVALUATIONS_A_RUN
     reproducibility_settings: dict[str, Any] = field(default_factory=dict)
@@ -206,7 +209,7 @@ class Trainer:
 
     def _train_one_step(self, get_batch: Callable[[int], Any]) -> None:
         """Make one step, and then what is due; the checkpoint last, so that it has all of that."""
-        share_before = self.share_spent
+        share_before, spent_before = self.share_spent, replace(self.progress.spent)
         rate = rate_share(self.config, self._budget.middle_of_step(self.progress.spent))
         try:
             self._start_step(get_batch, rate)
@@ -214,6 +217,7 @@ class Trainer:
             self._stop_before_step(interrupted.by)
         stop, has_time = self._synchronize()
         self._pending.set_share_spent(self.share_spent)
+        is_marked = self._mark_words(spent_before)
         due = self._due_after_step(share_before, stop=stop, has_time=has_time)
         # Reading the losses waits for the device: a GPU is given the next steps first.
         if (
@@ -227,18 +231,27 @@ class Trainer:
         if due.metrics:
             learning_rate = rate * self.config.learning_rate
             self._report_step(grad_norm, learning_rate, is_stopping=stop is not None)
-        if due.evaluation or due.checkpoint:
+        if due.evaluation or due.checkpoint or is_marked:
             self._check_weights()
         if due.evaluation:
             stop = self._evaluate()
         if self.share_spent == 1 and self._is_limited_by_time:
             self.progress.owes_validation = False  # there is time for the closing figures alone
-        if due.checkpoint or stop is not None or self.progress.is_best:
+        if due.checkpoint or is_marked or stop is not None or self.progress.is_best:
             self._save_checkpoint()
         self.checkpoints.check()
         self._pending.clock += time.perf_counter() - paused
         if stop is not None:
             self._stop(stop)
+
+    def _mark_words(self, before: Spent) -> bool:
+        """Note that the checkpoint of this step is kept, if it passed a number of words."""
+        if self.word_marks is None:
+            return False
+        spent = self.progress.spent
+        passed = self.word_marks.passed(*map(self.word_marks.words, (before, spent)))
+        self.progress.checkpoints_at_words |= {str(mark): spent.step for mark in passed}
+        return bool(passed)
 
     def _due_after_step(
         self, share_before: float, *, stop: signal.Signals | None, has_time: bool
