@@ -19,16 +19,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from benchmarks.report import column, processor, times, versions
 from bertsmith.architectures import Encoder, build
-from bertsmith.config import resolve
+from bertsmith.config import TrainingConfig, resolve
 from bertsmith.durable import CHECKSUMS_FILE, damage, whole_folder
 from bertsmith.saved.locate import checkpoint_folder
 from bertsmith.tokenizer import train
+from bertsmith.training.averaging import WeightAverage
 from bertsmith.training.checkpoint import STATE_FILE, Checkpoints, restore
 from bertsmith.training.optimizer import Optimizers, make_optimizers
 from bertsmith.training.progress import Progress
@@ -70,6 +72,7 @@ def measure_saving(preset: str, vocabulary: int, work: Path, rounds: int) -> Tur
     optimizers.zero_grad()
     words = " ".join(f"w{number}" for number in range(64))
     tokenizer = train([[[words]]], kind="word", min_frequency=1)
+    average = WeightAverage(model, TrainingConfig())
     turns: Turns = {"bertsmith": [], "torch.save": []}
     for turn in range(rounds):
         run = work / preset
@@ -77,13 +80,13 @@ def measure_saving(preset: str, vocabulary: int, work: Path, rounds: int) -> Tur
         progress.spent.step = turn + 1
         checkpoints = Checkpoints(run, keep=1, keep_every=None)
         began = time.perf_counter()
-        checkpoints.save(model, optimizers, tokenizer, progress)
+        checkpoints.save(model, optimizers, average, tokenizer, progress)
         held = time.perf_counter() - began
         checkpoints.wait()
         whole = time.perf_counter() - began
         folder = checkpoint_folder(run, turn + 1)
         checked = seconds_of(lambda folder=folder: damage(folder))  # type: ignore[misc]
-        restored = seconds_of(lambda folder=folder: restore(folder, model, optimizers))  # type: ignore[misc]
+        restored = seconds_of(partial(restore, folder, model, optimizers, average))
         size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
         turns["bertsmith"].append(
             {"held": held, "whole": whole, "check": checked, "restore": restored, "megabytes": size}

@@ -98,6 +98,9 @@ class PretrainSettings(PreparationSettings, total=False):
     lr_scheduler_type: Literal["linear", "cosine", "constant", "warmup_stable_decay"]
     warmup_ratio: float
     decay_ratio: float
+    averaging: Literal["none", "exponential", "tail"]
+    averaging_decay: float
+    tail_ratio: float
     mlm_bias_init: Literal["frequency", "zero"]
     attention_init: Literal["near", "normal"]
     max_grad_norm: float

@@ -212,6 +212,13 @@ class TrainingConfig:
         may_change=True,
     )
     """Share of the budget, at its end, over which it then falls to 0."""
+    averaging: Literal["none", "exponential", "tail"] = "none"
+    """Mean of the weights that is evaluated and saved as the model: exponential, or that of the
+    last steps."""
+    averaging_decay: float = setting(0.999, gt=0, lt=1, needs={"averaging": ("exponential",)})
+    """What a step leaves of the exponential mean; less in the first steps."""
+    tail_ratio: float = setting(0.1, gt=0, le=1, needs={"averaging": ("tail",)})
+    """Share of the budget, at its end, whose steps the mean is of."""
     mlm_bias_init: Literal["frequency", "zero"] = "frequency"
     """Where the MLM head begins: at the words' log frequencies in the training text, or at 0."""
     attention_init: Literal["near", "normal"] = setting(

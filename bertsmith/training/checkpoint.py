@@ -32,7 +32,7 @@ from bertsmith.durable import (
     whole_folder,
 )
 from bertsmith.errors import ModelError, RunError
-from bertsmith.nn.shards import put, whole
+from bertsmith.nn.shards import own_part, put, whole, whole_like
 from bertsmith.ranks import ALONE, Ranks
 from bertsmith.saved.hugging_face import Snapshot, load_weights, save_tensors
 from bertsmith.saved.locate import (
@@ -43,11 +43,14 @@ from bertsmith.saved.locate import (
     step_of,
 )
 from bertsmith.tokenizer import Tokenizer
+from bertsmith.training.averaging import WeightAverage
 from bertsmith.training.optimizer import Optimizers
 from bertsmith.training.progress import Progress
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "training_state.json"
+
+_WEIGHT = "weight"  # beside moments, where the checkpoint's model is a mean of weights
 
 
 class Checkpoints:
@@ -83,6 +86,7 @@ class Checkpoints:
         self,
         model: Encoder,
         optimizers: Optimizers,
+        average: WeightAverage,
         tokenizer: Tokenizer,
         progress: Progress,
         *,
@@ -93,7 +97,9 @@ class Checkpoints:
         Those of the best evaluation and of numbers of words stay, where `progress` names them.
 
         Args:
-            model, optimizers, tokenizer, progress: what is saved.
+            model, optimizers, average, tokenizer, progress: what is saved. Where weights are
+                averaged, the mean is the checkpoint's model, and the weights lie beside the
+                moments.
             is_provisional: whether a validation may still condemn it; then one more is kept.
 
         Raises:
@@ -105,8 +111,9 @@ class Checkpoints:
             self._holds()
         target = checkpoint_folder(self._run, progress.spent.step)
         keeps = self._ranks.is_first
-        snapshot = Snapshot.of(model, tokenizer, keeps=keeps)
-        moments = _moments(model, optimizers, keeps=keeps)
+        with average.applied():
+            snapshot = Snapshot.of(model, tokenizer, keeps=keeps)
+            moments = _moments(model, optimizers, average, keeps=keeps)
         if not keeps:
             return
         stay = {*progress.checkpoints_at_words.values()}
@@ -246,12 +253,15 @@ def _set_aside(path: Path) -> Path:
     return aside
 
 
-def restore(folder: Path, model: Encoder, optimizers: Optimizers) -> Progress:
-    """Set weights and moments to those of a checkpoint.
+def restore(
+    folder: Path, model: Encoder, optimizers: Optimizers, average: WeightAverage
+) -> Progress:
+    """Set weights, moments and the mean of weights to those of a checkpoint.
 
     Args:
         model: of the checkpoint's shape, on any device.
         optimizers: new or used, of `model`'s parameters, of the kind that was saved.
+        average: the same.
 
     Raises:
         ModelError: a file is damaged or not of this model.
@@ -267,8 +277,15 @@ def restore(folder: Path, model: Encoder, optimizers: Optimizers) -> Progress:
                     for kind in optimizers.kinds_of(parameter)
                 }
                 optimizers.set_state(parameter, state)
+                if progress.num_averaged:
+                    weight = _restored(moments, f"{_WEIGHT}.{name}", parameter, path)
+                    average.means[name] = own_part(weight)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged: {error}.") from error
+    if progress.num_averaged:
+        average.exchange()
+    else:
+        average.forget()
     return progress
 
 
@@ -291,15 +308,20 @@ def _is_own(name: str) -> bool:
     return is_checkpoint_name(name.removesuffix(".damaged"))
 
 
-def _moments(model: Encoder, optimizers: Optimizers, *, keeps: bool) -> dict[str, Tensor]:
+def _moments(
+    model: Encoder, optimizers: Optimizers, average: WeightAverage, *, keeps: bool
+) -> dict[str, Tensor]:
     """What is kept of each parameter, by `<kind>.<parameter>`, copied to the host.
 
     A rank that does not keep them has a part in gathering alone, and gets nothing.
     """
-    moments = {}
+    moments: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
-        for kind, value in optimizers.state_of(parameter).items():
-            gathered = whole(value.detach())
-            if keeps:
-                moments[f"{kind}.{name}"] = gathered.cpu().clone()
+        kept = {
+            kind: whole(value.detach()) for kind, value in optimizers.state_of(parameter).items()
+        }
+        if name in average.means:
+            kept[_WEIGHT] = whole_like(parameter, average.means[name])
+        if keeps:
+            moments |= {f"{kind}.{name}": value.cpu().clone() for kind, value in kept.items()}
     return moments

@@ -34,6 +34,6 @@ def bytes_of_muon(model: Encoder, training: TrainingConfig) -> int:
 
 
 def bytes_of_optimizer(model: Encoder, training: TrainingConfig) -> int:
-    """Of the moments: two numbers a parameter, or one of those that Muon updates."""
-    kept = numbers_kept(training.optimizer)
+    """Of the moments: two numbers a parameter, or one of those that Muon updates; and of a mean."""
+    kept = numbers_kept(training.optimizer) + (training.averaging != "none")
     return kept * bytes_of_parameters(model) - bytes_of_muon(model, training)

@@ -243,11 +243,12 @@ class Job:
                 trainer.train()
             # What is left can be done again in a moment: a signal need not wait for it.
             stop.leave_at_once()
-            closing = closing_figures(
-                trainer, evaluator, config, num_parameters=num_parameters, clock=self.clock
-            )
-            card = run_card(config, prepared.report, closing) if self.ranks.is_first else ""
-            self._save_model(trainer, card)
+            with trainer.average.applied():
+                closing = closing_figures(
+                    trainer, evaluator, config, num_parameters=num_parameters, clock=self.clock
+                )
+                card = run_card(config, prepared.report, closing) if self.ranks.is_first else ""
+                self._save_model(trainer, card)
             # What is killed before all observers know of the end is finished again.
             observers.on_end(EndEvent(step=trainer.progress.spent.step, figures=closing))
         return {**closing, "output": str(self.path)}

@@ -66,6 +66,8 @@ class Progress:
     evaluations_since_best: int = 0
     checkpoints_at_words: dict[str, int] = field(default_factory=dict)
     """The step of each checkpoint that is kept for its number of words, by that number."""
+    num_averaged: int = 0
+    """Steps whose weights are in the running mean."""
     budget: str = ""
     """Whose last tenth `totals.closing` is of."""
     notes: dict[str, Any] = field(default_factory=dict)

@@ -24,6 +24,7 @@ from bertsmith.errors import DivergenceError, RunError, RunStopped
 from bertsmith.hardware.device import autocast
 from bertsmith.random_bits import Stream, random_bits
 from bertsmith.tokenizer import Tokenizer
+from bertsmith.training.averaging import WeightAverage
 from bertsmith.training.budget import Budget, Spent, is_due
 from bertsmith.training.checkpoint import Checkpoints, restore
 from bertsmith.training.divergence import Diverged, has_finite_weights
@@ -116,6 +117,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.model, self.ranks = self.parallel.model, self.parallel.ranks
+        self.average = WeightAverage(self.model, self.config)
         self._budget = Budget.of(self.config, self.batches.num_examples)
         self._pending = PendingLosses(self.parallel.objective, self.config.spike_factor)
 
@@ -142,10 +144,13 @@ class Trainer:
                 )
             self.first_weights.into(self.model)
             self.engine.optimizers.forget()
+            self.average.forget()
             self.progress = Progress()
         else:
             with self.ranks.raising_on_all():
-                self.progress = restore(checkpoint, self.model, self.engine.optimizers)
+                self.progress = restore(
+                    checkpoint, self.model, self.engine.optimizers, self.average
+                )
         self.engine.forget()
         progress = self.progress
         progress.held = self.reproducibility_settings
@@ -216,6 +221,7 @@ class Trainer:
         except Interrupted as interrupted:
             self._stop_before_step(interrupted.by)
         stop, has_time = self._synchronize()
+        self.average.update(self.progress, self.share_spent)
         self._pending.set_share_spent(self.share_spent)
         is_marked = self._mark_words(spent_before)
         due = self._due_after_step(share_before, stop=stop, has_time=has_time)
@@ -423,7 +429,8 @@ class Trainer:
             progress.owes_validation = False
             return None
         try:
-            found = self.evaluator.run(self.engine.micro_batch)
+            with self.average.applied():
+                found = self.evaluator.run(self.engine.micro_batch)
         except Interrupted as interrupted:
             return interrupted.by
         if not found.is_finite:
@@ -444,6 +451,7 @@ class Trainer:
             self.checkpoints.save(
                 self.model,
                 self.engine.optimizers,
+                self.average,
                 self.tokenizer,
                 self.progress,
                 is_provisional=self._evaluation_is_overdue,

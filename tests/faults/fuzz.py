@@ -49,6 +49,7 @@ from bertsmith.reporting.metrics_file import METRICS_FILE, MetricsFile
 from bertsmith.saved.hugging_face import load_model
 from bertsmith.saved.locate import checkpoint_folder
 from bertsmith.tokenizer import TOKENIZER_FILES
+from bertsmith.training.averaging import WeightAverage
 from bertsmith.training.checkpoint import OPTIMIZER_FILE, STATE_FILE, restore
 from bertsmith.training.earlier import EarlierRun
 from bertsmith.training.optimizer import make_optimizers
@@ -108,7 +109,8 @@ def read_checkpoint(folder: Path) -> object:
     model = load_model(folder).model
     held = Progress.read(folder / STATE_FILE).held
     config = TrainingConfig(optimizer=held.get("optimizer", "adamw"))
-    return restore(folder, model, make_optimizers(model, config)).to_json()
+    average = WeightAverage(model, config)
+    return restore(folder, model, make_optimizers(model, config), average).to_json()
 
 
 def read_run(run: Path) -> object:

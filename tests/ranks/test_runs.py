@@ -91,9 +91,10 @@ def test_ddp_goes_on_to_the_bit(text_file: Path, tmp_path: Path) -> None:
     assert_alike(tmp_path / "whole", folder, digits=0.0)
 
 
+@pytest.mark.parametrize("averaging", ["none", "exponential"])
 @pytest.mark.slow
-def test_another_number_of_ranks_goes_on(text_file: Path, tmp_path: Path) -> None:
-    more = ("--parallel", "fsdp", "--micro-batch", "auto")
+def test_another_number_of_ranks_goes_on(averaging: str, text_file: Path, tmp_path: Path) -> None:
+    more = ("--parallel", "fsdp", "--micro-batch", "auto", "--averaging", averaging)
     spread = begin(text_file, tmp_path / "whole", *more)
     run(2, bertsmith, spread, logs=tmp_path / "logs")
     folder = unfinished(tmp_path / "whole", tmp_path / "part")
