@@ -107,3 +107,26 @@ def test_every_rate_is_a_share_of_its_own_peak(tiny_model: Bert) -> None:
         optimizers.set_rate(share)
         rates = [[group["lr"] for group in part.param_groups] for part in optimizers.parts]
         assert rates == [[share * 0.01] * 2, [share * 0.002] * 2]
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_embeddings_and_scalars_have_rates_of_their_own(tiny_model: Bert, optimizer: Any) -> None:
+    config = TrainingConfig(
+        optimizer=optimizer,
+        learning_rate=0.002,
+        embedding_learning_rate=0.03,
+        scalar_learning_rate=0.0004,
+        weight_decay=0.1,
+    )
+    adam = make_optimizers(tiny_model, config).parts[-1]
+    names = {parameter: name for name, parameter in tiny_model.named_parameters()}
+    groups = {group["lr"]: group for group in adam.param_groups}
+    assert {rate: group["weight_decay"] for rate, group in groups.items()} == {
+        0.002: 0.1,
+        0.03: 0.1,
+        0.0004: 0.0,
+    }
+    found = {names[p] for p in groups[0.03]["params"]}
+    assert found == {f"embeddings.{kind}.weight" for kind in ("word", "position", "token_type")}
+    assert all(p.ndim == 1 for p in groups[0.0004]["params"])
+    assert all(p.ndim == 2 for p in groups[0.002]["params"])

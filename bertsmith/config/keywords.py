@@ -89,6 +89,8 @@ class PretrainSettings(PreparationSettings, total=False):
     parallel: Literal["ddp", "fsdp"]
     optimizer: str
     learning_rate: float
+    embedding_learning_rate: float | None
+    scalar_learning_rate: float | None
     muon_learning_rate: float
     muon_momentum: float
     adam_beta1: float

@@ -41,6 +41,7 @@ TOKENIZERS = ("word", "wordpiece", "bpe", "unigram")
 
 _TRAINED = {"tokenizer": TOKENIZERS}
 _MUON = {"optimizer": ("muon",)}
+_OWN_OPTIMIZERS = {"optimizer": ("muon", "adamw", "adam")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +189,10 @@ class TrainingConfig:
     chapter's."""
     learning_rate: float = setting(2e-3, gt=0)
     """Peak learning rate; beside Muon, of the rest."""
+    embedding_learning_rate: float | None = setting(None, gt=0, needs=_OWN_OPTIMIZERS)
+    """Peak learning rate of the embeddings, which the MLM head shares; None: `learning_rate`."""
+    scalar_learning_rate: float | None = setting(None, gt=0, needs=_OWN_OPTIMIZERS)
+    """Peak learning rate of biases and norms; None: `learning_rate`."""
     muon_learning_rate: float = setting(0.01, gt=0, needs=_MUON)
     """Peak learning rate of the matrices that Muon updates."""
     muon_momentum: float = setting(0.95, ge=0, lt=1, needs=_MUON)

@@ -168,14 +168,13 @@ def make_optimizers(model: Any, config: TrainingConfig, *, capturable: bool = Fa
 
     named = dict(model.named_parameters())
     hidden: dict[str, int] = model.hidden_matrices() if config.optimizer == "muon" else {}
-    rest = [parameter for name, parameter in named.items() if name not in hidden]
+    rest = {name: parameter for name, parameter in named.items() if name not in hidden}
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
     adam = kind(
         [
-            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+            {"params": parameters, "lr": rate(peak), "weight_decay": decay}
+            for (peak, decay), parameters in _groups(rest, config).items()
         ],
-        lr=rate(config.learning_rate),
         capturable=capturable,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
@@ -196,6 +195,21 @@ def make_optimizers(model: Any, config: TrainingConfig, *, capturable: bool = Fa
         dtype=torch.bfloat16 if device.type == "cuda" else compute_dtype(device, config.precision),
     )
     return Optimizers(muon, adam)
+
+
+def _groups(
+    parameters: dict[str, Tensor], config: TrainingConfig
+) -> dict[tuple[float, float], list[Tensor]]:
+    """Parameters by their peak learning rate and weight decay."""
+    found: dict[tuple[float, float], list[Tensor]] = {}
+    for name, parameter in parameters.items():
+        peak, decay = config.learning_rate, config.weight_decay
+        if parameter.ndim < 2:
+            peak, decay = config.scalar_learning_rate or peak, 0.0
+        elif name.startswith("embeddings."):
+            peak = config.embedding_learning_rate or peak
+        found.setdefault((peak, decay), []).append(parameter)
+    return found
 
 
 def rate_share(config: TrainingConfig, progress: float) -> float:
