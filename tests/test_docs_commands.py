@@ -70,6 +70,9 @@ def _texts(folder: Path) -> None:
     for name in ("letters", "my-texts", "wikitext-2", "python-docs"):
         (folder / name).mkdir()
         (folder / name / "text.txt").write_text(text)
+    for name in ("train", "dev"):
+        (folder / "babylm" / name).mkdir(parents=True)
+        (folder / "babylm" / name / "text.txt").write_text(text)
     (folder / "dumps").mkdir()
     rows = "".join(json.dumps({"text": part}) + "\n" for part in text.split("\n\n"))
     (folder / "dumps" / "a.jsonl.zst").write_bytes(pack(rows.encode(), ".zst"))
@@ -123,6 +126,8 @@ def smaller(words: list[str]) -> list[str]:
         value = found[place + 1]
         if word in ("--steps", "--keep-every"):
             found[place + 1] = str(max(int(value) // 10_000, 2))
+        elif word == "--epochs":
+            found[place + 1] = "1"
         elif word == "--batch-size":
             found[place + 1] = str(min(int(value), 8))
         elif word == "--minutes":

@@ -1,0 +1,173 @@
+"""How much grammar is learnt from ten million words: presets by minutes, judged by minimal pairs.
+
+    python -m benchmarks.grammar --novels DIR --blimp DIR --minutes 10 60
+
+Each training has the whole machine and lands on its minutes; `--resume` is implied, so that a
+night's run goes on where it was stopped. What is finished isn't done again. Every model is judged
+by `bertsmith evaluate --minimal-pairs` on all paradigms in the folder: a tie is wrong, and beside
+the mean stand what word frequencies reach and what the network reaches from random weights. Writes
+benchmarks/results/grammar.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.ablations import mean_cell
+from benchmarks.report import processor, versions
+from benchmarks.trials import Trial, run_trials
+
+RESULTS = Path(__file__).parent / "results"
+PRESETS = ("tiny", "mini", "small", "modern-tiny", "modern-mini")
+
+Judged = dict[tuple[float, str], list[tuple[Trial, dict[str, Any]]]]
+
+
+def main() -> None:
+    """Train what is not trained yet, judge it, and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--novels", type=Path, required=True, help="the text, with its splits")
+    parser.add_argument("--blimp", type=Path, required=True, help="a folder of minimal pairs")
+    parser.add_argument("--minutes", nargs="+", type=float, default=[10])
+    parser.add_argument("--presets", nargs="+", default=["mini"], choices=PRESETS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--vocab-size", type=int, default=8000)
+    parser.add_argument("--set", nargs="*", default=[], help="settings of all, as name=value")
+    parser.add_argument("--runs", type=Path, default=Path("runs/grammar"), help="where they lie")
+    options = parser.parse_args()
+    more = dict(setting_of(text) for text in options.set)
+    trials = {
+        (minutes, preset): [
+            Trial(
+                options.runs / f"{minutes:g}-minutes-{preset}-{seed}",
+                {
+                    "corpus": str(options.novels),
+                    "preset": preset,
+                    "objective": "mlm",
+                    "vocab_size": options.vocab_size,
+                    "minutes": minutes,
+                    "seed": seed,
+                    "device": "cpu",
+                    **more,
+                },
+            )
+            for seed in options.seeds
+        ]
+        for minutes in options.minutes
+        for preset in options.presets
+    }
+    run_trials([trial for found in trials.values() for trial in found])
+    judged = {
+        key: [(trial, judge(trial, options.blimp)) for trial in found]
+        for key, found in trials.items()
+    }
+    text = report(judged, more)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "grammar.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def setting_of(text: str) -> tuple[str, Any]:
+    """A setting and its value, JSON or a word."""
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def judge(trial: Trial, pairs: Path) -> dict[str, Any]:
+    """Accuracies of a trained model on minimal pairs, and the seconds they took; made once."""
+    import bertsmith
+
+    note = trial.folder / "minimal-pairs.json"
+    if not note.is_file():
+        began = time.perf_counter()
+        found = bertsmith.evaluate_minimal_pairs(trial.folder, pairs, precision="auto").to_json()
+        found["seconds"] = time.perf_counter() - began
+        note.write_text(json.dumps(found), encoding="utf-8")
+    known: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
+    return known
+
+
+def report(judged: Judged, more: Mapping[str, Any]) -> str:
+    """The tables as Markdown."""
+    ((_, one), *_), *_ = judged.values()
+    shown = "".join(f"; `{name}` {value}" for name, value in more.items())
+    lines = [
+        "# Grammar from ten million words",
+        "",
+        "`python -m benchmarks.grammar` — `bertsmith pretrain --corpus NOVELS --preset … "
+        f"--objective mlm --minutes …`, the whole machine{shown}. Then `bertsmith evaluate "
+        f"--minimal-pairs`: {one['overall']['num_pairs']:,} pairs of {len(one['by_paradigm'])} "
+        f"paradigms, {one['pll_metric']} scores; the mean over paradigms, ties wrong. "
+        "Mean ± standard deviation over seeds.",
+        "",
+        f"{processor()}; {versions()}.",
+        "",
+        "| minutes | preset | parameters | seeds | tokens read | epochs | precision | MLM loss "
+        "| minimal pairs | ties | word frequencies | random weights | seconds of judging |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        *(_row(*key, found) for key, found in judged.items()),
+        "",
+        "By paradigm:",
+        "",
+    ]
+    names = [f"{minutes:g} min `{preset}`" for minutes, preset in judged]
+    lines += [
+        f"| paradigm | {' | '.join(names)} | word frequencies |",
+        "|---" * (len(names) + 2) + "|",
+    ]
+    for paradigm, figures in one["by_paradigm"].items():
+        cells = [
+            f"{mean(pairs['by_paradigm'][paradigm]['accuracy'] for _, pairs in found):.1%}"
+            for found in judged.values()
+        ]
+        floor = f"{figures['unigram_accuracy']:.1%}"
+        lines.append(f"| {paradigm} | {' | '.join(cells)} | {floor} |")
+    return "\n".join([*lines, ""])
+
+
+def _row(minutes: float, preset: str, found: Sequence[tuple[Trial, dict[str, Any]]]) -> str:
+    metrics = [trial.metrics() for trial, _ in found]
+    overall = [pairs["overall"] for _, pairs in found]
+    cells = (
+        f"{minutes:g}",
+        f"`{preset}`",
+        f"{metrics[0]['parameters']:,}",
+        f"{len(found)}",
+        f"{mean(m['tokens'] for m in metrics) / 1e6:.1f} M",
+        f"{mean(epochs_of(trial) for trial, _ in found):.1f}",
+        precision_of(found[0][0]),
+        mean_cell([m["validation_mlm_loss"] for m in metrics], "{:.3f}", 1),
+        mean_cell([one["accuracy"] for one in overall], "{:.1f} %", 100),
+        f"{sum(one['num_ties'] for one in overall)}",
+        f"{overall[0]['unigram_accuracy']:.1%}",
+        f"{mean(one['random_accuracy'] for one in overall):.1%}",
+        f"{mean(pairs['seconds'] for _, pairs in found):.0f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def epochs_of(trial: Trial) -> float:
+    """Passes over the training examples."""
+    report = json.loads((trial.folder / "corpus.json").read_text(encoding="utf-8"))
+    return float(trial.metrics()["pairs"] / report["splits"]["train"]["segments"])
+
+
+def precision_of(trial: Trial) -> str:
+    """Of the matrix products, as the run settled it."""
+    from bertsmith.config import resolve, settings_of_run
+
+    file = settings_of_run(trial.folder)
+    return resolve(file=file).training.precision
+
+
+if __name__ == "__main__":
+    main()
