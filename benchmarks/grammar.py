@@ -2,11 +2,11 @@
 
     python -m benchmarks.grammar --novels DIR --blimp DIR --minutes 10 60
 
-Each training has the whole machine and lands on its minutes; `--resume` is implied, so that a
-night's run goes on where it was stopped. What is finished isn't done again. Every model is judged
-by `bertsmith evaluate --minimal-pairs` on all paradigms in the folder: a tie is wrong, and beside
-the mean stand what word frequencies reach and what the network reaches from random weights. Writes
-benchmarks/results/grammar.md.
+Each training lands on its minutes and has the whole machine, or with `--at-once` its share of it. A
+run that was stopped goes on where it was, so that a night's may take several sittings; what is
+finished isn't done again. Every model is judged by `bertsmith evaluate --minimal-pairs` on all
+paradigms in the folder: a tie is wrong, and beside the mean stand what word frequencies reach and
+what the network reaches from random weights. Writes benchmarks/results/grammar.md.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--vocab-size", type=int, default=8000)
     parser.add_argument("--set", nargs="*", default=[], help="settings of all, as name=value")
     parser.add_argument("--runs", type=Path, default=Path("runs/grammar"), help="where they lie")
+    parser.add_argument("--at-once", type=int, default=1, help="trainings side by side")
     options = parser.parse_args()
     more = dict(setting_of(text) for text in options.set)
     trials = {
@@ -62,12 +63,13 @@ def main() -> None:
         for minutes in options.minutes
         for preset in options.presets
     }
-    run_trials([trial for found in trials.values() for trial in found])
+    every = [trial for found in trials.values() for trial in found]
+    run_trials(every, at_once=options.at_once)
     judged = {
         key: [(trial, judge(trial, options.blimp)) for trial in found]
         for key, found in trials.items()
     }
-    text = report(judged, more)
+    text = report(judged, more, options.at_once)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "grammar.md").write_text(text, encoding="utf-8")
     print(text)
@@ -96,15 +98,16 @@ def judge(trial: Trial, pairs: Path) -> dict[str, Any]:
     return known
 
 
-def report(judged: Judged, more: Mapping[str, Any]) -> str:
+def report(judged: Judged, more: Mapping[str, Any], at_once: int) -> str:
     """The tables as Markdown."""
     ((_, one), *_), *_ = judged.values()
     shown = "".join(f"; `{name}` {value}" for name, value in more.items())
+    share = "the whole machine" if at_once == 1 else f"{at_once} side by side on its cores"
     lines = [
         "# Grammar from ten million words",
         "",
         "`python -m benchmarks.grammar` — `bertsmith pretrain --corpus NOVELS --preset … "
-        f"--objective mlm --minutes …`, the whole machine{shown}. Then `bertsmith evaluate "
+        f"--objective mlm --minutes …`, {share}{shown}. Then `bertsmith evaluate "
         f"--minimal-pairs`: {one['overall']['num_pairs']:,} pairs of {len(one['by_paradigm'])} "
         f"paradigms, {one['pll_metric']} scores; the mean over paradigms, ties wrong. "
         "Mean ± standard deviation over seeds.",

@@ -12,6 +12,7 @@ import pytest
 
 import bertsmith
 from bertsmith.cli.main import main
+from bertsmith.errors import RunError
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -48,6 +49,34 @@ def test_help_shows_the_defaults_of_the_preset_and_the_recipe(
     begin = words.index(flag)
     shown = words.index("(default:", begin) if "(default:" in words[begin:] else begin
     assert words[shown + 1].rstrip(")") == default
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--minutes", "1"], "tiny"),
+        (["--minutes", "60"], "mini"),
+        (["--minutes", "60", "--preset", "textbook"], None),
+        (["--minutes", "60", "--preset", "tiny"], None),
+        (["--steps", "3"], None),
+        (["--minutes", "1", "--quiet"], None),
+    ],
+)
+def test_a_budget_of_minutes_without_a_preset_is_told_which_one_learns_most(
+    flags: list[str],
+    named: str | None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stopped(*args: object, **settings: object) -> None:
+        raise RunError("Far enough.")
+
+    monkeypatch.setattr("bertsmith.training.pretrain.run_pretraining", stopped)
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--corpus", "texts/", "--device", "cpu", *flags])
+    said = capsys.readouterr().err
+    assert ("No --preset was named" in said) == (named is not None)
+    assert named is None or f"--preset {named} learns more" in said
 
 
 COMPLETE = """

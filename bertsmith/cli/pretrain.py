@@ -10,7 +10,8 @@ from typing import Any
 from bertsmith.api import closing_text
 from bertsmith.cli.arguments import Flag
 from bertsmith.cli.settings import Settings
-from bertsmith.display import show, show_json
+from bertsmith.config import PretrainConfig, recommended_preset
+from bertsmith.display import Display, show, show_json
 from bertsmith.ranks import rank
 from bertsmith.training.settings import Layers
 
@@ -39,8 +40,11 @@ def run(command: Pretrain, layers: Layers, asked: Mapping[str, Any]) -> None:
     """Pretrain, and print the closing lines."""
     from bertsmith.training.pretrain import run_pretraining
 
+    config = layers.resolve(asked)
+    if layers.preset is None and layers.file is None and (minutes := asked.get("minutes")):
+        _recommend(minutes, config, Display(quiet=command.quiet, is_silent=rank() > 0))
     finished = run_pretraining(
-        layers.resolve(asked),
+        config,
         output=command.output,
         overwrite=command.overwrite,
         resume=command.resume,
@@ -52,3 +56,15 @@ def run(command: Pretrain, layers: Layers, asked: Mapping[str, Any]) -> None:
     show(closing_text(finished))
     if command.json:
         show_json(finished.metrics)
+
+
+def _recommend(minutes: float, config: PretrainConfig, display: Display) -> None:
+    """Say which preset learns most in the time, if another one is the default."""
+    from bertsmith.hardware.device import choose_device
+
+    named = recommended_preset(minutes)
+    if config.preset != named and choose_device(config.training.device).type == "cpu":
+        display.say(
+            f"No --preset was named: it is {config.preset}. In {minutes:g} minutes on a few cores "
+            f"--preset {named} learns more (docs/how-to.md)."
+        )

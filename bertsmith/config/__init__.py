@@ -16,7 +16,7 @@ from bertsmith.config.keywords import (
 )
 from bertsmith.config.models import MODEL_CONFIGS, BertConfig, ModelConfig, ModernBertConfig
 from bertsmith.config.pairs import PairColumns
-from bertsmith.config.presets import PRESETS, RECIPES
+from bertsmith.config.presets import PRESETS, RECIPES, recommended_preset
 from bertsmith.config.resolve import (
     MOST_MANIFEST_BYTES,
     RUN_CONFIG_FILE,
@@ -74,6 +74,7 @@ __all__ = [
     "named_in",
     "nearest",
     "parse_counts",
+    "recommended_preset",
     "reproducibility_settings",
     "resolve",
     "settings_by_name",

@@ -147,4 +147,12 @@ def chapter_recipe(preset: str) -> dict[str, Any]:
     }
 
 
+_MINUTES_OF_TINY = 45
+
+
+def recommended_preset(minutes: float) -> str:
+    """The preset that learnt most in so many minutes of two cores, by docs/experiments.md."""
+    return "tiny" if minutes < _MINUTES_OF_TINY else "mini"
+
+
 RECIPES = {"default": default_recipe, "chapter": chapter_recipe}
