@@ -12,6 +12,7 @@ what the network reaches from random weights. Writes benchmarks/results/grammar.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from typing import Any
 from benchmarks.ablations import mean_cell
 from benchmarks.report import processor, versions
 from benchmarks.trials import Trial, run_trials
+from bertsmith.durable import write_text
 
 RESULTS = Path(__file__).parent / "results"
 PRESETS = ("tiny", "mini", "small", "modern-tiny", "modern-mini")
@@ -88,19 +90,21 @@ def judge(trial: Trial, pairs: Path) -> dict[str, Any]:
     """Accuracies of a trained model on minimal pairs, and the seconds they took; made once."""
     import bertsmith
 
-    note = trial.folder / "minimal-pairs.json"
+    files = sorted(pairs.iterdir()) if pairs.is_dir() else [pairs]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    note = trial.folder / f"minimal-pairs-{digest[:16]}.json"
     if not note.is_file():
         began = time.perf_counter()
         found = bertsmith.evaluate_minimal_pairs(trial.folder, pairs, precision="auto").to_json()
         found["seconds"] = time.perf_counter() - began
-        note.write_text(json.dumps(found), encoding="utf-8")
+        write_text(note, json.dumps(found))
     known: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
     return known
 
 
 def report(judged: Judged, more: Mapping[str, Any], at_once: int) -> str:
     """The tables as Markdown."""
-    ((_, one), *_), *_ = judged.values()
+    one = next(iter(judged.values()))[0][1]
     shown = "".join(f"; `{name}` {value}" for name, value in more.items())
     share = "the whole machine" if at_once == 1 else f"{at_once} side by side on its cores"
     lines = [
@@ -127,13 +131,12 @@ def report(judged: Judged, more: Mapping[str, Any], at_once: int) -> str:
         f"| paradigm | {' | '.join(names)} | word frequencies |",
         "|---" * (len(names) + 2) + "|",
     ]
-    for paradigm, figures in one["by_paradigm"].items():
-        cells = [
-            f"{mean(pairs['by_paradigm'][paradigm]['accuracy'] for _, pairs in found):.1%}"
-            for found in judged.values()
-        ]
-        floor = f"{figures['unigram_accuracy']:.1%}"
-        lines.append(f"| {paradigm} | {' | '.join(cells)} | {floor} |")
+    for paradigm in one["by_paradigm"]:
+        cells = []
+        for found in judged.values():
+            figures = [pairs["by_paradigm"][paradigm] for _, pairs in found]
+            cells.append(f"{mean(f['accuracy'] for f in figures):.1%}, {floor_of(figures[0])}")
+        lines.append(f"| {paradigm} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
@@ -151,11 +154,17 @@ def _row(minutes: float, preset: str, found: Sequence[tuple[Trial, dict[str, Any
         mean_cell([m["validation_mlm_loss"] for m in metrics], "{:.3f}", 1),
         mean_cell([one["accuracy"] for one in overall], "{:.1f} %", 100),
         f"{sum(one['num_ties'] for one in overall)}",
-        f"{overall[0]['unigram_accuracy']:.1%}",
+        floor_of(overall[0]),
         f"{mean(one['random_accuracy'] for one in overall):.1%}",
         f"{mean(pairs['seconds'] for _, pairs in found):.0f}",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def floor_of(figures: Mapping[str, Any]) -> str:
+    """What word frequencies reach, if they are known."""
+    share = figures["unigram_accuracy"]
+    return "—" if share is None else f"{share:.1%}"
 
 
 def epochs_of(trial: Trial) -> float:

@@ -96,6 +96,25 @@ def test_a_run_goes_on_byte_for_byte(
     assert result_of(tmp_path / "a") == result_of(tmp_path / "b")
 
 
+def test_the_tail_is_that_of_a_larger_budget(text_file: Path, tmp_path: Path) -> None:
+    """A run that goes on forgets the mean of the end that it had."""
+    settings: dict[str, Any] = {**SETTINGS, "lr_scheduler_type": "constant", "warmup_ratio": 0.0}
+    settings["keep_checkpoints"] = 2 * STEPS
+    longer: dict[str, Any] = {"steps": 2 * STEPS}
+    whole = {**settings, **longer}
+    plain = bertsmith.pretrain(text_file, output=tmp_path / "plain", quiet=True, **whole)
+    bertsmith.pretrain(text_file, output=tmp_path / "tail", quiet=True, **settings, **TAIL)
+    run = bertsmith.pretrain(output=tmp_path / "tail", resume=True, quiet=True, **longer)
+    last = [
+        load_file(plain.output / "checkpoints" / f"step-{step:08d}" / "model.safetensors")
+        for step in range(STEPS + 1, 2 * STEPS + 1)
+    ]
+    found = load_file(run.output / "model" / "model.safetensors")
+    for name, value in found.items():
+        expected = torch.stack([weights[name] for weights in last]).mean(0)
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

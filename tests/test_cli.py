@@ -60,6 +60,8 @@ def test_help_shows_the_defaults_of_the_preset_and_the_recipe(
         (["--minutes", "60", "--preset", "tiny"], None),
         (["--steps", "3"], None),
         (["--minutes", "1", "--quiet"], None),
+        (["--minutes", "1", "--hidden-size", "64"], None),
+        (["--minutes", "1", "--architecture", "modernbert"], None),
     ],
 )
 def test_a_budget_of_minutes_without_a_preset_is_told_which_one_learns_most(

@@ -70,9 +70,9 @@ def _texts(folder: Path) -> None:
     for name in ("letters", "my-texts", "wikitext-2", "python-docs"):
         (folder / name).mkdir()
         (folder / name / "text.txt").write_text(text)
-    for name in ("train", "dev"):
+    for name, ending in (("train_10M", "train"), ("dev", "dev")):
         (folder / "babylm" / name).mkdir(parents=True)
-        (folder / "babylm" / name / "text.txt").write_text(text)
+        (folder / "babylm" / name / f"bnc_spoken.{ending}").write_text(text)
     (folder / "dumps").mkdir()
     rows = "".join(json.dumps({"text": part}) + "\n" for part in text.split("\n\n"))
     (folder / "dumps" / "a.jsonl.zst").write_bytes(pack(rows.encode(), ".zst"))

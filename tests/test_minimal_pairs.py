@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,9 @@ def test_other_columns_and_kinds_of_tables(tmp_path: Path) -> None:
     assert pair == ("A bird flies.", "A bird fly.", "verbs", "", "pairs.tsv", 2)
     (pair,) = read_minimal_pairs(path, PairColumns(good="right", bad="wrong"))
     assert pair.paradigm == "pairs"
+    for flag in ("paradigm", "phenomenon"):
+        with pytest.raises(CorpusError, match=f"the column 'typo'; .* --{flag}-column"):
+            read_minimal_pairs(path, PairColumns(good="right", bad="wrong", **{flag: "typo"}))
     with pytest.raises(CorpusError, match=r"sentence_good.*--good-column"):
         read_minimal_pairs(path, PairColumns())
     path.write_text("sentence_good\tsentence_bad\n")
@@ -228,6 +232,8 @@ def test_other_columns_and_kinds_of_tables(tmp_path: Path) -> None:
         ('{"sentence_good": "A."}\n', "line 1.*sentence_bad.*--bad-column"),
         ('{"sentence_good": "A.", "sentence_bad": ""}\n', "line 1"),
         ('{"sentence_good": "A.", "sentence_bad": 3}\n', "line 1"),
+        ('{"sentence_good": "A.", "sentence_bad": " "}\n', "line 1"),
+        ('{"sentence_good": ["A."], "sentence_bad": "B."}\n', "line 1"),
         ('{"sentence_good": "A.", "sentence_bad": "\\ud800"}\n', "line 1"),
         ("[1]\n", "line 1.*not a JSON object"),
     ],
@@ -237,6 +243,35 @@ def test_wrong_rows_are_named(tmp_path: Path, content: str, expected: str) -> No
     path.write_text(content)
     with pytest.raises(CorpusError, match=expected):
         read_minimal_pairs(path, PairColumns())
+
+
+def test_groups_are_clear(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    pair = {"sentence_good": "A.", "sentence_bad": "B."}
+    path.write_text(json.dumps({**pair, "UID": 7, "linguistics_term": "one"}) + "\n")
+    assert read_minimal_pairs(path, PairColumns())[0].paradigm == "7"
+    with path.open("a") as stream:
+        stream.write(json.dumps({**pair, "UID": 7, "linguistics_term": "two"}) + "\n")
+    with pytest.raises(CorpusError, match="'7' are of 'one' and 'two'"):
+        read_minimal_pairs(path, PairColumns())
+
+
+def test_unknown_words_count_in_the_floor_as_they_stand_in_the_text(
+    text_file: Path, tmp_path: Path
+) -> None:
+    counted = Counter(text_file.read_text().lower().replace(".", " ").split()).most_common()
+    least = counted[len(counted) * 3 // 4][1]
+    # A part of the text is held out, so that a word must be there more often to be known.
+    known = [word for word, count in counted if count >= 1.2 * least]
+    settings: dict[str, Any] = {**TINY_RUN, "min_frequency": least, "steps": 1}
+    run = bertsmith.pretrain(text_file, output=tmp_path / "run", quiet=True, **settings)
+    table = tmp_path / "pairs.jsonl"
+    # Unknown words together are more frequent than the rarest known one.
+    pair = {"sentence_good": counted[-1][0], "sentence_bad": known[-1]}
+    table.write_text(json.dumps(pair) + "\n")
+    found = bertsmith.evaluate_minimal_pairs(run.output, table, device="cpu")
+    assert found.overall.share_unknown == 0.5
+    assert found.overall.unigram_accuracy == 1.0
 
 
 def test_wrong_places_are_refused(trained: Run, table: Path, tmp_path: Path) -> None:
@@ -256,6 +291,11 @@ def test_wrong_places_are_refused(trained: Run, table: Path, tmp_path: Path) -> 
     long.write_text(json.dumps({"sentence_good": "the " * 99, "sentence_bad": "a"}) + "\n")
     with pytest.raises(InputError, match="at most the 48 tokens"):
         judged(pairs=long)
+    nothing = tmp_path / "nothing.jsonl"
+    nothing.write_text(json.dumps({"sentence_good": "\x00\x7f", "sentence_bad": "a"}) + "\n")
+    if trained.output.parent.name.startswith("bert"):  # bytes are never nothing
+        with pytest.raises(InputError, match="line 1: a sentence must have tokens"):
+            judged(pairs=nothing)
     with (tmp_path / "some.jsonl").open("w") as stream:
         stream.write(long.read_text() + rows())
     assert judged(pairs=tmp_path / "some.jsonl").num_long_pairs == 1
@@ -278,6 +318,7 @@ def test_a_model_without_its_head_is_refused(trained: Run, table: Path, tmp_path
         (["--per-token"], "`per_token` changes nothing for held-out text"),
         (["--similarity", "X", "--scores", "Y"], "`scores` changes nothing for vectors"),
         (["--minimal-pairs", "X", "--scores", "no/folder/s"], "folder of --scores must exist"),
+        (["--minimal-pairs", "X", "--scores", "."], "--scores must be a file"),
     ],
 )
 def test_flags_that_change_nothing_are_refused(

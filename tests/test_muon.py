@@ -9,6 +9,7 @@ import torch
 
 from bertsmith.architectures.bert.network import Bert
 from bertsmith.config import TrainingConfig
+from bertsmith.errors import ConfigError
 from bertsmith.training.muon import Muon, orthogonalized
 from bertsmith.training.optimizer import make_optimizers
 
@@ -130,3 +131,9 @@ def test_embeddings_and_scalars_have_rates_of_their_own(tiny_model: Bert, optimi
     assert found == {f"embeddings.{kind}.weight" for kind in ("word", "position", "token_type")}
     assert all(p.ndim == 1 for p in groups[0.0004]["params"])
     assert all(p.ndim == 2 for p in groups[0.002]["params"])
+
+
+def test_a_rate_of_what_is_not_there_is_refused() -> None:
+    config = TrainingConfig(embedding_learning_rate=0.03)
+    with pytest.raises(ConfigError, match="`embedding_learning_rate` changes nothing"):
+        make_optimizers(torch.nn.Linear(3, 3), config)

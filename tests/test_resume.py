@@ -337,7 +337,10 @@ def test_what_is_kept_is_saved_whatever_the_interval(text_file: Path, tmp_path: 
 
 
 def test_checkpoints_at_numbers_of_words_are_kept(
-    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     num_words = len(text_file.read_text().split())
     marks = (num_words // 3, num_words, 2 * num_words, 99 * num_words)
@@ -364,6 +367,12 @@ def test_checkpoints_at_numbers_of_words_are_kept(
     assert "checkpoints at numbers of words" in "".join(run.closing_lines())
     again = stopped_and_resumed(text_file, tmp_path / "b", monkeypatch, **settings)
     assert again.metrics["checkpoints_at_words"] == kept
+    assert "no checkpoint at" in capsys.readouterr().err  # the last mark was not reached
+    bertsmith.branch(run.output / "checkpoints" / f"step-{steps:08d}", tmp_path / "c")
+    asked: dict[str, Any] = {"epochs": 4.0, "checkpoint_at_words": ["10"]}
+    branched = bertsmith.pretrain(output=tmp_path / "c", resume=True, quiet=True, **asked)
+    assert branched.metrics["checkpoints_at_words"] == {}
+    assert "no checkpoint at 10 words" in capsys.readouterr().err
     assert result_of(again.output) == result_of(run.output)
 
 

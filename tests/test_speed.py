@@ -19,7 +19,10 @@ from bertsmith.data import ahead
 from bertsmith.data.store import TokenStore
 from bertsmith.hardware.device import keep_freed_memory
 from bertsmith.hardware.rate import matrix_product_rate
+from bertsmith.reporting.metrics_file import last_metrics
+from bertsmith.saved.locate import checkpoint_folder
 from bertsmith.tokenizer import Tokenizer
+from bertsmith.training.checkpoint import STATE_FILE
 from bertsmith.training.phases import PhaseClock, describe
 from bertsmith.training.pretrain import run_pretraining
 from bertsmith.training.sums import Sums
@@ -40,9 +43,9 @@ def without_times(run: Path) -> list[dict[str, Any]]:
 def test_looking_at_the_losses_late_changes_no_number(
     text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = resolve(
-        overrides={**TINY_RUN, "corpus": (str(text_file),), "steps": 12, "log_every": 5}
-    )
+    words = str(len(text_file.read_text().split()) // 2)  # passed at a step that logs nothing
+    more = {"steps": 12, "log_every": 5, "checkpoint_at_words": (words,), "keep_checkpoints": 1}
+    config = resolve(overrides={**TINY_RUN, "corpus": (str(text_file),), **more})
     run_pretraining(config, output=tmp_path / "at once", quiet=True)
     monkeypatch.setattr(Trainer, "_is_asynchronous", True)
     monkeypatch.setattr(ahead, "usual_num_workers", lambda: 2)
@@ -50,6 +53,14 @@ def test_looking_at_the_losses_late_changes_no_number(
     assert without_times(tmp_path / "late") == without_times(tmp_path / "at once")
     weights = [(tmp_path / r / "model/model.safetensors").read_bytes() for r in ("at once", "late")]
     assert weights[0] == weights[1]
+    (step,) = last_metrics(tmp_path / "late")["checkpoints_at_words"].values()
+    assert step % 5
+    states = [
+        json.loads((checkpoint_folder(tmp_path / r, step) / STATE_FILE).read_text())
+        for r in ("at once", "late")
+    ]
+    assert states[0]["window"]["num_tokens"] == states[1]["window"]["num_tokens"] > 0
+    assert states[0]["mean_loss"] == states[1]["mean_loss"]
 
 
 @pytest.mark.parametrize(("preset", "layers"), [("textbook", 2), ("base", 12)])

@@ -144,8 +144,11 @@ def _evaluate_pairs(command: Evaluate) -> None:
     from bertsmith.evaluation.table import print_pairs
 
     assert command.minimal_pairs is not None
-    if command.scores is not None and not command.scores.parent.is_dir():
-        raise InputError(f"The folder of --scores must exist; {command.scores.parent} does not.")
+    if (scores := command.scores) is not None:
+        if not scores.parent.is_dir():
+            raise InputError(f"The folder of --scores must exist; {scores.parent} does not.")
+        if scores.is_dir():
+            raise InputError(f"--scores must be a file; {scores} is a folder.")
     found = evaluate_minimal_pairs(
         command.run,
         command.minimal_pairs,
@@ -161,12 +164,12 @@ def _evaluate_pairs(command: Evaluate) -> None:
         precision=command.precision,
         display=Display(quiet=command.json),
     )
-    if command.scores is not None:
-        found.write_scores(command.scores)
     if command.json:
         show_json(found.to_json())
-        return
-    print_pairs(found, result_console())
+    else:
+        print_pairs(found, result_console())
+    if scores is not None:
+        found.write_scores(scores)
 
 
 def _evaluate_vectors(command: Evaluate) -> None:

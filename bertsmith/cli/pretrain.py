@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,10 @@ def run(command: Pretrain, layers: Layers, asked: Mapping[str, Any]) -> None:
     from bertsmith.training.pretrain import run_pretraining
 
     config = layers.resolve(asked)
-    if layers.preset is None and layers.file is None and (minutes := asked.get("minutes")):
+    takes_default = layers.preset is None and layers.file is None and not layers.given
+    shape = ("architecture", *(field.name for field in fields(config.model)))
+    has_shape = layers.architecture or any(asked.get(name) is not None for name in shape)
+    if takes_default and not has_shape and (minutes := asked.get("minutes")):
         _recommend(minutes, config, Display(quiet=command.quiet, is_silent=rank() > 0))
     finished = run_pretraining(
         config,

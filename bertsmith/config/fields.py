@@ -65,7 +65,7 @@ def parse_counts(name: str, texts: Iterable[str]) -> tuple[int, ...]:
     """
     found = set()
     for text in (part.strip() for one in texts for part in one.split(",") if part.strip()):
-        parsed = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kMB]?)", text)
+        parsed = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([kMB]?)", text)
         number = round(float(parsed[1]) * _UNITS[parsed[2]]) if parsed else 0
         if number < 1:
             raise ConfigError(

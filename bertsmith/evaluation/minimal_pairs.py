@@ -20,11 +20,11 @@ import numpy as np
 from bertsmith.architectures import Encoder
 from bertsmith.config import PairColumns
 from bertsmith.corpus.minimal_pairs import MinimalPair, read_minimal_pairs
-from bertsmith.data.store import log_shares
+from bertsmith.data.store import TokenStore, log_shares
 from bertsmith.display import Display
 from bertsmith.durable import write_text
 from bertsmith.errors import InputError, ModelError
-from bertsmith.evaluation.of_folder import training_counts
+from bertsmith.evaluation.of_folder import training_text
 from bertsmith.evaluation.pll import Float64, PLLMetric, SentenceScorer, SentenceScores
 from bertsmith.hardware.device import autocast, choose_device
 from bertsmith.objectives.mlm import MaskedLM
@@ -32,6 +32,8 @@ from bertsmith.random_bits import Int64
 from bertsmith.saved.hugging_face import load_model
 from bertsmith.saved.locate import read_newest
 from bertsmith.tokenizer import Tokenizer
+
+_NUM_SPECIAL = 2  # [CLS] sentence [SEP]
 
 PAIRS_FOR_RANDOM = 100
 """Of each paradigm, by which random weights are judged: enough to show that they are at chance."""
@@ -86,7 +88,7 @@ class MinimalPairEvaluation:
         return {name: value for name, value in asdict(self).items() if name != "scores"}
 
     def write_scores(self, path: Path) -> None:
-        """Write the scores of each pair: JSON lines."""
+        """Write the scores of each pair: JSON lines. Raises: `InputError` if it cannot be."""
         rows = (
             {
                 "file": pair.file,
@@ -99,7 +101,10 @@ class MinimalPairEvaluation:
             }
             for pair, good, bad, num_good, num_bad in self.scores
         )
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        try:
+            write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+        except OSError as error:
+            raise InputError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
 def evaluate_minimal_pairs(
@@ -144,7 +149,8 @@ def evaluate_minimal_pairs(
         sampled = _first_of_each(kept, PAIRS_FOR_RANDOM)
         with display.stage("Scoring sentences from random weights") as progress:
             of_random = scorer.score([rows[2 * n + i] for n in sampled for i in (0, 1)], progress)
-    counts = training_counts(path, folder, tokenizer)
+    text = training_text(path, folder, tokenizer)
+    counts = None if text is None else _counts(text, tokenizer)
     judged = _Judged(
         pairs=kept,
         model=found.by(per_token=per_token).reshape(-1, 2),
@@ -252,6 +258,13 @@ def _that_fit(
     """The pairs that the model can read, and the ids of their sentences, good and bad in turn."""
     encoded = tokenizer.encode_many([(text, None) for pair in pairs for text in pair[:2]])
     ids = [row for row, _ in encoded]
+    for number, row in enumerate(ids):
+        if len(row) <= _NUM_SPECIAL:
+            pair = pairs[number // 2]
+            raise InputError(
+                f"{pair.file}, line {pair.line}: a sentence must have tokens; the tokenizer makes "
+                f"none of {pair[number % 2]!r}."
+            )
     fits = [max(map(len, ids[i : i + 2])) <= tokenizer.max_length for i in range(0, len(ids), 2)]
     if not any(fits):
         raise InputError(
@@ -273,6 +286,13 @@ def _first_of_each(pairs: Sequence[MinimalPair], most: int) -> list[int]:
     return found
 
 
+def _counts(text: TokenStore, tokenizer: Tokenizer) -> Int64:
+    """How often each token stands in a text, [UNK] among them, which is scored as well."""
+    counts = text.frequencies(tokenizer.vocab_size).copy()
+    counts[np.setdiff1d(tokenizer.special_ids, tokenizer.unk_id)] = 0
+    return counts
+
+
 def _by_frequencies(
     rows: Sequence[Sequence[int]], counts: Int64 | None, *, per_token: bool
 ) -> Float64 | None:
@@ -281,5 +301,5 @@ def _by_frequencies(
         return None
     shares = log_shares(counts).astype(np.float64)
     totals = np.array([shares[np.array(row[1:-1], dtype=np.int64)].sum() for row in rows])
-    lengths = np.array([len(row) - 2 for row in rows], dtype=np.int64)
+    lengths = np.array([len(row) - _NUM_SPECIAL for row in rows], dtype=np.int64)
     return SentenceScores(totals, lengths).by(per_token=per_token).reshape(-1, 2)

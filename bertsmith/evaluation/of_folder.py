@@ -152,7 +152,8 @@ def _open(
         raise CorpusError(f"{path} is not a run, so the corpus must be named: --corpus NAME|PATH.")
     preparation = with_tokenizer_of(config.preparation, folder)
     store = _open_text(preparation, tokenizer, corpus, split, display)
-    counts = training_counts(path, folder, tokenizer)
+    text = training_text(path, folder, tokenizer)
+    counts = None if text is None else word_counts(text, tokenizer)
     return _Opened(folder, model, tokenizer, data, store, counts)
 
 
@@ -275,8 +276,8 @@ def _open_text(
     return build_store(text.read(split), tokenizer)[0]
 
 
-def training_counts(path: Path, folder: Path, tokenizer: Tokenizer) -> Int64 | None:
-    """How often each entry stands in the training text of a run, if that is still at hand.
+def training_text(path: Path, folder: Path, tokenizer: Tokenizer) -> TokenStore | None:
+    """The training text of a run, if it is still at hand.
 
     Args:
         path: maybe a run's, or in it.
@@ -292,7 +293,7 @@ def training_counts(path: Path, folder: Path, tokenizer: Tokenizer) -> Int64 | N
             return None
         if prepared.tokenizer(tokenizer.max_length).sha256() != tokenizer.sha256():
             return None
-        return word_counts(prepared.split("train"), tokenizer)
+        return prepared.split("train")
     except BertsmithError:  # moved, changed since, or damaged
         return None
 

@@ -126,7 +126,7 @@ class SentenceScorer:
         done = 0
         for part in batch.split(self._tokens_at_once):
             scores = MaskedLM().score(self._model, part.to(self._device))[MLM.name]
-            losses[done : done + part.num_masked] = scores.losses.double().cpu().numpy()
+            losses[done : done + part.num_masked] = scores.losses.cpu().double().numpy()
             done += part.num_masked
         found: Float64 = -losses.reshape(len(rows), -1).sum(axis=1)
         return found

@@ -56,21 +56,15 @@ def notes(found: Evaluation) -> list[str]:
 
 def print_pairs(found: MinimalPairEvaluation, console: Console) -> None:
     """Print accuracies on minimal pairs by phenomenon and paradigm, and what was left out."""
-    rows = [("mean over paradigms", found.overall)]
-    for phenomenon in dict.fromkeys(found.phenomenon_of.values()):
-        if phenomenon:
-            rows.append((phenomenon, found.by_phenomenon[phenomenon]))
-        indent = "  " if phenomenon else ""
-        rows += [
-            (indent + name, figures)
-            for name, figures in found.by_paradigm.items()
-            if found.phenomenon_of[name] == phenomenon
-        ]
     how = "a token" if found.per_token else "summed"
     title = f"{found.overall.num_pairs:,} minimal pairs by {found.pll_metric} scores, {how}"
     console.print(title, style="bold")
     header = ("", "accuracy", "ties", "unigram", "random")
-    console.print(_table(header, [_of_pairs(*row) for row in rows]))
+    rows = {"mean over paradigms": found.overall, **found.by_phenomenon}
+    console.print(_table(header, [_of_pairs(*row) for row in rows.items()]))
+    console.print()
+    console.print("by paradigm", style="bold")
+    console.print(_table(header, [_of_pairs(*row) for row in found.by_paradigm.items()]))
     console.print(
         "a tie is wrong; unigram: word frequencies alone; random: the network from random weights"
     )

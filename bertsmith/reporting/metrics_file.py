@@ -51,6 +51,7 @@ class _Closing(msgspec.Struct):
     peak_memory_bytes: _Figure | msgspec.UnsetType = msgspec.UNSET
     max_length: _Count | None = None
     phase_seconds: dict[str, _Figure] | msgspec.UnsetType = msgspec.UNSET
+    checkpoints_at_words: dict[str, _Count] | msgspec.UnsetType = msgspec.UNSET
 
 
 def is_closing(line: dict[str, Any], terms: Iterable[Term]) -> bool:

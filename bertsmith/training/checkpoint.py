@@ -173,6 +173,10 @@ class Checkpoints:
         if self._ranks.is_first and os.path.lexists(path):
             remove_folder(path) if is_ours(path) else _set_aside(path)
 
+    def has(self, step: int) -> bool:
+        """Whether there is one of a step; not checked."""
+        return is_ours(checkpoint_folder(self._run, step))
+
     def newest(self) -> Path | None:
         """The newest one that is listed; not checked."""
         return next(reversed(list_checkpoints(self._run)), None)

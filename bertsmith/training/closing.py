@@ -50,10 +50,11 @@ def closing_figures(
     }
     if (marks := trainer.word_marks) is not None and marks.marks:
         figures["checkpoints_at_words"] = trainer.progress.checkpoints_at_words
-        words = marks.words(trainer.progress.spent)
-        if missed := [f"{mark:,}" for mark in marks.marks if mark > words]:
+        words, made = marks.words(trainer.progress.spent), trainer.progress.checkpoints_at_words
+        if missed := [f"{mark:,}" for mark in marks.marks if str(mark) not in made]:
             trainer.display.warn(
-                f"The run read {words:,.0f} words: there is no checkpoint at {', '.join(missed)}."
+                f"There is no checkpoint at {', '.join(missed)} words: the run read {words:,.0f}, "
+                "or had read more when that was asked for."
             )
     if clock is not None:
         figures["phase_seconds"] = clock.parts(trainer.seconds)

@@ -209,6 +209,10 @@ def _groups(
         elif name.startswith("embeddings."):
             peak = config.embedding_learning_rate or peak
         found.setdefault((peak, decay), []).append(parameter)
+    peaks = {peak for peak, _ in found}
+    for name in ("embedding_learning_rate", "scalar_learning_rate"):
+        if getattr(config, name) not in (None, *peaks):
+            raise ConfigError(f"`{name}` changes nothing in this network; leave it out.")
     return found
 
 

@@ -41,7 +41,7 @@ class Run:
         if f"validation_{names[0]}_loss" in m:
             lines.append("validation: " + ", ".join(_validation(m, name) for name in names))
         if at_words := m.get("checkpoints_at_words"):
-            steps = ", ".join(f"{int(n):,}: step-{step:08d}" for n, step in at_words.items())
+            steps = ", ".join(f"{words}: step-{step:08d}" for words, step in at_words.items())
             lines.append(f"checkpoints at numbers of words: {steps}")
         if "phase_seconds" in m:
             lines += describe(m["phase_seconds"])

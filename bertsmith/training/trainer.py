@@ -154,11 +154,19 @@ class Trainer:
         self.engine.forget()
         progress = self.progress
         progress.held = self.reproducibility_settings
+        progress.checkpoints_at_words = {  # a branch has not those of its origin
+            mark: step
+            for mark, step in progress.checkpoints_at_words.items()
+            if self.checkpoints.has(step)
+        }
         # What did not fit once is not tried again.
         tokens = self.engine.micro_batch
         self.engine.micro_batch = min(tokens, progress.micro_batch or tokens)
-        if progress.budget != str(self._budget):  # of what is not the run's last tenth any more
+        if progress.budget != str(self._budget):  # of what is not the end of the run any more
             progress.totals.closing, progress.budget = Sums(), str(self._budget)
+            if self.config.averaging == "tail":
+                self.average.forget()
+                progress.num_averaged = 0
         self._pending.clear()
         self.observer.on_begin(BeginEvent(progress=progress))
 
@@ -223,8 +231,7 @@ class Trainer:
         stop, has_time = self._synchronize()
         self.average.update(self.progress, self.share_spent)
         self._pending.set_share_spent(self.share_spent)
-        is_marked = self._mark_words(spent_before)
-        due = self._due_after_step(share_before, stop=stop, has_time=has_time)
+        due = self._due_after_step(share_before, spent_before, stop=stop, has_time=has_time)
         # Reading the losses waits for the device: a GPU is given the next steps first.
         if (
             due.needs_losses
@@ -237,13 +244,13 @@ class Trainer:
         if due.metrics:
             learning_rate = rate * self.config.learning_rate
             self._report_step(grad_norm, learning_rate, is_stopping=stop is not None)
-        if due.evaluation or due.checkpoint or is_marked:
+        if due.evaluation or due.checkpoint:
             self._check_weights()
         if due.evaluation:
             stop = self._evaluate()
         if self.share_spent == 1 and self._is_limited_by_time:
             self.progress.owes_validation = False  # there is time for the closing figures alone
-        if due.checkpoint or is_marked or stop is not None or self.progress.is_best:
+        if due.checkpoint or stop is not None or self.progress.is_best:
             self._save_checkpoint()
         self.checkpoints.check()
         self._pending.clock += time.perf_counter() - paused
@@ -260,12 +267,18 @@ class Trainer:
         return bool(passed)
 
     def _due_after_step(
-        self, share_before: float, *, stop: signal.Signals | None, has_time: bool
+        self,
+        share_before: float,
+        spent_before: Spent,
+        *,
+        stop: signal.Signals | None,
+        has_time: bool,
     ) -> _Due:
         """What is due; an evaluation that must wait stays owed in `progress`.
 
         Args:
             share_before: the share of the budget that was spent before the step.
+            spent_before: what that was.
             stop: the signal that asks to stop: a checkpoint is saved first, nothing is evaluated.
             has_time: whether there is time for an evaluation.
         """
@@ -276,6 +289,7 @@ class Trainer:
             progress.owes_validation = True
         is_checkpoint_due = is_due(config.checkpoint_every, CHECKPOINTS_A_RUN, spent, *shares)
         is_kept = config.keep_every is not None and spent.step % config.keep_every == 0
+        is_kept |= self._mark_words(spent_before)
         return _Due(
             metrics=is_last or spent.step % config.log_every == 0,
             evaluation=progress.owes_validation and has_time and stop is None,
