@@ -84,6 +84,7 @@ class PretrainSettings(PreparationSettings, total=False):
     minutes: float | None
     init_from: str | Path | None
     batch_size: int
+    batch_size_end: int | None
     micro_batch: int | Literal["auto"]
     recompute: bool
     parallel: Literal["ddp", "fsdp"]

@@ -178,6 +178,9 @@ class TrainingConfig:
     hf:owner/name (and maybe @revision) on its hub."""
     batch_size: int = setting(128, gt=0)
     """Sentence pairs an optimizer step."""
+    batch_size_end: int | None = setting(None, gt=0)
+    """Sentence pairs a step at the end of the run, to which their number goes in a straight line;
+    None: it stays."""
     micro_batch: int | Literal["auto"] = setting("auto", gt=0, may_change=True)
     """Tokens in memory at once; changes memory, speed and how sums round. auto: what fits."""
     recompute: bool = setting(False, may_change=True)
@@ -277,6 +280,21 @@ class TrainingConfig:
             raise ConfigError(f"A run has one budget; got {' and '.join(given)}. Keep one.")
         parse_counts("checkpoint_at_words", self.checkpoint_at_words)
 
+    @property
+    def largest_batch(self) -> int:
+        """Pairs of the largest step."""
+        return max(self.batch_size, self.batch_size_end or 0)
+
+    @property
+    def smallest_batch(self) -> int:
+        """Pairs of the smallest step."""
+        return min(self.batch_size, self.batch_size_end or self.batch_size)
+
+    @property
+    def mean_batch(self) -> float:
+        """Pairs a step over the run."""
+        return (self.batch_size + (self.batch_size_end or self.batch_size)) / 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
@@ -297,12 +315,17 @@ class PretrainConfig:
                 "Set both to train on longer sequences."
             )
         training = self.training
-        if self.data.mlm_probability_end is not None and (training.tokens or training.minutes):
-            unit = "tokens" if training.tokens else "minutes"
-            raise ConfigError(
-                "`mlm_probability_end` must have a budget in steps, epochs or pairs, by which a "
-                f"batch can tell how far the run is; got `{unit}`."
-            )
+        scheduled = {
+            "mlm_probability_end": self.data.mlm_probability_end,
+            "batch_size_end": training.batch_size_end,
+        }
+        for name, value in scheduled.items():
+            if value is not None and (training.tokens or training.minutes):
+                unit = "tokens" if training.tokens else "minutes"
+                raise ConfigError(
+                    f"`{name}` must have a budget in steps, epochs or pairs, by which a "
+                    f"batch can tell how far the run is; got `{unit}`."
+                )
         if self.data.is_pairs and self.model.num_segments < 2:
             raise ConfigError(
                 f"`objective` {self.data.objective} tells two texts apart: the model must have at "

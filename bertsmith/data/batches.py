@@ -36,9 +36,9 @@ _LOOKED_AT_ONCE = 512  # examples
 class Batches:
     """All batches of a run: `batch(step)` is a pure function of the store, the seed and the step.
 
-    Example number `step * batch_size + i` of the run belongs to epoch `// num_examples`; each epoch
-    has its own order, its own random second sentences and its own masks, and no example is left
-    over at an epoch's end: a batch may reach into the next one.
+    Example number `step * batch_size + i` of the run, or `first_examples(step) + i`, belongs to
+    epoch `// num_examples`; each epoch has its own order, its own random second sentences and its
+    own masks, and no example is left over at an epoch's end: a batch may reach into the next one.
 
     Of a run on several ranks each makes its own part of a batch; the parts make up the batch that
     one alone would have.
@@ -48,6 +48,8 @@ class Batches:
         drawing: its examples.
         tokenizer: whose ids these are.
         batch_size: examples a step.
+        first_examples: the number in the run of a step's first example, where sizes differ; None:
+            all are of `batch_size`.
         max_length: in tokens, special ones counted.
         mlm_probability: share of the tokens to predict, or what gives it for a step, from 0.
         masking: what is chosen at once.
@@ -65,6 +67,7 @@ class Batches:
         max_length: int,
         mlm_probability: float | Callable[[int], float],
         seed: int,
+        first_examples: Callable[[int], int] | None = None,
         masking: str = "token",
         rank: int = 0,
         num_ranks: int = 1,
@@ -73,6 +76,7 @@ class Batches:
         self.is_pairs = drawing.is_pairs
         self.counts = drawing.counts
         self.batch_size = batch_size
+        self._first_examples = first_examples
         self.store = store
         self._drawing = drawing
         self._tokenizer = tokenizer
@@ -89,8 +93,11 @@ class Batches:
 
     def batch(self, step: int) -> Batch:
         """The batch of optimizer step `step`, from 0."""
-        first = step * self.batch_size
-        return self.examples(np.arange(first, first + self.batch_size, dtype=np.int64), step)
+        if self._first_examples is None:
+            first, end = step * self.batch_size, (step + 1) * self.batch_size
+        else:
+            first, end = self._first_examples(step), self._first_examples(step + 1)
+        return self.examples(np.arange(first, end, dtype=np.int64), step)
 
     def examples(self, places: Int64, step: int = 0) -> Batch:
         """The batch of the examples at `places` (int64 [B]) of the run's endless sequence.

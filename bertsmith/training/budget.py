@@ -43,7 +43,7 @@ class Budget:
             return Budget("seconds", 60 * amount)
         if unit in ("epochs", "pairs"):
             pairs = amount * num_pairs if unit == "epochs" else amount
-            return Budget("steps", max(1, math.ceil(pairs / config.batch_size)))
+            return Budget("steps", max(1, math.ceil(pairs / config.mean_batch)))
         return Budget(unit, amount)
 
     def progress(self, spent: Spent) -> float:

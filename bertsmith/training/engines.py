@@ -75,8 +75,8 @@ def compiles(
     training, model = config.training, config.model
     if training.compile == "off" or device.type != "cuda" or parallel.ranks.size > 1:
         return False
-    if is_registered(training.optimizer):
-        return False
+    if is_registered(training.optimizer) or training.batch_size_end is not None:
+        return False  # each size of batch would be captured anew
     dtype = compute_dtype(device, training.precision)
     found = torch.cuda.get_device_properties(device)
     can = (

@@ -193,19 +193,19 @@ def estimate(config: PretrainConfig, machine: Machine) -> Estimate:
         DeviceError: there are more devices than sequences in a step.
     """
     training, length = config.training, config.data.max_length
-    if training.batch_size < machine.devices:
+    if training.smallest_batch < machine.devices:
         raise DeviceError(
             f"`batch_size` must be at least one for each of the {machine.devices} devices; got "
-            f"{training.batch_size}."
+            f"{training.smallest_batch}."
         )
     vocab_size = config.preparation.vocab_size
     architecture = architecture_of(config.model.architecture)
     model = empty_model(config.model, vocab_size, objective_of(config.data.objective))
     num_masked = max(1, round(config.data.largest_mlm_probability * length))
-    batch = _Work.of(training.batch_size, length, num_masked)
+    batch = _Work.of(training.largest_batch, length, num_masked)
     flops = architecture.training_flops(config.model, vocab_size, batch)
     limit = _memory_here(machine) if machine.memory is None else machine.memory
-    share = math.ceil(training.batch_size / machine.devices)
+    share = math.ceil(training.largest_batch / machine.devices)
     number = _sequences_at_once(config, machine, model, share, num_masked, limit)
     accumulation = math.ceil(share / number)
     memory = _memory(config, machine, model, number, num_masked)
@@ -220,7 +220,7 @@ def estimate(config: PretrainConfig, machine: Machine) -> Estimate:
         vocab_size=vocab_size,
         devices=machine.devices,
         device=machine.kind,
-        sequences_a_step=training.batch_size,
+        sequences_a_step=training.largest_batch,
         tokens_a_step=batch.num_tokens,
         flops_a_step=flops,
         micro_batch=number * length,
@@ -313,10 +313,10 @@ def measured_rate(
             autocast=lambda: autocast(device, config.training.precision),
             phase=clock,
         )
-        rounds = config.training.batch_size / num_sequences
+        rounds = config.training.largest_batch / num_sequences
         parts = clock.seconds
         seconds.append(rounds * (parts["forward"] + parts["backward"]) + parts["optimizer"])
-    work = _Work.of(config.training.batch_size, batch.lengths[0], batch.num_masked_each[0])
+    work = _Work.of(config.training.largest_batch, batch.lengths[0], batch.num_masked_each[0])
     architecture = architecture_of(config.model.architecture)
     flops = architecture.training_flops(config.model, vocab_size, work)
     return flops / statistics.median(seconds[1:])
@@ -388,7 +388,7 @@ def _memory(
     is_spread = training.parallel == "fsdp" and machine.devices > 1
     parts = machine.devices if is_spread else 1
     # FSDP scatters gradients with the last micro-batch of a step, and has them whole until then.
-    accumulates = number < math.ceil(training.batch_size / machine.devices)
+    accumulates = number < math.ceil(training.largest_batch / machine.devices)
     activations = architecture.activation_bytes(
         config.model, vocab_size, batch, recomputes=training.recompute
     )
@@ -451,7 +451,7 @@ def _steps(config: PretrainConfig, tokens_a_step: int, seconds: float | None) ->
     if training.tokens is not None:
         return math.ceil(training.tokens / tokens_a_step)
     if training.pairs is not None:
-        return math.ceil(training.pairs / training.batch_size)
+        return math.ceil(training.pairs / training.mean_batch)
     if training.minutes is not None and seconds:
         return math.ceil(60 * training.minutes / seconds)
     return None

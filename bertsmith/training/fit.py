@@ -48,7 +48,7 @@ def fitting_micro_batch(
             met the end of its memory.
     """
     length = config.data.max_length
-    share = math.ceil(config.training.batch_size / parallel.ranks.size)
+    share = math.ceil(config.training.largest_batch / parallel.ranks.size)
     is_known = free_memory(device) is not None
     usual = TOKENS_AT_ONCE[device.type] if is_known else usual_micro_batch(device, config.model)
     fits = max(1, min(usual, share * length) // length)

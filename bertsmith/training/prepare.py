@@ -17,7 +17,7 @@ from bertsmith.evaluation.held_out import evaluation_batches
 from bertsmith.preparation import describe_text, prepare_store, with_tokenizer_of
 from bertsmith.ranks import ALONE, Ranks, local_rank
 from bertsmith.tokenizer import Tokenizer
-from bertsmith.training.budget import Budget
+from bertsmith.training.schedules import batch_schedule, mask_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ def _training_batches(
     ranks: Ranks,
     display: Display,
 ) -> Batches:
-    batch_size, seed = training.batch_size, training.seed
+    seed = training.seed
     train = store.split("train")
     with display.stage("Laying out examples") as progress:
         drawing = make_drawing(train, data, seed=seed, progress=progress)
@@ -151,24 +151,25 @@ def _training_batches(
             "A line of a text file is a paragraph, an empty line ends a document (--documents and "
             "--paragraphs say otherwise); --objective mlm needs no pairs."
         )
-    if batch_size < ranks.size:
+    if training.smallest_batch < ranks.size:
         raise ConfigError(
             f"`batch_size` must be at least one for each of the {ranks.size} ranks; got "
-            f"{batch_size}."
+            f"{training.smallest_batch}."
         )
-    if drawing.num_examples < batch_size:
+    if drawing.num_examples < training.largest_batch:
         name = "sentence pairs" if drawing.is_pairs else "segments"
         raise DataError(
-            f"The corpus must give at least one batch of {batch_size} {name}; it gives "
+            f"The corpus must give at least one batch of {training.largest_batch} {name}; it gives "
             f"{drawing.num_examples}. Add text, or lower --batch-size."
         )
     batches = Batches(
         train,
         drawing,
         tokenizer,
-        batch_size=batch_size,
+        batch_size=training.batch_size,
         max_length=data.max_length,
-        mlm_probability=_share_of_masks(data, training, drawing.num_examples),
+        first_examples=batch_schedule(training, drawing.num_examples),
+        mlm_probability=mask_schedule(data, training, drawing.num_examples),
         masking=data.masking,
         seed=seed,
         rank=ranks.rank,
@@ -181,25 +182,3 @@ def _training_batches(
             "language and spelling of the tokenizer, or another --tokenizer."
         )
     return batches
-
-
-@dataclass(frozen=True)
-class MaskSchedule:
-    """The share of tokens to predict in a step: on a straight line over the steps of a run."""
-
-    first: float
-    last: float
-    num_steps: int
-
-    def __call__(self, step: int) -> float:
-        progress = min(1.0, (step + 0.5) / self.num_steps)
-        return self.first + progress * (self.last - self.first)
-
-
-def _share_of_masks(
-    data: DataConfig, training: TrainingConfig, num_examples: int
-) -> float | MaskSchedule:
-    if data.mlm_probability_end is None:
-        return data.mlm_probability
-    num_steps = int(Budget.of(training, num_examples).amount)
-    return MaskSchedule(data.mlm_probability, data.mlm_probability_end, num_steps)

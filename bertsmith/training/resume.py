@@ -45,6 +45,13 @@ def resume(job: Job, *, as_before: bool) -> dict[str, Any]:
         config = with_micro_batch(job.config, earlier.config.training.micro_batch)
         return resume(replace(job, config=config), as_before=False)
     same_budget = earlier.has_budget_of(job.config)
+    if not same_budget and job.config.training.batch_size_end is not None:
+        raise job.ranks.of_all(
+            RunError(
+                "A run whose batches change in size must keep its budget, over which their sizes "
+                "are laid out; got another. Begin another run."
+            )
+        )
     if earlier.is_finished and same_budget:
         job.display.say(f"The run {path} is finished; a larger budget would go on with it.")
         return {**earlier.last_line, "output": str(path)}

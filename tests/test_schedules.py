@@ -1,0 +1,84 @@
+"""Batches that grow: sizes by the step alone, every example once, and resuming."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bertsmith
+from bertsmith.config import resolve
+from bertsmith.display import Display
+from bertsmith.errors import ConfigError, RunError
+from bertsmith.reporting.metrics_file import read_metrics
+from bertsmith.training.prepare import prepare
+from bertsmith.training.schedules import BatchSchedule
+from tests.support.runs import TINY_RUN, result_of, stopped_and_resumed
+
+GROWING: dict[str, Any] = {**TINY_RUN, "batch_size": 4, "batch_size_end": 20, "steps": 8}
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 400))
+def test_sizes_are_on_a_line(first: int, last: int, num_steps: int) -> None:
+    schedule = BatchSchedule(first, last, num_steps)
+    starts = [schedule(step) for step in range(num_steps + 4)]
+    sizes = np.diff(starts)
+    expected = first + (last - first) * (np.arange(num_steps) + 0.5) / num_steps
+    assert starts[0] == 0
+    assert np.abs(sizes[:num_steps] - expected).max() < 1
+    assert sizes.min() >= min(first, last)
+    assert sizes.max() <= max(first, last)
+    assert (sizes[num_steps:] == last).all()  # beyond the budget it stays as at its end
+    assert starts[num_steps] == num_steps * (first + last) // 2
+
+
+def test_batches_are_neighbours_of_the_same_sequence(text_file: Path) -> None:
+    def of(**settings: Any) -> Any:
+        config = resolve(overrides={**GROWING, "corpus": (str(text_file),), **settings})
+        display = Display(quiet=True)
+        return prepare(config.preparation, config.data, config.training, display=display).batches
+
+    growing, plain = of(), of(batch_size=1, batch_size_end=None)
+    place = 0
+    for step in range(8):
+        batch = growing.batch(step)
+        ones = [plain.batch(number) for number in range(place, place + batch.num_sequences)]
+        found = np.split(batch.input_ids.numpy(), batch.cu_seqlens[1:-1].numpy())
+        expected = [one.input_ids.numpy() for one in ones]
+        assert sorted(map(bytes, found)) == sorted(map(bytes, expected))
+        place += batch.num_sequences
+    assert place == 8 * (4 + 20) // 2
+
+
+def test_a_run_whose_batches_grow_goes_on(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = bertsmith.pretrain(text_file, output=tmp_path / "a", quiet=True, **GROWING)
+    again = stopped_and_resumed(text_file, tmp_path / "b", monkeypatch, **GROWING)
+    assert result_of(again.output) == result_of(whole.output)
+    pairs = [line["pairs"] for line in read_metrics(whole.output) if "grad_norm" in line]
+    sizes = np.diff([0, *pairs])
+    assert sizes.tolist() == sorted(sizes)
+    assert (sizes[0], sizes[-1]) == (5, 19)
+    with pytest.raises(RunError, match="must keep its budget"):
+        bertsmith.pretrain(output=tmp_path / "a", resume=True, quiet=True, steps=9)
+
+
+def test_a_budget_in_pairs_is_met(text_file: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {**GROWING, "steps": None, "pairs": 100}
+    run = bertsmith.pretrain(text_file, output=tmp_path / "run", quiet=True, **settings)
+    assert run.metrics["steps"] == 9  # of 12 on average
+    assert run.metrics["pairs"] == 108
+
+
+def test_what_a_batch_cannot_tell_is_refused(text_file: Path, tmp_path: Path) -> None:
+    for budget in ({"minutes": 1}, {"tokens": 1000}):
+        with pytest.raises(ConfigError, match="`batch_size_end` must have a budget in steps"):
+            resolve(overrides={"batch_size_end": 9, **budget})
+    with pytest.raises(bertsmith.DataError, match="at least one batch of 99999"):
+        settings = {**GROWING, "batch_size_end": 99_999}
+        bertsmith.pretrain(text_file, output=tmp_path / "run", quiet=True, **settings)
