@@ -192,9 +192,11 @@ def test_graphs_compute_what_the_compiled_step_computes(
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("averaging", ["none", "exponential"])
 @pytest.mark.parametrize("shape", [SHORT, LONG], ids=["64", "256"])
 def test_a_compiled_run_repeats_itself_and_goes_on(
     shape: dict[str, Any],
+    averaging: str,
     corpus: Path,
     tmp_path: Path,
     device: torch.device,
@@ -212,6 +214,7 @@ def test_a_compiled_run_repeats_itself_and_goes_on(
 
     monkeypatch.setattr(compiled.CompiledEngine, "step", counted)
     settings = {**shape, "optimizer": "muon", "attention_probs_dropout_prob": 0.0, "log_every": 5}
+    settings["averaging"] = averaging
     stop_at = 0
     runs = [pretrain(corpus, tmp_path / str(n), device, **settings) for n in range(2)]
     assert len(made) == 60, "the runs must be compiled"
