@@ -122,12 +122,10 @@ def batches_of(case: str, corpus: str) -> Batches:
             **{name: value for name, value in CASES[case].items() if name != "preset"},
         },
     )
-    return prepare(
-        config.preparation,
-        config.data,
-        config.training,
-        display=Display(quiet=True),
-    ).batches
+    display = Display(quiet=True)
+    found = prepare(config.preparation, config.data, config.training, display=display).batches
+    assert isinstance(found, Batches)  # of one length
+    return found
 
 
 def report(found: dict[str, Turns], options: argparse.Namespace) -> str:

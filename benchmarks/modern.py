@@ -27,6 +27,7 @@ import torch
 
 from benchmarks.report import column, figures_of, processor, times, versions
 from benchmarks.sides import peak_gigabytes, prepare_anew
+from bertsmith.data.batches import Batches
 
 RESULTS = Path(__file__).parent / "results"
 PRESET = "modern-mini"
@@ -134,6 +135,7 @@ def measure(side: str, corpus: str, text_column: str, length: str, steps: str) -
     config = resolve(preset=PRESET, overrides=settings)
     prepared = prepare_anew(config)
     made = prepared.batches
+    assert isinstance(made, Batches)  # of one length
     made.batch_size = max(1, round(TOKENS / mean_length(made)))
     step = (_own if who == "own" else _theirs)(config, prepared)
     step(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,80 @@ def test_what_a_batch_cannot_tell_is_refused(text_file: Path, tmp_path: Path) ->
     with pytest.raises(bertsmith.DataError, match="at least one batch of 99999"):
         settings = {**GROWING, "batch_size_end": 99_999}
         bertsmith.pretrain(text_file, output=tmp_path / "run", quiet=True, **settings)
+
+
+LENGTHENING: dict[str, Any] = {
+    **TINY_RUN,
+    "objective": "mlm",
+    "batch_size": 4,
+    "max_length": 32,
+    "first_max_length": 12,
+    "first_length_ratio": 0.5,
+    "steps": 8,
+}
+
+
+@pytest.mark.parametrize("more", [{}, {"batch_size_end": 12, "mlm_probability_end": 0.5}])
+def test_short_sequences_come_before_long_ones(text_file: Path, more: dict[str, Any]) -> None:
+    def of(**settings: Any) -> Any:
+        common = {name: value for name, value in LENGTHENING.items() if "first_" not in name}
+        config = resolve(overrides={**common, "corpus": (str(text_file),), **more, **settings})
+        display = Display(quiet=True)
+        return prepare(config.preparation, config.data, config.training, display=display).batches
+
+    mixed = of(first_max_length=12, first_length_ratio=0.5)
+    short, long = of(max_length=12), of()
+    place = 0
+    for step in range(8):
+        batch = mixed.batch(step)
+        if step < 4:
+            assert batch.input_ids.equal(short.batch(step).input_ids)
+            assert batch.lengths[0] <= 12
+            continue
+        places = np.arange(place, place + batch.num_sequences)
+        assert batch.input_ids.equal(long.examples(places, step).input_ids)
+        assert batch.lengths[0] > 12
+        place += batch.num_sequences
+    assert short.num_examples > mixed.num_examples > long.num_examples
+
+
+def test_an_epoch_of_both_lengths_reads_the_text_once(text_file: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {**LENGTHENING, "steps": None, "epochs": 3}
+    run = bertsmith.pretrain(text_file, output=tmp_path / "run", quiet=True, **settings)
+    text = run.metrics["tokens"] - 2 * run.metrics["pairs"]
+    store = (tmp_path / "run" / "corpus.json").read_text()
+    assert text == pytest.approx(3 * json.loads(store)["splits"]["train"]["tokens"], rel=0.03)
+
+
+def test_a_run_of_both_lengths_goes_on(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, more in enumerate(({}, {"first_length_ratio": 0.25, "batch_size_end": 9})):
+        settings = {**LENGTHENING, **more}
+        whole = bertsmith.pretrain(
+            text_file, output=tmp_path / f"a{number}", quiet=True, **settings
+        )
+        again = stopped_and_resumed(text_file, tmp_path / f"b{number}", monkeypatch, **settings)
+        assert result_of(again.output) == result_of(whole.output)
+    with pytest.raises(RunError, match="must keep its budget"):
+        bertsmith.pretrain(output=tmp_path / "a0", resume=True, quiet=True, steps=9)
+
+
+def test_pairs_lengthen_too(text_file: Path, tmp_path: Path) -> None:
+    settings = {**LENGTHENING, "objective": "mlm+nsp", "pairing": "filled"}
+    run = bertsmith.pretrain(text_file, output=tmp_path / "run", quiet=True, **settings)
+    assert run.metrics["max_length"] == 32
+    assert bertsmith.load(run.output, device="cpu").tokenizer.max_length == 32
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"first_max_length": 64}, "must be under `max_length`"),
+        ({"first_length_ratio": 0.5}, "changes nothing without `first_max_length`"),
+        ({"first_max_length": 16, "minutes": 1}, "`first_max_length` must have a budget in steps"),
+    ],
+)
+def test_lengths_that_cannot_be_are_refused(settings: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        resolve(overrides=settings)

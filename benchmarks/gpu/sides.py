@@ -20,6 +20,7 @@ import torch
 from bertsmith.architectures import Encoder, build
 from bertsmith.batch import Batch
 from bertsmith.config import PretrainConfig, resolve
+from bertsmith.data.batches import Batches
 from bertsmith.data.worker import pinned
 from bertsmith.display import Display
 from bertsmith.hardware.device import autocast
@@ -159,7 +160,9 @@ def fixed_batches(case: Case) -> FixedBatches:
         max_length=case.config.data.max_length,
         sites=case.model().dropout_sites,
     )
-    return FixedBatches(case.prepared.batches, shape)
+    batches = case.prepared.batches
+    assert isinstance(batches, Batches)  # of one length
+    return FixedBatches(batches, shape)
 
 
 def gradients(case: Case, way: str) -> list[torch.Tensor]:

@@ -43,6 +43,8 @@ class PretrainSettings(PreparationSettings, total=False):
 
     objective: str
     max_length: int
+    first_max_length: int | None
+    first_length_ratio: float
     pairing: Literal["adjacent", "filled"]
     short_pair_probability: float
     mlm_probability: float

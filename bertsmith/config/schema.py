@@ -10,7 +10,7 @@ setting changes nothing without, and whether a resumed run may change it stand i
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from bertsmith.config.fields import (
@@ -40,6 +40,7 @@ TOKENIZERS = ("word", "wordpiece", "bpe", "unigram")
 """Kinds of vocabulary that are trained."""
 
 _TRAINED = {"tokenizer": TOKENIZERS}
+_FIRST_LENGTH_RATIO = 0.9
 _MUON = {"optimizer": ("muon",)}
 _OWN_OPTIMIZERS = {"optimizer": ("muon", "adamw", "adam")}
 
@@ -129,6 +130,11 @@ class DataConfig:
     """mlm+nsp: masked words and next sentences on pairs; mlm: masked words on single segments."""
     max_length: int = setting(64, ge=8)
     """Longest sequence in tokens, [CLS] and [SEP] counted; longer pairs are cut, segments split."""
+    first_max_length: int | None = setting(None, ge=8)
+    """Longest sequence in the first part of a run, as BERT was trained at 128 and then at 512; the
+    budget must be in steps, epochs or pairs. None: `max_length` from the beginning."""
+    first_length_ratio: float = setting(_FIRST_LENGTH_RATIO, gt=0, lt=1)
+    """Share of the steps that this part has."""
     pairing: Literal["adjacent", "filled"] = setting(
         "adjacent", needs={"objective": PAIR_OBJECTIVES}
     )
@@ -147,6 +153,24 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.first_max_length is None and self.first_length_ratio != _FIRST_LENGTH_RATIO:
+            raise ConfigError(
+                "`first_length_ratio` changes nothing without `first_max_length`; give both."
+            )
+        if self.first_max_length is not None and self.first_max_length >= self.max_length:
+            raise ConfigError(
+                f"`first_max_length` must be under `max_length` ({self.max_length}); got "
+                f"{self.first_max_length}."
+            )
+
+    def of_length(self, max_length: int) -> DataConfig:
+        """The same with sequences of one length from beginning to end."""
+        return replace(
+            self,
+            max_length=max_length,
+            first_max_length=None,
+            first_length_ratio=_FIRST_LENGTH_RATIO,
+        )
 
     @property
     def is_pairs(self) -> bool:
@@ -317,6 +341,7 @@ class PretrainConfig:
         training = self.training
         scheduled = {
             "mlm_probability_end": self.data.mlm_probability_end,
+            "first_max_length": self.data.first_max_length,
             "batch_size_end": training.batch_size_end,
         }
         for name, value in scheduled.items():

@@ -93,11 +93,15 @@ class Batches:
 
     def batch(self, step: int) -> Batch:
         """The batch of optimizer step `step`, from 0."""
+        return self.examples(self.places(step), step)
+
+    def places(self, step: int) -> Int64:
+        """Which examples of the run's endless sequence a step has: int64 [B], rising."""
         if self._first_examples is None:
             first, end = step * self.batch_size, (step + 1) * self.batch_size
         else:
             first, end = self._first_examples(step), self._first_examples(step + 1)
-        return self.examples(np.arange(first, end, dtype=np.int64), step)
+        return np.arange(first, end, dtype=np.int64)
 
     def examples(self, places: Int64, step: int = 0) -> Batch:
         """The batch of the examples at `places` (int64 [B]) of the run's endless sequence.

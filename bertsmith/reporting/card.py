@@ -16,8 +16,9 @@ CARD_FILE = "README.md"
 
 _HUB = "hf:"
 _SETTINGS = (
-    "objective max_length pairing mlm_probability mlm_probability_end masking batch_size optimizer "
-    "learning_rate muon_learning_rate weight_decay lr_scheduler_type warmup_ratio precision seed"
+    "objective max_length first_max_length pairing mlm_probability mlm_probability_end masking "
+    "batch_size batch_size_end optimizer learning_rate muon_learning_rate embedding_learning_rate "
+    "scalar_learning_rate weight_decay lr_scheduler_type warmup_ratio averaging precision seed"
 ).split()
 
 
@@ -247,7 +248,7 @@ def _name(name: str) -> str:
 
 def _settings(config: PretrainConfig) -> dict[str, Any]:
     found = {**vars(config.data), **vars(config.training)}
-    names = [name for name in (*BUDGETS, *_SETTINGS) if found.get(name) is not None]
+    names = [name for name in (*BUDGETS, *_SETTINGS) if found.get(name) not in (None, "none")]
     is_muon = config.training.optimizer == "muon"
     return {n: found[n] for n in names if n != "muon_learning_rate" or is_muon}
 

@@ -9,6 +9,7 @@ import torch
 
 from bertsmith.config import PretrainConfig, TrainingConfig
 from bertsmith.data.batches import Batches
+from bertsmith.data.lengthening import LengtheningBatches
 from bertsmith.hardware.device import autocast, compute_dtype
 from bertsmith.nn.attention import takes_varlen
 from bertsmith.objectives.rows import RowObjective
@@ -27,7 +28,7 @@ _STEPS_THAT_PAY, _SECONDS_THAT_PAY = 1000, 120  # compiling takes 15 to 40 s
 def engine_for(
     parallel: Parallel,
     config: PretrainConfig,
-    batches: Batches,
+    batches: Batches | LengtheningBatches,
     device: torch.device,
     *,
     micro_batch: int,
@@ -36,7 +37,11 @@ def engine_for(
 ) -> Engine:
     """The engine that suits a run; see `EagerEngine` for what it takes."""
     objective = parallel.objective
-    if not (isinstance(objective, RowObjective) and compiles(parallel, config, batches, device)):
+    if not (
+        isinstance(objective, RowObjective)
+        and isinstance(batches, Batches)  # two lengths would be two shapes
+        and compiles(parallel, config, batches, device)
+    ):
         # Several ranks would have to agree before each micro-batch.
         before_micro_batch = before_micro_batch if parallel.ranks.size == 1 else lambda: None
         return EagerEngine(

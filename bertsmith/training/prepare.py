@@ -10,14 +10,15 @@ from typing import Any
 from bertsmith.config import DataConfig, PreparationConfig, PretrainConfig, TrainingConfig
 from bertsmith.data.batches import Batches
 from bertsmith.data.disk import StoreFolder
-from bertsmith.data.pairs import make_drawing
+from bertsmith.data.lengthening import LengtheningBatches, epoch_of
+from bertsmith.data.pairs import Drawing, make_drawing
 from bertsmith.display import Display
 from bertsmith.errors import ConfigError, DataError, RunError
 from bertsmith.evaluation.held_out import evaluation_batches
 from bertsmith.preparation import describe_text, prepare_store, with_tokenizer_of
 from bertsmith.ranks import ALONE, Ranks, local_rank
 from bertsmith.tokenizer import Tokenizer
-from bertsmith.training.schedules import batch_schedule, mask_schedule
+from bertsmith.training.schedules import batch_schedule, mask_schedule, num_short_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Prepared:
     """What training reads."""
 
     tokenizer: Tokenizer
-    batches: Batches
+    batches: Batches | LengtheningBatches
     validation: Batches | None
     """None if no example was held out."""
     store: StoreFolder
@@ -59,7 +60,8 @@ def prepare(
     display.say(f"Vocabulary: {tokenizer.vocab_size:,} entries.")
     report = copy.deepcopy(store.manifest.report)
     batches = _training_batches(store, tokenizer, data, training, ranks, display)
-    _add_examples(report["splits"]["train"], batches)
+    of_text = batches if isinstance(batches, Batches) else batches.long
+    _add_examples(report["splits"]["train"], of_text)
     validation = None
     if "validation" in store.manifest.splits:
         validation = evaluation_batches(store.split("validation"), tokenizer, data)
@@ -138,11 +140,55 @@ def _training_batches(
     training: TrainingConfig,
     ranks: Ranks,
     display: Display,
-) -> Batches:
-    seed = training.seed
+) -> Batches | LengtheningBatches:
     train = store.split("train")
+    lengths = [data.max_length]
+    if data.first_max_length is not None:
+        lengths.insert(0, data.first_max_length)
     with display.stage("Laying out examples") as progress:
-        drawing = make_drawing(train, data, seed=seed, progress=progress)
+        drawings = [
+            make_drawing(train, data.of_length(length), seed=training.seed, progress=progress)
+            for length in lengths
+        ]
+    for drawing in drawings:
+        _refuse_too_few(drawing, data, training, ranks)
+    num_examples = drawings[-1].num_examples
+    if len(drawings) > 1:
+        num_short = drawings[0].num_examples
+        num_examples = epoch_of(num_short, num_examples, data.first_length_ratio)
+    made = [
+        Batches(
+            train,
+            drawing,
+            tokenizer,
+            batch_size=training.batch_size,
+            max_length=length,
+            first_examples=batch_schedule(training, num_examples),
+            mlm_probability=mask_schedule(data, training, num_examples),
+            masking=data.masking,
+            seed=training.seed,
+            rank=ranks.rank,
+            num_ranks=ranks.size,
+        )
+        for drawing, length in zip(drawings, lengths, strict=True)
+    ]
+    if not made[-1].has_words():
+        raise DataError(
+            "The corpus must have words of the vocabulary for there to be anything to predict; "
+            f"all tokens of its {made[-1].num_examples:,} examples are unknown. Name text in the "
+            "language and spelling of the tokenizer, or another --tokenizer."
+        )
+    if len(made) == 1:
+        return made[0]
+    short, long = made
+    num_steps = num_short_steps(data, training, num_examples)
+    return LengtheningBatches(short, long, data.first_length_ratio, num_steps)
+
+
+def _refuse_too_few(
+    drawing: Drawing, data: DataConfig, training: TrainingConfig, ranks: Ranks
+) -> None:
+    """Raise `BertsmithError` if the examples do not suffice for a batch."""
     if not drawing.num_examples:
         unit = "paragraph" if data.pairing == "adjacent" else "document"
         raise DataError(
@@ -162,23 +208,3 @@ def _training_batches(
             f"The corpus must give at least one batch of {training.largest_batch} {name}; it gives "
             f"{drawing.num_examples}. Add text, or lower --batch-size."
         )
-    batches = Batches(
-        train,
-        drawing,
-        tokenizer,
-        batch_size=training.batch_size,
-        max_length=data.max_length,
-        first_examples=batch_schedule(training, drawing.num_examples),
-        mlm_probability=mask_schedule(data, training, drawing.num_examples),
-        masking=data.masking,
-        seed=seed,
-        rank=ranks.rank,
-        num_ranks=ranks.size,
-    )
-    if not batches.has_words():
-        raise DataError(
-            "The corpus must have words of the vocabulary for there to be anything to predict; "
-            f"all tokens of its {drawing.num_examples:,} examples are unknown. Name text in the "
-            "language and spelling of the tokenizer, or another --tokenizer."
-        )
-    return batches

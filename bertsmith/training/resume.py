@@ -45,11 +45,13 @@ def resume(job: Job, *, as_before: bool) -> dict[str, Any]:
         config = with_micro_batch(job.config, earlier.config.training.micro_batch)
         return resume(replace(job, config=config), as_before=False)
     same_budget = earlier.has_budget_of(job.config)
-    if not same_budget and job.config.training.batch_size_end is not None:
+    data, training = job.config.data, job.config.training
+    is_laid_out = training.batch_size_end is not None or data.first_max_length is not None
+    if is_laid_out and not same_budget:
         raise job.ranks.of_all(
             RunError(
-                "A run whose batches change in size must keep its budget, over which their sizes "
-                "are laid out; got another. Begin another run."
+                "A run whose batches grow, in sequences or in their length, must keep its budget, "
+                "over which that is laid out; got another. Begin another run."
             )
         )
     if earlier.is_finished and same_budget:

@@ -59,5 +59,10 @@ def batch_schedule(training: TrainingConfig, num_examples: int) -> BatchSchedule
     return BatchSchedule(training.batch_size, training.batch_size_end, num_steps)
 
 
+def num_short_steps(data: DataConfig, training: TrainingConfig, num_examples: int) -> int:
+    """Steps of the first part of a run, whose sequences are shorter."""
+    return round(data.first_length_ratio * _num_steps(training, num_examples))
+
+
 def _num_steps(training: TrainingConfig, num_examples: int) -> int:
     return int(Budget.of(training, num_examples).amount)
