@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from bertsmith import api
+from bertsmith.config import resolve, settings_of_run
 from bertsmith.display import show
 
 _Path = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -27,7 +28,9 @@ class Branch:
 def branch(command: Branch) -> None:
     """Copy, and say how to go on."""
     step = api.branch(command.run, command.output)
+    config = resolve(file=settings_of_run(command.output))
+    budget = "" if config.lays_out_batches else " --steps …"
     show(
         f"{command.output} has step {step:,} of {command.run}. "
-        f"Go on with: bertsmith pretrain --resume --output {command.output} --steps …"
+        f"Go on with: bertsmith pretrain --resume --output {command.output}{budget}"
     )

@@ -66,7 +66,7 @@ def _print_table(found: Estimate, config: PretrainConfig, machine: Machine) -> N
     rows = [
         ("parameters", f"{found.parameters:,}", f"{found.vocab_size:,} vocabulary entries"),
         (
-            "a step",
+            "the largest step" if config.lays_out_batches else "a step",
             f"{found.tokens_a_step:,} tokens",
             f"{found.sequences_a_step:,} sequences of {config.data.max_length}, all full",
         ),

@@ -18,6 +18,13 @@ _T = TypeVar("_T")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 
 
+class Given:
+    """Any value of a setting but None."""
+
+    def __contains__(self, value: object) -> bool:
+        return value is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """What holds for a setting, beside its type."""
@@ -29,7 +36,7 @@ class Rules:
     choices: Sequence[str] | None = None
     """Words that it may be; what is registered later comes to them. A `Literal` of the package's
     own beside them is what the command line lists."""
-    needs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    needs: Mapping[str, Sequence[Any] | Given] = field(default_factory=dict)
     """Other settings, and the values of each with which this one changes anything."""
     may_change: bool = False
     """Whether a resumed run may have it otherwise than before."""
@@ -83,7 +90,7 @@ def setting(
     lt: float | None = None,
     le: float | None = None,
     choices: Sequence[str] | None = None,
-    needs: Mapping[str, Sequence[Any]] | None = None,
+    needs: Mapping[str, Sequence[Any] | Given] | None = None,
     may_change: bool = False,
 ) -> _T:
     """A field of a section with its default and its rules.

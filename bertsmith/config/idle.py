@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bertsmith.config.fields import rules_of
+from bertsmith.config.fields import Given, rules_of
 from bertsmith.config.schema import SECTIONS, PretrainConfig
 from bertsmith.errors import ConfigError
 
@@ -38,7 +38,9 @@ def refuse_idle(asked: Mapping[str, Any], config: PretrainConfig) -> None:
                     )
 
 
-def _remedy(setting: str, values: Sequence[Any]) -> str:
+def _remedy(setting: str, values: Sequence[Any] | Given) -> str:
+    if isinstance(values, Given):
+        return f"give `{setting}`"
     if not isinstance(values[0], str):
         return f"leave out `{setting}`"
     *others, last = values

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from bertsmith.config.fields import (
+    Given,
     check,
     encoding_name,
     nearest,
@@ -40,7 +41,6 @@ TOKENIZERS = ("word", "wordpiece", "bpe", "unigram")
 """Kinds of vocabulary that are trained."""
 
 _TRAINED = {"tokenizer": TOKENIZERS}
-_FIRST_LENGTH_RATIO = 0.9
 _MUON = {"optimizer": ("muon",)}
 _OWN_OPTIMIZERS = {"optimizer": ("muon", "adamw", "adam")}
 
@@ -133,7 +133,7 @@ class DataConfig:
     first_max_length: int | None = setting(None, ge=8)
     """Longest sequence in the first part of a run, as BERT was trained at 128 and then at 512; the
     budget must be in steps, epochs or pairs. None: `max_length` from the beginning."""
-    first_length_ratio: float = setting(_FIRST_LENGTH_RATIO, gt=0, lt=1)
+    first_length_ratio: float = setting(0.9, gt=0, lt=1, needs={"first_max_length": Given()})
     """Share of the steps that this part has."""
     pairing: Literal["adjacent", "filled"] = setting(
         "adjacent", needs={"objective": PAIR_OBJECTIVES}
@@ -153,10 +153,6 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.first_max_length is None and self.first_length_ratio != _FIRST_LENGTH_RATIO:
-            raise ConfigError(
-                "`first_length_ratio` changes nothing without `first_max_length`; give both."
-            )
         if self.first_max_length is not None and self.first_max_length >= self.max_length:
             raise ConfigError(
                 f"`first_max_length` must be under `max_length` ({self.max_length}); got "
@@ -165,12 +161,7 @@ class DataConfig:
 
     def of_length(self, max_length: int) -> DataConfig:
         """The same with sequences of one length from beginning to end."""
-        return replace(
-            self,
-            max_length=max_length,
-            first_max_length=None,
-            first_length_ratio=_FIRST_LENGTH_RATIO,
-        )
+        return replace(self, max_length=max_length, first_max_length=None)
 
     @property
     def is_pairs(self) -> bool:
@@ -269,7 +260,8 @@ class TrainingConfig:
     """Arithmetic of the matrix products; auto is bfloat16 on CUDA and on CPUs that have it."""
     compile: Literal["auto", "off"] = setting("auto", may_change=True)
     """Whether training steps are compiled and captured as CUDA graphs: auto, on one CUDA device in
-    bfloat16 without dropout of attention, and in runs that are long enough to repay a minute."""
+    bfloat16 without dropout of attention, in runs that are long enough to repay a minute and whose
+    batches have one size and length."""
     log_every: int = setting(1, gt=0, may_change=True)
     """Steps between two lines of metrics.jsonl; a line holds the mean of its steps."""
     validate_every: int | None = setting(None, gt=0, may_change=True)
@@ -303,6 +295,11 @@ class TrainingConfig:
         if len(given) > 1:
             raise ConfigError(f"A run has one budget; got {' and '.join(given)}. Keep one.")
         parse_counts("checkpoint_at_words", self.checkpoint_at_words)
+        if self.batch_size_end == self.batch_size:
+            raise ConfigError(
+                f"`batch_size_end` must differ from `batch_size`; both are {self.batch_size}. "
+                "Leave it out."
+            )
 
     @property
     def largest_batch(self) -> int:
@@ -313,6 +310,10 @@ class TrainingConfig:
     def smallest_batch(self) -> int:
         """Pairs of the smallest step."""
         return min(self.batch_size, self.batch_size_end or self.batch_size)
+
+    def setting_of(self, batch: int) -> str:
+        """The setting that says the size of a smallest or largest batch."""
+        return "batch_size_end" if batch == self.batch_size_end else "batch_size"
 
     @property
     def mean_batch(self) -> float:
@@ -357,6 +358,11 @@ class PretrainConfig:
                 f"least 2 segment embeddings; this {self.model.architecture} has "
                 f"{self.model.num_segments}. Choose mlm."
             )
+
+    @property
+    def lays_out_batches(self) -> bool:
+        """Whether batches change in size or length over the budget, which is then fixed."""
+        return self.training.batch_size_end is not None or self.data.first_max_length is not None
 
 
 SECTIONS: dict[str, type] = {

@@ -14,19 +14,19 @@ from bertsmith.data.store import TokenStore
 
 @dataclass(frozen=True)
 class LengtheningBatches:
-    """All batches of a run whose sequences are longer at its end: a pure function of the step."""
+    """All batches of a run whose sequences are longer at its end: a pure function of the step.
+
+    The long ones go on as far in their own order as the short ones came in theirs, so that the text
+    is read through: of adjacent pairs, which are the same at any length, each comes once an epoch.
+    """
 
     short: Batches
     long: Batches
     """Of the same sizes and shares of masks, which go by the step of the run."""
-    ratio: float
-    """Share of the run's steps that `short` makes."""
     num_short_steps: int
-
-    @property
-    def num_examples(self) -> int:
-        """Of an epoch: after so many examples of a whole run the text was read once on average."""
-        return epoch_of(self.short.num_examples, self.long.num_examples, self.ratio)
+    """Steps of the run that `short` makes."""
+    num_examples: int
+    """Of an epoch, see `epoch_of`."""
 
     @property
     def store(self) -> TokenStore:
@@ -38,14 +38,16 @@ class LengtheningBatches:
         places = self.short.places(step)
         if step < self.num_short_steps:
             return self.short.examples(places, step)
-        return self.long.examples(places - self.short.places(self.num_short_steps)[0], step)
+        first = int(self.short.places(self.num_short_steps)[0])
+        begin = first * self.long.num_examples // self.short.num_examples
+        return self.long.examples(places - first + begin, step)
 
 
-def epoch_of(num_short: int, num_long: int, ratio: float) -> int:
-    """Examples after which a text was read once, `ratio` of them short ones.
+def epoch_of(num_short: int, num_long: int, share: float) -> int:
+    """Examples after which a text was read once, `share` of them short ones.
 
     Args:
         num_short, num_long: examples that the whole text makes, short and long.
-        ratio: share of the examples that are short.
+        share: of the examples of a run.
     """
-    return round(1 / (ratio / num_short + (1 - ratio) / num_long))
+    return round(1 / (share / num_short + (1 - share) / num_long))

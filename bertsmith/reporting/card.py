@@ -250,6 +250,8 @@ def _settings(config: PretrainConfig) -> dict[str, Any]:
     found = {**vars(config.data), **vars(config.training)}
     names = [name for name in (*BUDGETS, *_SETTINGS) if found.get(name) not in (None, "none")]
     is_muon = config.training.optimizer == "muon"
+    if config.data.first_max_length is not None:
+        names.insert(names.index("first_max_length") + 1, "first_length_ratio")
     return {n: found[n] for n in names if n != "muon_learning_rate" or is_muon}
 
 

@@ -44,6 +44,7 @@ from bertsmith.training.memory import (
 from bertsmith.training.optimizer import make_optimizers
 from bertsmith.training.parallel import Parallel
 from bertsmith.training.phases import PhaseClock
+from bertsmith.training.schedules import short_share
 from bertsmith.training.settings import Layers
 from bertsmith.training.step import train_step
 
@@ -195,8 +196,8 @@ def estimate(config: PretrainConfig, machine: Machine) -> Estimate:
     training, length = config.training, config.data.max_length
     if training.smallest_batch < machine.devices:
         raise DeviceError(
-            f"`batch_size` must be at least one for each of the {machine.devices} devices; got "
-            f"{training.smallest_batch}."
+            f"`{training.setting_of(training.smallest_batch)}` must be at least one for each of "
+            f"the {machine.devices} devices; got {training.smallest_batch}."
         )
     vocab_size = config.preparation.vocab_size
     architecture = architecture_of(config.model.architecture)
@@ -206,13 +207,12 @@ def estimate(config: PretrainConfig, machine: Machine) -> Estimate:
     flops = architecture.training_flops(config.model, vocab_size, batch)
     limit = _memory_here(machine) if machine.memory is None else machine.memory
     share = math.ceil(training.largest_batch / machine.devices)
+    of_tokens, of_flops = _mean_shares(config, vocab_size, batch, flops)
     number = _sequences_at_once(config, machine, model, share, num_masked, limit)
     accumulation = math.ceil(share / number)
     memory = _memory(config, machine, model, number, num_masked)
     fits = limit is None or memory.total <= limit * SHARE_OF_FREE
-    rate = machine.flops_per_second
-    if rate is None and fits:
-        rate = _rate_here(config, machine, number)
+    rate = machine.flops_per_second or (_rate_here(config, machine, number) if fits else None)
     seconds = flops / (rate * machine.devices) if rate else None
     steps = _steps(config, batch.num_tokens, seconds)
     return Estimate(
@@ -239,9 +239,25 @@ def estimate(config: PretrainConfig, machine: Machine) -> Estimate:
         seconds_a_step=seconds,
         tokens_per_second=batch.num_tokens / seconds if seconds else None,
         steps=steps,
-        tokens=None if steps is None else steps * batch.num_tokens,
-        seconds=None if steps is None or seconds is None else steps * seconds,
+        tokens=None if steps is None else round(steps * batch.num_tokens * of_tokens),
+        seconds=None if steps is None or seconds is None else steps * seconds * of_flops,
     )
+
+
+def _mean_shares(
+    config: PretrainConfig, vocab_size: int, largest: _Work, flops: float
+) -> tuple[float, float]:
+    """What a step has on average of the tokens and of the arithmetic of the largest one."""
+    data, training = config.data, config.training
+    size, share = training.mean_batch / training.largest_batch, short_share(data, training)
+    if data.first_max_length is None:
+        return size, size
+    num_masked = max(1, round(data.largest_mlm_probability * data.first_max_length))
+    short = _Work.of(training.largest_batch, data.first_max_length, num_masked)
+    architecture = architecture_of(config.model.architecture)
+    of_short = architecture.training_flops(config.model, vocab_size, short) / flops
+    tokens = short.num_tokens / largest.num_tokens
+    return size * (share * tokens + 1 - share), size * (share * of_short + 1 - share)
 
 
 def _rate_here(config: PretrainConfig, machine: Machine, number: int) -> float | None:

@@ -18,7 +18,12 @@ from bertsmith.evaluation.held_out import evaluation_batches
 from bertsmith.preparation import describe_text, prepare_store, with_tokenizer_of
 from bertsmith.ranks import ALONE, Ranks, local_rank
 from bertsmith.tokenizer import Tokenizer
-from bertsmith.training.schedules import batch_schedule, mask_schedule, num_short_steps
+from bertsmith.training.schedules import (
+    batch_schedule,
+    mask_schedule,
+    num_short_steps,
+    short_share,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +160,7 @@ def _training_batches(
     num_examples = drawings[-1].num_examples
     if len(drawings) > 1:
         num_short = drawings[0].num_examples
-        num_examples = epoch_of(num_short, num_examples, data.first_length_ratio)
+        num_examples = epoch_of(num_short, num_examples, short_share(data, training))
     made = [
         Batches(
             train,
@@ -182,7 +187,7 @@ def _training_batches(
         return made[0]
     short, long = made
     num_steps = num_short_steps(data, training, num_examples)
-    return LengtheningBatches(short, long, data.first_length_ratio, num_steps)
+    return LengtheningBatches(short, long, num_steps, num_examples)
 
 
 def _refuse_too_few(
@@ -199,12 +204,13 @@ def _refuse_too_few(
         )
     if training.smallest_batch < ranks.size:
         raise ConfigError(
-            f"`batch_size` must be at least one for each of the {ranks.size} ranks; got "
-            f"{training.smallest_batch}."
+            f"`{training.setting_of(training.smallest_batch)}` must be at least one for each of "
+            f"the {ranks.size} ranks; got {training.smallest_batch}."
         )
     if drawing.num_examples < training.largest_batch:
         name = "sentence pairs" if drawing.is_pairs else "segments"
+        flag = training.setting_of(training.largest_batch).replace("_", "-")
         raise DataError(
             f"The corpus must give at least one batch of {training.largest_batch} {name}; it gives "
-            f"{drawing.num_examples}. Add text, or lower --batch-size."
+            f"{drawing.num_examples}. Add text, or lower --{flag}."
         )

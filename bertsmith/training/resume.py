@@ -45,9 +45,7 @@ def resume(job: Job, *, as_before: bool) -> dict[str, Any]:
         config = with_micro_batch(job.config, earlier.config.training.micro_batch)
         return resume(replace(job, config=config), as_before=False)
     same_budget = earlier.has_budget_of(job.config)
-    data, training = job.config.data, job.config.training
-    is_laid_out = training.batch_size_end is not None or data.first_max_length is not None
-    if is_laid_out and not same_budget:
+    if job.config.lays_out_batches and not same_budget:
         raise job.ranks.of_all(
             RunError(
                 "A run whose batches grow, in sequences or in their length, must keep its budget, "
@@ -55,7 +53,8 @@ def resume(job: Job, *, as_before: bool) -> dict[str, Any]:
             )
         )
     if earlier.is_finished and same_budget:
-        job.display.say(f"The run {path} is finished; a larger budget would go on with it.")
+        more = "." if job.config.lays_out_batches else "; a larger budget would go on with it."
+        job.display.say(f"The run {path} is finished{more}")
         return {**earlier.last_line, "output": str(path)}
     with written_to(path):  # damaged checkpoints are renamed
         newest = job.checkpoints.newest_whole(job.display.warn)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bertsmith.config import DataConfig, TrainingConfig
+from bertsmith.errors import ConfigError
 from bertsmith.training.budget import Budget
 
 
@@ -60,8 +61,28 @@ def batch_schedule(training: TrainingConfig, num_examples: int) -> BatchSchedule
 
 
 def num_short_steps(data: DataConfig, training: TrainingConfig, num_examples: int) -> int:
-    """Steps of the first part of a run, whose sequences are shorter."""
-    return round(data.first_length_ratio * _num_steps(training, num_examples))
+    """Steps of the first part of a run, whose sequences are shorter.
+
+    Raises:
+        ConfigError: one of the two parts would have none.
+    """
+    num_steps = _num_steps(training, num_examples)
+    found = round(data.first_length_ratio * num_steps)
+    if not 0 < found < num_steps:
+        raise ConfigError(
+            f"`first_length_ratio` must leave steps to both lengths; {data.first_length_ratio} of "
+            f"{num_steps} are {found}. Give a longer budget, or another ratio."
+        )
+    return found
+
+
+def short_share(data: DataConfig, training: TrainingConfig) -> float:
+    """The share of a run's examples that are of its first, shorter length: 0 if there is none."""
+    if data.first_max_length is None:
+        return 0.0
+    ratio, first = data.first_length_ratio, training.batch_size
+    growth = (training.batch_size_end or first) - first
+    return ratio * (first + growth * ratio / 2) / training.mean_batch
 
 
 def _num_steps(training: TrainingConfig, num_examples: int) -> int:
