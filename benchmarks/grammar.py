@@ -123,19 +123,16 @@ def report(judged: Judged, more: Mapping[str, Any], at_once: int) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
         *(_row(*key, found) for key, found in judged.items()),
         "",
-        "By paradigm:",
+        "By paradigm, and in brackets what word frequencies reach:",
         "",
     ]
     names = [f"{minutes:g} min `{preset}`" for minutes, preset in judged]
-    lines += [
-        f"| paradigm | {' | '.join(names)} | word frequencies |",
-        "|---" * (len(names) + 2) + "|",
-    ]
+    lines += [f"| paradigm | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for paradigm in one["by_paradigm"]:
         cells = []
         for found in judged.values():
             figures = [pairs["by_paradigm"][paradigm] for _, pairs in found]
-            cells.append(f"{mean(f['accuracy'] for f in figures):.1%}, {floor_of(figures[0])}")
+            cells.append(f"{mean(f['accuracy'] for f in figures):.1%} ({floor_of(figures[0])})")
         lines.append(f"| {paradigm} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 

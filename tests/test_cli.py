@@ -55,7 +55,8 @@ def test_help_shows_the_defaults_of_the_preset_and_the_recipe(
     ("flags", "named"),
     [
         (["--minutes", "1"], "tiny"),
-        (["--minutes", "60"], "mini"),
+        (["--minutes", "60"], "tiny"),
+        (["--minutes", "61"], None),
         (["--minutes", "60", "--preset", "textbook"], None),
         (["--minutes", "60", "--preset", "tiny"], None),
         (["--steps", "3"], None),

@@ -66,7 +66,7 @@ def _recommend(minutes: float, config: PretrainConfig, display: Display) -> None
     from bertsmith.hardware.device import choose_device
 
     named = recommended_preset(minutes)
-    if config.preset != named and choose_device(config.training.device).type == "cpu":
+    if named not in (None, config.preset) and choose_device(config.training.device).type == "cpu":
         display.say(
             f"No --preset was named: it is {config.preset}. In {minutes:g} minutes on a few cores "
             f"--preset {named} learns more (docs/how-to.md)."

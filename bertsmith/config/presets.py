@@ -147,12 +147,15 @@ def chapter_recipe(preset: str) -> dict[str, Any]:
     }
 
 
-_MINUTES_OF_TINY = 45
+_MOST_MINUTES_MEASURED = 60
 
 
-def recommended_preset(minutes: float) -> str:
-    """The preset that learnt most in so many minutes of two cores, by docs/experiments.md."""
-    return "tiny" if minutes < _MINUTES_OF_TINY else "mini"
+def recommended_preset(minutes: float) -> str | None:
+    """The preset that learnt most in so many minutes of two cores; None: that was not measured.
+
+    By docs/how-to.md: `tiny` did at every budget up to an hour.
+    """
+    return "tiny" if minutes <= _MOST_MINUTES_MEASURED else None
 
 
 RECIPES = {"default": default_recipe, "chapter": chapter_recipe}
