@@ -78,7 +78,7 @@ def test_training_losses_are_those_without_a_mean(text_file: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("settings", [EXPONENTIAL, {**TAIL, "tail_ratio": 0.9}])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_a_run_goes_on_byte_for_byte(
     settings: dict[str, Any],
     precision: str,

@@ -177,7 +177,7 @@ def test_a_run_of_both_lengths_goes_on(
         bertsmith.pretrain(output=tmp_path / "a0", resume=True, quiet=True, steps=9)
 
 
-@pytest.mark.parametrize("pairing", ["filled", "adjacent"])
+@pytest.mark.parametrize("pairing", ["filled", pytest.param("adjacent", marks=pytest.mark.slow)])
 def test_pairs_lengthen_too(text_file: Path, pairing: str) -> None:
     settings = {**LENGTHENING, "objective": "mlm+nsp", "pairing": pairing}
     config = resolve(overrides={**settings, "corpus": (str(text_file),)})
@@ -211,6 +211,7 @@ def test_an_estimate_is_of_all_steps(settings: dict[str, Any], tokens: float) ->
     assert found.seconds / plain.seconds == pytest.approx(tokens / (20 * 64), rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_branch_of_such_a_run_is_told_no_other_budget(
     text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
