@@ -61,6 +61,12 @@ def test_messages_of_the_troubleshooting_page_are_there() -> None:
     assert not missing
 
 
+def test_no_page_has_a_gap_to_fill() -> None:
+    for path in PAGES:
+        gaps = re.findall(r"^@[A-Z]+@$|\bTODO\b|\bTBD\b", path.read_text("utf-8"), re.M)
+        assert not gaps, f"{path.name}: {gaps}"
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     wrong = []
     for path in PAGES:
