@@ -69,14 +69,13 @@ class Evaluate:
     """Print one JSON object."""
 
 
-_WHAT = {
-    "minimal_pairs": "minimal pairs",
-    "vectors": "vectors of texts",
-    "text": "held-out text",
-}
+_TEXT, _PAIRS, _VECTORS = "held-out text", "minimal pairs", "vectors of texts"
+
+_ASKED_BY = {"minimal_pairs": _PAIRS, "similarity": _VECTORS, "retrieval": _VECTORS}
 
 _ONLY_OF = {
-    "minimal_pairs": (
+    _TEXT: ("corpus", "split", "objective", "pairing", "max_length", "sentences"),
+    _PAIRS: (
         "pll_metric",
         "per_token",
         "good_column",
@@ -85,33 +84,27 @@ _ONLY_OF = {
         "phenomenon_column",
         "scores",
     ),
-    "vectors": ("text_column", "text_pair_column", "label_column"),
-    "text": ("corpus", "split", "objective", "pairing", "max_length", "sentences"),
+    _VECTORS: ("text_column", "text_pair_column", "label_column"),
 }
 """Flags that change something for one thing that a model is judged by alone."""
 
 
 def evaluate(command: Evaluate) -> None:
     """Print the figures of a model on a split, on minimal pairs, or of its vectors."""
-    asked = [
-        name
-        for name in ("minimal_pairs", "similarity", "retrieval")
-        if getattr(command, name) is not None
-    ]
+    asked = [kind for flag, kind in _ASKED_BY.items() if getattr(command, flag) is not None]
     if len(asked) > 1:
         raise InputError(
             "A model is judged by one thing at a time: give --minimal-pairs, --similarity or "
             "--retrieval."
         )
-    kind = {"minimal_pairs": "minimal_pairs"}.get(asked[0], "vectors") if asked else "text"
+    (kind,) = asked or [_TEXT]
     usual = Evaluate(run=command.run)
     for other, names in _ONLY_OF.items():
         for name in names if other != kind else ():
             if getattr(command, name) != getattr(usual, name):
-                raise InputError(f"`{name}` changes nothing for {_WHAT[kind]}; leave it out.")
-    {"minimal_pairs": _evaluate_pairs, "vectors": _evaluate_vectors, "text": _evaluate_text}[kind](
-        command
-    )
+                raise InputError(f"`{name}` changes nothing for {kind}; leave it out.")
+    judges = {_TEXT: _evaluate_text, _PAIRS: _evaluate_pairs, _VECTORS: _evaluate_vectors}
+    judges[kind](command)
 
 
 def _evaluate_text(command: Evaluate) -> None:
