@@ -22,7 +22,7 @@ from bertsmith.training.run import Run
 # Before its modules are imported: an assert there shows its values as one in a test does.
 pytest.register_assert_rewrite("tests.support")
 
-from tests.support.kernels import flash_kernels_on_cpu  # noqa: E402
+from tests.support import kernels  # noqa: E402
 from tests.support.runs import TINY_RUN, blank  # noqa: E402
 from tests.support.texts import SPACED, make_documents, write_text  # noqa: E402
 
@@ -132,9 +132,7 @@ def wikitext() -> Path:
 
 
 @pytest.fixture
-def flash_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Attention goes the way of CUDA's kernel; see `flash_kernels_on_cpu`."""
-    for module in ("attention", "local_attention"):
-        monkeypatch.setattr(f"bertsmith.nn.{module}.has_varlen_kernel", lambda *_: True)
-    with flash_kernels_on_cpu() as called:
+def flash_on_cpu() -> Iterator[list[str]]:
+    """Attention goes the way of CUDA's kernel; see `kernels.flash_on_cpu`."""
+    with kernels.flash_on_cpu() as called:
         yield called

@@ -259,9 +259,9 @@ class TrainingConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the matrix products; auto is bfloat16 on CUDA and on CPUs that have it."""
     compile: Literal["auto", "off"] = setting("auto", may_change=True)
-    """Whether training steps are compiled and captured as CUDA graphs: auto, on one CUDA device in
-    bfloat16 without dropout of attention, in runs that are long enough to repay a minute and whose
-    batches have one size and length."""
+    """Whether training steps are compiled and captured as CUDA graphs: auto, on CUDA devices in
+    bfloat16 without dropout of attention or FSDP, in runs that are long enough to repay a minute
+    and whose batches have one size and length."""
     log_every: int = setting(1, gt=0, may_change=True)
     """Steps between two lines of metrics.jsonl; a line holds the mean of its steps."""
     validate_every: int | None = setting(None, gt=0, may_change=True)

@@ -1,9 +1,13 @@
-"""The optimizer step on one CUDA device: compiled, and replayed as CUDA graphs.
+"""The optimizer step on CUDA devices: compiled, and replayed as CUDA graphs.
 
 The work is that of `step.train_step`. Micro-batches come in a fixed shape of which one size varies
 (`fixed.py`), so that `torch.compile` makes one graph for all of them; a CUDA graph is captured for
 each size when it first comes. A micro-batch is then one copy and one replay. Nothing in a step
 waits for the device.
+
+Several ranks have the whole model each, as with DDP, and their gradients lie in one buffer that is
+added up over the ranks between the last micro-batch and the update, outside of what is captured.
+A rank compiles the shape of its own micro-batches, of which it may have more than another.
 """
 
 from __future__ import annotations
@@ -11,17 +15,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from bertsmith.architectures import Encoder, call_module
+from bertsmith.batch import Sizes
 from bertsmith.errors import DeviceError
 from bertsmith.nn.dropout import DropoutKey
 from bertsmith.nn.layout import Layout, PackedInput, TokenSubset
 from bertsmith.objectives.rows import LastRows, RowObjective
+from bertsmith.ranks import Ranks
 from bertsmith.training.fixed import (
     FixedBatch,
     FixedBatches,
@@ -35,6 +43,10 @@ from bertsmith.training.step import StepResult, clip_and_update
 
 Backend = Literal["inductor", "aot_eager", "eager"]
 
+_INDUCTOR: dict[str, Any] = {
+    # This fusion leaves gradients out in PyTorch 2.10 to 2.13 (pytorch/pytorch#193061).
+    "triton.mix_order_reduction": False
+}
 _MOST_GRAPHS = 256  # of a function; PyTorch's own bound for all of them
 _WARM_UPS = 2  # before a capture: libraries make their handles and workspaces in the first passes
 
@@ -45,6 +57,7 @@ class CompiledEngine:
     Args:
         model: on `device`.
         objective: what it is trained on.
+        ranks: who trains it.
         optimizers: of its parameters, `capturable`.
         batches: of the training split, in their shape.
         micro_batch: tokens at once, at most.
@@ -60,6 +73,7 @@ class CompiledEngine:
         self,
         model: Encoder,
         objective: RowObjective,
+        ranks: Ranks,
         optimizers: Optimizers,
         batches: FixedBatches,
         *,
@@ -73,8 +87,10 @@ class CompiledEngine:
     ) -> None:
         shape = batches.shape
         self.optimizers, self.micro_batch = optimizers, micro_batch
-        self.make: Callable[[int], FixedBatch] = batches.batch
+        self.batches, self.make = batches, batches.batch
         self.model, self.shape, self._objective = model, shape, objective
+        self._ranks = ranks
+        self._gradients = _in_one_buffer(model) if ranks.size > 1 else None
         self._phase = phase
         self._max_grad_norm = max_grad_norm
         self._autocast = autocast
@@ -90,6 +106,8 @@ class CompiledEngine:
 
     def step(self, batch: FixedBatch, *, dropout_key: int) -> StepResult:
         """Train on one batch; see `step.train_step`."""
+        sizes = self._ranks.sum(np.array(batch.sizes, dtype=np.float64))
+        batch = replace(batch, sizes=Sizes(*(int(number) for number in sizes)))
         batch.set_step(dropout_key, self._objective.denominators(batch.sizes))
         size = batch.buffers.shape[1]
         if self._captures and batch.units not in self._micro_graphs:
@@ -103,6 +121,9 @@ class CompiledEngine:
                 else:
                     self._micro_batch(batch.units)
         with self._phase("optimizer"):
+            if self._gradients is not None:
+                torch.distributed.all_reduce(self._gradients)
+                torch.distributed.all_reduce(self._sums)
             if self._update_graph is not None:
                 self._update_graph.replay()
             else:
@@ -111,6 +132,9 @@ class CompiledEngine:
             self._sums.zero_()
         figures = (sums, self._grad_norm.clone(), self._is_finite.clone())
         return StepResult(*figures, batch.sizes, self.micro_batch)
+
+    def warm_up(self, number: int) -> None:
+        """Nothing: a capture has its own warm-up."""
 
     def forget(self) -> None:
         """Capture anew before the next step: graphs hold the addresses of weights and moments."""
@@ -176,6 +200,17 @@ class CompiledEngine:
         self._micro_graphs[units] = graph
 
 
+def _in_one_buffer(model: Encoder) -> Tensor:
+    """Gradients of all parameters as parts of one tensor of zeros, which is given."""
+    parameters = list(model.parameters())
+    buffer = torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
+    for parameter, part in zip(
+        parameters, buffer.split([p.numel() for p in parameters]), strict=True
+    ):
+        parameter.grad = part.view_as(parameter)
+    return buffer
+
+
 def compiled_losses(
     model: Encoder, objective: RowObjective, shape: FixedShape, backend: Backend = "inductor"
 ) -> Callable[[Views], Tensor]:
@@ -184,9 +219,7 @@ def compiled_losses(
     Embeddings, a layer, the last layer (which makes fewer vectors) and the heads are compiled once
     each, however many layers there are.
     """
-    # This fusion leaves gradients out in PyTorch 2.10 to 2.13 (pytorch/pytorch#193061).
-    off: dict[str, Any] = {"options": {"triton.mix_order_reduction": False}}
-    extra = off if backend == "inductor" else {}
+    extra: dict[str, Any] = {"options": _INDUCTOR} if backend == "inductor" else {}
 
     def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         if backend == "eager":

@@ -30,6 +30,9 @@ class Engine(Protocol):
     def step(self, batch: Any, *, dropout_key: int) -> StepResult:
         """Train on one batch that `make` made; nothing in it waits for the device."""
 
+    def warm_up(self, number: int) -> None:
+        """Do what must be done before the step on batch `number`, the first of this process."""
+
     def forget(self) -> None:
         """Be ready for weights or moments that were replaced."""
 
@@ -63,6 +66,7 @@ class EagerEngine:
         self.micro_batch = micro_batch
         self.make: Callable[[int], Batch] = batches.batch
         self._parallel, self._config, self._device = parallel, config, device
+        self._autocast = lambda: autocast(device, config.precision)
         self._phase, self._before_micro_batch = phase, before_micro_batch
 
     def step(self, batch: Batch, *, dropout_key: int) -> StepResult:
@@ -75,10 +79,16 @@ class EagerEngine:
             max_grad_norm=self._config.max_grad_norm,
             dropout_key=dropout_key,
             device=self._device,
-            autocast=lambda: autocast(self._device, self._config.precision),
+            autocast=self._autocast,
             phase=self._phase,
             before_micro_batch=self._before_micro_batch,
         )
+
+    def warm_up(self, number: int) -> None:
+        """Let DDP lay out its buckets, as `Parallel.warm_up` says."""
+        if self._parallel.ranks.size > 1:
+            with self._autocast():
+                self._parallel.warm_up(self.make(number).split(1)[0].to(self._device))
 
     def forget(self) -> None:
         """Nothing is kept from step to step."""

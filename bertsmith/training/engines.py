@@ -1,4 +1,4 @@
-"""Which engine a run has: eager anywhere, or compiled on one CUDA device."""
+"""Which engine a run has: eager anywhere, or compiled on CUDA devices."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ def engine_for(
     return CompiledEngine(
         parallel.model,
         objective,
+        parallel.ranks,
         make_optimizers(parallel.model, config.training, capturable=True),
         FixedBatches(batches, shape),
         micro_batch=micro_batch,
@@ -76,15 +77,25 @@ def engine_for(
 def compiles(
     parallel: Parallel, config: PretrainConfig, batches: Batches, device: torch.device
 ) -> bool:
-    """Whether a run's steps are compiled: where that is possible, and the run is long enough."""
+    """Whether a run's steps are compiled: where that is possible on every rank, and the run is long
+    enough. Not with FSDP, which gathers the weights of a layer as it is called.
+    """
+    can = not parallel.is_sharded and _can_compile(config, device)
+    is_worth_it = can and _is_long(
+        Budget.of(config.training, batches.num_examples), config.training, batches
+    )
+    return not parallel.ranks.any(not is_worth_it)
+
+
+def _can_compile(config: PretrainConfig, device: torch.device) -> bool:
     training, model = config.training, config.model
-    if training.compile == "off" or device.type != "cuda" or parallel.ranks.size > 1:
+    if training.compile == "off" or device.type != "cuda":
         return False
     if is_registered(training.optimizer) or training.batch_size_end is not None:
         return False  # each size of batch would be captured anew
     dtype = compute_dtype(device, training.precision)
     found = torch.cuda.get_device_properties(device)
-    can = (
+    return (
         takes_varlen(
             (found.major, found.minor), dtype, model.hidden_size // model.num_attention_heads
         )
@@ -92,7 +103,6 @@ def compiles(
         and not training.recompute
         and importlib.util.find_spec("triton") is not None
     )
-    return can and _is_long(Budget.of(training, batches.num_examples), training, batches)
 
 
 def _is_long(budget: Budget, training: TrainingConfig, batches: Batches) -> bool:

@@ -313,3 +313,9 @@ class FixedBatches:
     def batch(self, number: int) -> FixedBatch:
         """The batch of optimizer step `number`, from 0."""
         return in_fixed_shape(self.batches.batch(number), self.shape)
+
+    def filler(self, steps: int) -> float:
+        """Tokens of filler beside the real ones of so many steps: 0.01 is one in a hundred."""
+        found = [self.batch(number) for number in range(steps)]
+        there = sum(len(batch.buffers) * batch.units * self.shape.unit for batch in found)
+        return there / sum(batch.sizes.num_tokens for batch in found) - 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,20 +38,23 @@ class Parallel:
     ) -> None:
         self.model, self.objective = model, objective
         self.ranks = ranks
-        self._ddp: nn.Module | None = None
-        self._is_sharded = ranks.size > 1 and kind == "fsdp"
+        self.is_sharded = ranks.size > 1 and kind == "fsdp"
         self._is_committed = False
-        if self._is_sharded:
+        if self.is_sharded:
             _shard(model, ranks, device)
-        elif ranks.size > 1:
-            self._ddp = nn.parallel.DistributedDataParallel(
-                _Module(model, objective), gradient_as_bucket_view=True
-            )
+
+    @cached_property
+    def _ddp(self) -> nn.Module | None:
+        """Made when it is needed: compiled steps do without it."""
+        if self.ranks.size == 1 or self.is_sharded:
+            return None
+        module = _Module(self.model, self.objective)
+        return nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
 
     @property
     def requires_lockstep(self) -> bool:
         """Whether every rank must go through the network equally often."""
-        return self._is_sharded
+        return self.is_sharded
 
     def forward(self, batch: Batch, dropout_key: int) -> tuple[Tensor, ...]:
         """What the objective makes of a micro-batch; see `Objective.of_part`."""
@@ -64,7 +68,7 @@ class Parallel:
         """Whether a step whose micro-batches do not fit may be made again with smaller ones: no
         other rank has taken part in it, or waits in a collective that this one has begun.
         """
-        return not (self._is_sharded or self._is_committed)
+        return not (self.is_sharded or self._is_committed)
 
     def commit(self) -> None:
         """From here on the step is made with the other ranks as it is."""
@@ -77,7 +81,7 @@ class Parallel:
             with self._ddp.no_sync():  # type: ignore[operator]
                 yield
             return
-        if self._is_sharded:
+        if self.is_sharded:
             sharded: Any = self.model
             sharded.set_requires_gradient_sync(is_last)
         yield

@@ -70,6 +70,9 @@ from bertsmith.training.tracking import Tracking, require_trackers
 from bertsmith.training.trainer import Trainer
 from bertsmith.training.word_marks import WordMarks
 
+_COUNTED = 4
+"""Steps whose filler is counted and said."""
+
 _EXAMPLES = 6
 """Held-out sentences that trackers are shown."""
 
@@ -283,18 +286,20 @@ class Job:
             phase=self.clock or unmeasured,
             before_micro_batch=stop.interrupt_if_asked,
         )
-        is_compiled = isinstance(engine, CompiledEngine)
         how = f"{micro_batch:,} tokens at once, in {config.training.precision}"
         how += ", deterministic" if self.device.type == "cuda" else ""
-        how += ", compiled" if is_compiled else ""
+        how += ", compiled" if isinstance(engine, CompiledEngine) else ""
         shape = config.model
         self.display.say(
             f"Model: {shape.architecture} of {shape.num_hidden_layers} layers of "
             f"{shape.hidden_size}, {num_parameters:,} parameters, "
             f"on {describe_devices(self.device, self.ranks)}; {how}."
         )
-        if is_compiled:
-            self.display.say("The first step compiles, which takes up to a minute.")
+        if isinstance(engine, CompiledEngine):
+            self.display.say(
+                "The first step compiles, which takes up to a minute; micro-batches have "
+                f"{engine.batches.filler(_COUNTED):.1%} filler."
+            )
         return engine
 
     def _evaluator(

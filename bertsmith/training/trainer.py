@@ -21,7 +21,6 @@ from bertsmith.config import TrainingConfig
 from bertsmith.data.ahead import BatchesAhead
 from bertsmith.display import Display
 from bertsmith.errors import DivergenceError, RunError, RunStopped
-from bertsmith.hardware.device import autocast
 from bertsmith.random_bits import Stream, random_bits
 from bertsmith.tokenizer import Tokenizer
 from bertsmith.training.averaging import WeightAverage
@@ -185,7 +184,7 @@ class Trainer:
         self.model.train()
         try:
             with self._batch_source() as get_batch:
-                self._warm_up()
+                self.engine.warm_up(self.progress.batch_number)
                 while not self._is_finished or self._evaluation_is_overdue:
                     try:
                         if self._evaluation_is_overdue:
@@ -211,14 +210,6 @@ class Trainer:
         now = self._pending.clock = time.perf_counter()
         self._origin = now - self.progress.spent.seconds
         return now
-
-    def _warm_up(self) -> None:
-        """Let DDP lay out its buckets, as `Parallel.warm_up` says."""
-        if self.ranks.size == 1:
-            return
-        sequence = self.batches.batch(self.progress.batch_number).split(1)[0]
-        with autocast(self.device, self.config.precision):
-            self.parallel.warm_up(sequence.to(self.device))
 
     def _train_one_step(self, get_batch: Callable[[int], Any]) -> None:
         """Make one step, and then what is due; the checkpoint last, so that it has all of that."""

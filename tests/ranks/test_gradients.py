@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,12 +22,16 @@ from bertsmith.nn.shards import whole
 from bertsmith.objectives import Objective
 from bertsmith.objectives.contrast import Contrast
 from bertsmith.objectives.mlm_nsp import MaskedLMAndNextSentence
+from bertsmith.objectives.rows import RowObjective
 from bertsmith.ranks import ALONE, Ranks, joined
 from bertsmith.tokenizer import train
+from bertsmith.training.compiled import CompiledEngine
+from bertsmith.training.fixed import FixedShape, in_fixed_shape
 from bertsmith.training.optimizer import Optimizers, make_optimizers
 from bertsmith.training.parallel import Parallel
-from bertsmith.training.step import train_step
+from bertsmith.training.step import StepResult, train_step
 from tests.ranks.job import run
+from tests.support.kernels import flash_on_cpu
 from tests.support.objective import OBJECTIVE, Losses, losses_of
 from tests.support.texts import SPACED, make_documents
 
@@ -38,6 +44,7 @@ class Case:
     """What is trained on, and how."""
 
     kind: str
+    """ddp, fsdp, or fixed: micro-batches of one shape, as compiled steps have them."""
     batch_size: int = 16
     micro_batch: int = 10_000
     dropout: float = 0.0
@@ -119,22 +126,20 @@ def record(case: Case, batch: Batch, vocab_size: int, ranks: Ranks) -> dict[str,
         num_attention_heads=2,
         max_position_embeddings=32,
         hidden_dropout_prob=case.dropout,
-        attention_probs_dropout_prob=case.dropout,
+        attention_probs_dropout_prob=0.0 if case.kind == "fixed" else case.dropout,
     )
     model = Bert(config, vocab_size, case.objective.heads)
     model.initialize(1)
     model.recomputes = case.recompute
     if case.room and ranks.rank == 1:
         leave_room(case.room)
-    parallel = Parallel(model, case.objective, ranks, case.kind, CPU)
-    optimizers = Recorded(model)
-    found = train_step(
-        parallel,
+    optimizers, step = Recorded(model), step_in_fixed_shape if case.kind == "fixed" else plain_step
+    found = step(
+        Parallel(model, case.objective, ranks, case.kind, CPU),
         optimizers,
         batch,
         micro_batch=case.micro_batch,
         max_grad_norm=0.0,
-        dropout_key=7,
         device=CPU,
         autocast=lambda: autocast(CPU, case.precision),
     )
@@ -145,6 +150,37 @@ def record(case: Case, batch: Batch, vocab_size: int, ranks: Ranks) -> dict[str,
         "sizes": sizes,
         **optimizers.gradients,
     }
+
+
+def plain_step(parallel: Parallel, optimizers: Optimizers, batch: Batch, **how: Any) -> StepResult:
+    return train_step(parallel, optimizers, batch, dropout_key=7, **how)
+
+
+def step_in_fixed_shape(
+    parallel: Parallel, optimizers: Optimizers, batch: Batch, **how: Any
+) -> StepResult:
+    """The step that is compiled on a GPU, as it is without a compiler and CUDA graphs."""
+    model, objective = parallel.model, parallel.objective
+    assert isinstance(objective, RowObjective)
+    shape = FixedShape.for_batches(
+        [batch], most_tokens=how["micro_batch"], max_length=32, sites=model.dropout_sites
+    )
+    batches: Any = SimpleNamespace(batch=None, shape=shape)  # the step is given its batch
+    with flash_on_cpu() as called:
+        engine = CompiledEngine(
+            model,
+            objective,
+            parallel.ranks,
+            optimizers,
+            batches,
+            backend="eager",
+            captures=False,
+            **how,
+        )
+        engine.warm_up(0)
+        found = engine.step(in_fixed_shape(batch, shape), dropout_key=7)
+    assert called
+    return found
 
 
 def leave_room(most: int) -> None:
@@ -212,6 +248,8 @@ def alone(case: Case, size: int) -> dict[str, Tensor]:
             marks=SLOW,
         ),
         pytest.param(2, Case("ddp", room=60), id="ddp-2-full"),
+        pytest.param(2, Case("fixed", batch_size=15, dropout=0.2, micro_batch=120), id="fixed-2"),
+        pytest.param(3, Case("fixed", unmasked_rank=1), id="fixed-3-unmasked", marks=SLOW),
         pytest.param(4, Case("ddp", batch_size=7, micro_batch=20), id="ddp-4-uneven", marks=SLOW),
         pytest.param(4, Case("fsdp", batch_size=7, micro_batch=20), id="fsdp-4-uneven", marks=SLOW),
         pytest.param(

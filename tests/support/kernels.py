@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -55,6 +56,15 @@ def window_of(given: tuple[Any, ...]) -> int:
     left, right = found[0] if found else (-1, -1)
     assert left == right
     return int(left)
+
+
+@contextmanager
+def flash_on_cpu() -> Iterator[list[str]]:
+    """Attention goes the way of CUDA's kernel; see `flash_kernels_on_cpu`."""
+    with pytest.MonkeyPatch.context() as patch, flash_kernels_on_cpu() as called:
+        for module in ("attention", "local_attention"):
+            patch.setattr(f"bertsmith.nn.{module}.has_varlen_kernel", lambda *_: True)
+        yield called
 
 
 @contextmanager
