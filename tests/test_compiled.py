@@ -29,8 +29,18 @@ from bertsmith.training.budget import Budget
 from bertsmith.training.compiled import compiled_losses, fixed_rows
 from bertsmith.training.engine import EagerEngine
 from bertsmith.training.engines import _is_long, compiles, engine_for
-from bertsmith.training.fixed import IGNORED, FixedBatch, FixedShape, constants_of, in_fixed_shape
+from bertsmith.training.fixed import (
+    IGNORED,
+    FixedBatch,
+    FixedBatches,
+    FixedShape,
+    constants_of,
+    in_fixed_shape,
+)
+from bertsmith.training.muon import Muon
+from bertsmith.training.optimizer import Optimizers
 from bertsmith.training.parallel import Parallel
+from bertsmith.training.step import clip_and_update
 from tests.support.objective import OBJECTIVE, losses_of
 from tests.support.stores import make_batches
 
@@ -168,7 +178,9 @@ def test_filler_is_at_most_a_fiftieth(
     shape = FixedShape.for_batches(some[:4], most_tokens=most_tokens, max_length=32, sites=1)
     found = [in_fixed_shape(batch, shape) for batch in some]
     there = sum(len(batch.buffers) * batch.units * shape.unit for batch in found)
-    assert there <= 1.02 * sum(batch.num_tokens for batch in some)
+    real = sum(batch.num_tokens for batch in some)
+    assert 0 < FixedBatches(made, shape).filler(6) == pytest.approx((there - real) / real)
+    assert there <= 1.02 * real
 
 
 @pytest.mark.parametrize("key", [0, 1, 2**63, 2**64 - 1])
@@ -369,21 +381,35 @@ class _Watched(TorchDispatchMode):
         return found
 
 
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
 def test_no_step_waits_for_a_value_or_takes_one_from_the_host(
-    monkeypatch: pytest.MonkeyPatch,
+    architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a device that has no values: whoever asks for one fails, forward and back."""
+    """On a device that has no values: whoever asks for one fails; forward, back, and the update.
+
+    PyTorch's build for a CPU cannot index a fake tensor of CUDA: it has no guard for the device.
+    """
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)  # which it does not know
-    monkeypatch.setattr("bertsmith.nn.attention.has_varlen_kernel", lambda *_: True)
+    for module in ("attention", "local_attention"):
+        monkeypatch.setattr(f"bertsmith.nn.{module}.has_varlen_kernel", lambda *_: True)
+    objective = rows_of("mlm+nsp" if architecture == "bert" else "mlm")
     shape = FixedShape.for_batches(
-        [make_batch([30, 20, 9], [4, 2, 1])], most_tokens=512, max_length=32, sites=9
+        [make_batch([30, 20, 9], [4, 2, 1])],
+        most_tokens=512,
+        max_length=32,
+        sites=40,
+        terms=len(objective.terms),
     )
     with torch.device("meta"):
-        model = make_model(0.2, pairs=True)
+        model = make_model(0.2, pairs=True) if architecture == "bert" else make_modern(4, 0.2)
         buffer = torch.empty(shape.size(shape.most_units), dtype=torch.int32)
+    hidden = [dict(model.named_parameters())[name] for name in model.hidden_matrices()]
+    muon = Optimizers(Muon(hidden, lr=0.01))
     with _Watched() as watched:
         rows = fixed_rows(model, shape, shape.views(buffer, shape.most_units))
-        torch.stack(OBJECTIVE.row_losses(model, rows)).sum().backward()
+        losses = torch.stack(objective.row_losses(model, rows))
+        losses.sum().backward()
+        clip_and_update(model, muon, losses.detach(), 1.0)
     assert not watched.on_host
     assert not {"aten::_local_scalar_dense", "aten::nonzero"} & set(watched.names)
     assert {"torch_attn::_varlen_attn", "torch_attn::_varlen_attn_backward"} <= set(watched.names)

@@ -28,6 +28,7 @@ from bertsmith.training.estimate import Machine, estimate
 RESULTS = Path(__file__).parents[1] / "results" / "gpu.md"
 _WORST = 0.02
 """Largest relative error, by norm, of all gradients of three layers in bfloat16."""
+_CHECKED = ("base-512", "base-128", "modern-base-512")
 
 
 class Found:
@@ -44,10 +45,18 @@ class Found:
             file.write(line + "\n")
         print(line, flush=True)
 
+    def has(self, kind: str, **figures: Any) -> bool:
+        """Whether there is such a line."""
+        if not self._path.exists():
+            return False
+        lines = map(json.loads, self._path.read_text(encoding="utf-8").splitlines())
+        wanted = {"kind": kind, **figures}
+        return any(wanted.items() <= line.items() for line in lines)
+
 
 def right(found: Found, device: torch.device, _: argparse.Namespace) -> None:
     """Gradients of the compiled step against float32's; raises `SystemExit` if they are wrong."""
-    for name in ("base-512", "base-128"):
+    for name in _CHECKED:
         case = Case.load(name, CORPORA, device, 1, num_hidden_layers=3, batch_size=64)
         expected = sides.gradients(case, "float32")
         for way in ("eager", "compiled"):
@@ -59,6 +68,11 @@ def right(found: Found, device: torch.device, _: argparse.Namespace) -> None:
             found.add("right", case=name, way=way, error=error)
             if not error < _WORST:
                 raise SystemExit(f"Wrong: gradients of {name}, {way}, are off by {error:.1%}.")
+    found.add("all right", **_machine(device))
+
+
+def _machine(device: torch.device) -> dict[str, str]:
+    return {"device": torch.cuda.get_device_name(device), "versions": versions()}
 
 
 def ceilings(found: Found, device: torch.device, options: argparse.Namespace) -> None:
@@ -88,36 +102,32 @@ def ceilings(found: Found, device: torch.device, options: argparse.Namespace) ->
 
 
 def speed(found: Found, device: torch.device, options: argparse.Namespace) -> None:
-    """All sides of the cases, in turns."""
+    """All sides of the cases, in turns; not before it is known that the steps are right."""
     ends = time.monotonic() + 60 * options.minutes
+    if not found.has("all right", **_machine(device)):
+        right(found, device, options)
     for name in options.cases:
         case = Case.load(name, CORPORA, device, options.steps)
         work = [
-            architecture_of("bert").training_flops(
+            architecture_of(case.config.model.architecture).training_flops(
                 case.config.model, case.prepared.tokenizer.vocab_size, batch
             )
             for batch in case.batches
         ]
         tokens = sum(batch.num_tokens for batch in case.batches)
-        made = sides.fixed_batches(case)
-        filled = [made.batch(number) for number in range(len(case.batches))]
-        there = sum(len(batch.buffers) * batch.units * batch.shape.unit for batch in filled)
         counted = estimate(case.config, Machine(kind="cuda")).memory.total
         found.add(
             "case",
             case=name,
-            device=torch.cuda.get_device_name(device),
-            versions=versions(),
+            **_machine(device),
             parameters=sum(p.numel() for p in case.model().parameters()),
             batch_size=case.config.training.batch_size,
             mean_length=tokens / case.config.training.batch_size / len(work),
-            filler=there / tokens - 1,
+            filler=sides.fixed_batches(case).filler(len(case.batches)),
             estimated_bytes=counted,
         )
         steps: dict[str, Callable[[int], Any]] = {}
         for side in options.sides:
-            if side == "modernbert" and name != "base-512":
-                continue
             if time.monotonic() > ends:
                 return
             steps[side] = _first(found, case, side, device)

@@ -3,8 +3,9 @@
 All sides of a case train on the same examples in bfloat16 with AdamW and clipping, from batches
 that lie ready in page-locked memory. Ours: `eager` is the library's step on unpadded batches;
 `fixed` lays them out in fixed shapes; `compiled` compiles that; `graphs`, the default on CUDA,
-also captures it. Peers: `transformers`' models with SDPA, compiled, padded to one shape, and with
-no attention mask where nothing is padded.
+also captures it. The peer is the same network of `transformers` with SDPA, compiled, padded to one
+shape: as many tokens at once as ours, or the most that fit, and no attention mask where nothing is
+padded.
 """
 
 from __future__ import annotations
@@ -13,20 +14,22 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from bertsmith.architectures import Encoder, build
+from bertsmith.architectures import NSP_HEAD, Encoder, build
 from bertsmith.batch import Batch
 from bertsmith.config import PretrainConfig, resolve
 from bertsmith.data.batches import Batches
 from bertsmith.data.worker import pinned
 from bertsmith.display import Display
-from bertsmith.hardware.device import autocast
+from bertsmith.hardware.device import autocast, wait_for
 from bertsmith.nn.layout import Layout
 from bertsmith.objectives import objective_of
 from bertsmith.ranks import ALONE
+from bertsmith.saved.hugging_face import Snapshot
 from bertsmith.training.compiled import CompiledEngine, compiled_losses
 from bertsmith.training.fixed import FixedBatches, FixedShape, constants_of
 from bertsmith.training.optimizer import make_optimizers
@@ -35,6 +38,7 @@ from bertsmith.training.prepare import Prepared, prepare
 from bertsmith.training.step import train_step
 
 TOKENS_AT_ONCE = 2**17
+_LEAST_AT_ONCE = 2**12
 _SHARE_OF_RATE = 0.02  # warm-up is not part of the case: at the peak the first steps diverge
 SAME_WORK = {"mlm_probability": 0.15, "optimizer": "adamw"}
 Step = Callable[[int], Any]
@@ -45,6 +49,12 @@ CASES: dict[str, dict[str, Any]] = {
     "large-512": {"preset": "large", "max_length": 512, "batch_size": 128},
     "tiny": {"preset": "tiny", "max_length": 64, "batch_size": 2048},
     "textbook": {"preset": "textbook", "max_length": 64, "batch_size": 2048},
+    "modern-base-512": {
+        "preset": "modern-base",
+        "max_length": 512,
+        "batch_size": 256,
+        "objective": "mlm",
+    },
 }
 OURS = ("eager", "fixed", "compiled", "graphs")
 SIDES = {
@@ -52,8 +62,7 @@ SIDES = {
     "fixed": "Bertsmith, fixed shape, not compiled",
     "compiled": "Bertsmith, compiled",
     "graphs": "Bertsmith, compiled, CUDA graphs",
-    "transformers": "`transformers.BertForPreTraining` (SDPA, compiled, padded)",
-    "modernbert": "`transformers.ModernBertForMaskedLM` (base, SDPA, compiled, padded)",
+    "transformers": "`transformers` (SDPA, compiled, padded)",
 }
 
 
@@ -159,6 +168,7 @@ def fixed_batches(case: Case) -> FixedBatches:
         most_tokens=TOKENS_AT_ONCE,
         max_length=case.config.data.max_length,
         sites=case.model().dropout_sites,
+        terms=len(case.objective.terms),
     )
     batches = case.prepared.batches
     assert isinstance(batches, Batches)  # of one length
@@ -193,6 +203,7 @@ def _fixed(case: Case, **how: Any) -> Step:
     engine = CompiledEngine(
         model,
         case.objective,
+        ALONE,
         optimizers,
         batches,
         micro_batch=TOKENS_AT_ONCE,
@@ -210,36 +221,42 @@ def _fixed(case: Case, **how: Any) -> Step:
 
 
 def transformers(case: Case) -> Step:
-    """`BertForPreTraining` with our case's shape and dropout."""
-    from transformers import BertConfig, BertForPreTraining
+    """The same network of `transformers`, with the same first weights and dropout."""
+    import transformers as peer
 
-    names = (
-        "hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
-        "hidden_dropout_prob attention_probs_dropout_prob max_position_embeddings"
-    )
-    shape: dict[str, Any] = {name: getattr(case.config.model, name) for name in names.split()}
-    shape.update(vocab_size=case.prepared.tokenizer.vocab_size, attn_implementation="sdpa")
-    return _padded(BertForPreTraining(BertConfig(**shape)), case, pairs=True)
+    ours = Snapshot.of(case.model(), case.prepared.tokenizer)
+    tokens, has_pairs = TOKENS_AT_ONCE, NSP_HEAD in case.objective.heads
+    while True:
+        with TemporaryDirectory() as folder:
+            ours.write(Path(folder))
+            kind = getattr(peer, ours.config["architectures"][0])
+            model = kind.from_pretrained(folder, attn_implementation="sdpa")
+        try:
+            return _padded(model, case, tokens, has_pairs=has_pairs)
+        except torch.OutOfMemoryError:
+            tokens //= 2
+            if tokens < _LEAST_AT_ONCE:
+                raise
+        del model
+        torch.cuda.empty_cache()
 
 
-def modernbert(case: Case) -> Step:
-    """`ModernBertForMaskedLM` of its published size, on the same ids."""
-    from transformers import ModernBertConfig, ModernBertForMaskedLM
+def _padded(model: Any, case: Case, tokens: int, *, has_pairs: bool) -> Step:
+    """Steps of so many tokens at once, padding counted.
 
-    kernel: dict[str, Any] = {"attn_implementation": "sdpa"}
-    return _padded(ModernBertForMaskedLM(ModernBertConfig(**kernel)), case, pairs=False)
-
-
-def _padded(model: Any, case: Case, *, pairs: bool) -> Step:
+    Raises:
+        torch.OutOfMemoryError: the first step, which is made here, does not fit.
+    """
     length = case.config.data.max_length
     model.to(case.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     forward = torch.compile(model, dynamic=False)
-    most = max(1, TOKENS_AT_ONCE // 2 // length)  # its logits are of every position
-    number = math.ceil(case.config.training.batch_size / most)
+    number = math.ceil(case.config.training.batch_size / max(1, tokens // length))
+    batches = [_in_parts(batch, number) for batch in case.batches]
+    is_padded = any(part.lengths[-1] < length for parts in batches for part in parts)
     inputs = [
-        [_padded_part(part, length, pairs, case.device) for part in _in_parts(batch, number)]
-        for batch in case.batches
+        [_padded_part(part, length, case.device, has_pairs, is_padded) for part in parts]
+        for parts in batches
     ]
 
     def step(step_number: int) -> Any:
@@ -254,7 +271,14 @@ def _padded(model: Any, case: Case, *, pairs: bool) -> Step:
         optimizer.zero_grad()
         return loss
 
-    return step
+    step(0)
+    wait_for(case.device)
+
+    def again(step_number: int) -> Any:
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            return step(step_number)
+
+    return again
 
 
 def _in_parts(batch: Batch, number: int) -> list[Batch]:
@@ -264,7 +288,7 @@ def _in_parts(batch: Batch, number: int) -> list[Batch]:
 
 
 def _padded_part(
-    batch: Batch, length: int, pairs: bool, device: torch.device
+    batch: Batch, length: int, device: torch.device, has_pairs: bool, is_padded: bool
 ) -> dict[str, torch.Tensor]:
     layout = Layout.of((*batch.lengths, length), torch.device("cpu"))  # one row more sets the width
     filler = torch.zeros(length, dtype=torch.long)
@@ -276,9 +300,9 @@ def _padded_part(
     labels[batch.masked_positions] = batch.masked_labels
     mask = pad(torch.ones_like(batch.input_ids))
     found = {"input_ids": pad(batch.input_ids), "labels": pad(labels).masked_fill(mask == 0, -100)}
-    if not bool(mask.all()):
+    if is_padded:
         found["attention_mask"] = mask
-    if pairs:
+    if has_pairs:
         found["token_type_ids"] = pad(batch.token_type_ids)
         found["next_sentence_label"] = batch.sequence_labels
     return {name: _pinned(value, device) for name, value in found.items()}

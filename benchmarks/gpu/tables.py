@@ -47,13 +47,12 @@ def _case(case: str, own: list[dict[str, Any]], turns: list[dict[str, Any]]) -> 
         for turn in each:
             turn["share"] = turn["flops_per_second"] / turn["peak_flops_per_second"]
             turn["of_sheet"] = turn["flops_per_second"] / sheet if sheet else float("nan")
-        is_other = side == "modernbert"
         rows.append(
             f"| {SIDES[side]} | {column(each, 'sequences_per_second', '{:,.0f}')} "
             f"| {column(each, 'tokens_per_second', '{:,.0f}')} "
             f"| {times(rounds, best, side, 'tokens_per_second')} "
-            f"| {'—' if is_other else column(each, 'share', '{:.1f}', 100) + ' %'} "
-            f"| {'—' if is_other else column(each, 'of_sheet', '{:.1f}', 100) + ' %'} "
+            f"| {column(each, 'share', '{:.1f}', 100)} % "
+            f"| {column(each, 'of_sheet', '{:.1f}', 100)} % "
             f"| {first[side]['peak_bytes'] / 1e9:.1f} GB "
             f"| {first[side]['first_step_seconds']:.0f} s |"
         )
