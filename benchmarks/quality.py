@@ -41,6 +41,7 @@ USUAL: dict[str, Any] = {
     "batch_size": 128,
     "mlm_probability": 0.15,
     "attention_init": "normal",
+    "embedding_init": "normal",
     "pairs": PAIRS,
 }
 SIDES: dict[str, tuple[str, dict[str, Any]]] = {

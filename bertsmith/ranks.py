@@ -24,6 +24,7 @@ from bertsmith.streams import LenientStream
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from torch import Tensor
     from torch._C._distributed_c10d import Store
     from torch.distributed import ProcessGroup
 
@@ -83,6 +84,13 @@ class Ranks:
     def from_first(self, value: Any) -> Any:
         """What the first rank has of something that is JSON."""
         return json.loads(self._from(0, json.dumps(value)))
+
+    def broadcast(self, tensor: Tensor) -> None:
+        """Overwrite `tensor`, on the host, with what the first rank has; all ranks must ask."""
+        if self.size > 1:
+            import torch.distributed as dist
+
+            dist.broadcast(tensor, 0)
 
     def of_all(self, error: BertsmithError) -> BertsmithError:
         """What to raise where every rank meets the same `error`: the first one says it."""

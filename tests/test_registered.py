@@ -119,6 +119,10 @@ class Bag(Encoder):
         return MlmProjection(hidden, self.mlm_head.weight, self.mlm_head.bias)
 
     @property
+    def word_embedding(self) -> Tensor:
+        return self.words.weight
+
+    @property
     def mlm_bias(self) -> nn.Parameter:
         return self.mlm_head.bias
 

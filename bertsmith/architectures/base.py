@@ -118,6 +118,11 @@ class Encoder(nn.Module, ABC):
 
     @property
     @abstractmethod
+    def word_embedding(self) -> Tensor:
+        """The vectors of the vocabulary's entries, float32 [V, H]."""
+
+    @property
+    @abstractmethod
     def mlm_bias(self) -> nn.Parameter:
         """The bias of the vocabulary's logits, float32 [V]."""
 

@@ -108,6 +108,7 @@ class PretrainSettings(PreparationSettings, total=False):
     tail_ratio: float
     mlm_bias_init: Literal["frequency", "zero"]
     attention_init: Literal["near", "normal"]
+    embedding_init: Literal["cooccurrence", "normal"]
     max_grad_norm: float
     seed: int
     device: Literal["auto", "cpu", "cuda", "mps"]

@@ -90,6 +90,7 @@ _SMALL = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
     "attention_init": "near",
+    "embedding_init": "cooccurrence",
 }
 """What learnt most of a small text with the textbook preset, by docs/experiments.md; `tiny` gains
 by it as well, the others are not tuned. The warm-up is long for the sake of short runs. Dropout is

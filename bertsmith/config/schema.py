@@ -250,6 +250,11 @@ class TrainingConfig:
     )
     """Where attention begins: half of the first layer looks at neighbours, or all is drawn. A run
     with `init_from` begins as the model is."""
+    embedding_init: Literal["cooccurrence", "normal"] = setting(
+        "normal", needs={"init_from": (None,)}
+    )
+    """Where word embeddings begin: with vectors that say which tokens stand near each other in the
+    training text, or drawn. A run with `init_from` begins as the model is."""
     max_grad_norm: float = setting(1.0, ge=0)
     """The gradient's norm is clipped to this; 0 switches clipping off."""
     seed: int = setting(0, ge=0, lt=2**63)

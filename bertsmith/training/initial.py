@@ -16,8 +16,10 @@ from torch import Tensor
 from bertsmith.architectures import MLM_HEAD, NSP_HEAD, Encoder, build
 from bertsmith.config import PRESETS, FixedSettings, ModelConfig, PretrainConfig, resolve
 from bertsmith.data.store import log_shares, word_counts
+from bertsmith.display import Display
 from bertsmith.errors import DataError
 from bertsmith.nn.shards import put
+from bertsmith.ranks import Ranks
 from bertsmith.saved.hugging_face import (
     CONFIG_FILE,
     missing_heads,
@@ -30,6 +32,7 @@ from bertsmith.saved.hugging_face import (
 )
 from bertsmith.saved.locate import find_model, find_run_config, read_newest
 from bertsmith.tokenizer import Tokenizer
+from bertsmith.training.cooccurrence import word_embeddings
 from bertsmith.training.prepare import Prepared
 
 _OF_DATA = ("objective", "max_length", "pairing", "masking", "mlm_probability")
@@ -64,6 +67,7 @@ def _given_by(folder: Path, path: Path) -> FixedSettings:
     run_config = find_run_config(path)
     defaults: dict[str, Any] = {name: getattr(shape, name) for name in shape.may_differ}
     defaults |= {"tokenizer": str(folder.resolve()), "attention_init": "normal"}
+    defaults |= {"embedding_init": "normal"}
     if run_config is not None:
         run = resolve(file=run_config)
         preset = run.preset
@@ -117,6 +121,8 @@ class FirstWeights:
     Args:
         seed: of what is drawn.
         looks_near: whether heads of the first layer begin with the places around a token.
+        words: float32 [V, H], where word embeddings begin, on the first rank, and room for it on
+            the others; None: they are drawn.
         state: weights of the model that is gone on from; empty without one.
         mlm_bias: float32 [V], log shares of the words, where the MLM head begins; None: at 0, or
             where `state` says.
@@ -124,12 +130,28 @@ class FirstWeights:
 
     seed: int
     looks_near: bool
+    words: Tensor | None
     state: dict[str, Tensor]
     mlm_bias: npt.NDArray[np.float32] | None
 
     @classmethod
-    def read(cls, model: Encoder, config: PretrainConfig, prepared: Prepared) -> FirstWeights:
+    def read(
+        cls,
+        model: Encoder,
+        config: PretrainConfig,
+        prepared: Prepared,
+        *,
+        ranks: Ranks,
+        display: Display,
+    ) -> FirstWeights:
         """All that is needed to begin, held against the run, before anything is written.
+
+        Args:
+            model: the network, whose weights are set by `into`.
+            config: of the run.
+            prepared: the text.
+            ranks: who trains; the first one counts co-occurrences.
+            display: shows how far that is.
 
         Raises:
             DataError: the model to begin from has another tokenizer than the text.
@@ -162,17 +184,41 @@ class FirstWeights:
             # The head then starts as good as word counts alone can be, and has context to learn.
             bias = log_shares(word_counts(prepared.batches.store, prepared.tokenizer))
         looks_near = config.training.attention_init == "near" and begins_from is None
-        return cls(config.training.seed, looks_near, state, bias)
+        words = None
+        if config.training.embedding_init == "cooccurrence" and begins_from is None:
+            words = torch.empty(model.word_embedding.shape)
+            if ranks.is_first:
+                words = _cooccurrence_embeddings(words.shape, config, prepared, display)
+        return cls(config.training.seed, looks_near, words, state, bias)
 
-    def into(self, model: Encoder) -> None:
-        """Set all weights of `model`; what the model gone on from lacks is drawn."""
+    def into(self, model: Encoder, ranks: Ranks) -> None:
+        """Set all weights of `model`; what the model gone on from lacks is drawn.
+
+        All ranks must do it together.
+        """
         model.initialize(self.seed, looks_near=self.looks_near)
+        if self.words is not None:
+            ranks.broadcast(self.words)
+            put(model.word_embedding, self.words)
         put_weights(model, self.state)
         if self.mlm_bias is not None:
             # The rest is of rows that only pad the matrix.
             bias = torch.full((model.vocab_size,), float(self.mlm_bias.min()))
             bias[: len(self.mlm_bias)].copy_(torch.from_numpy(self.mlm_bias))
             put(model.mlm_bias, bias)
+
+
+def _cooccurrence_embeddings(
+    shape: Sequence[int], config: PretrainConfig, prepared: Prepared, display: Display
+) -> Tensor:
+    with display.stage("Counting co-occurrences") as progress:
+        return word_embeddings(
+            prepared.batches.store,
+            shape,
+            deviation=config.model.initializer_range,
+            seed=config.training.seed,
+            progress=progress,
+        )
 
 
 def _with_rows(model: Encoder, rows: int) -> Encoder:

@@ -171,7 +171,9 @@ class Job:
         model = build(self.config.model, rows, objective_of(self.config.data.objective).heads)
         if newest is not None:
             return model, None
-        return model, FirstWeights.read(model, self.config, prepared)
+        return model, FirstWeights.read(
+            model, self.config, prepared, ranks=self.ranks, display=self.display
+        )
 
     def _fitted(self, parallel: Parallel) -> PretrainConfig:
         """The settings with the micro-batch that fits, as they are written down."""

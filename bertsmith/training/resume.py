@@ -98,5 +98,7 @@ def _beginning(job: Job, model: Encoder, prepared: Prepared) -> FirstWeights | N
     """
     if len(list_checkpoints(job.path)) == 1:
         with suppress(BertsmithError):
-            return FirstWeights.read(model, job.config, prepared)
+            return FirstWeights.read(
+                model, job.config, prepared, ranks=job.ranks, display=job.display
+            )
     return None

@@ -141,7 +141,7 @@ class Trainer:
                 raise self.ranks.of_all(
                     RunError("The run must have a checkpoint to go on from; it has none any more.")
                 )
-            self.first_weights.into(self.model)
+            self.first_weights.into(self.model, self.ranks)
             self.engine.optimizers.forget()
             self.average.forget()
             self.progress = Progress()

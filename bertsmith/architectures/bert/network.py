@@ -278,7 +278,11 @@ class Bert(Encoder):
         return hidden
 
     def mlm_projection(self, hidden: Tensor) -> MlmProjection:
-        return MlmProjection(self.mlm_head(hidden), self.embeddings.word.weight, self.mlm_head.bias)
+        return MlmProjection(self.mlm_head(hidden), self.word_embedding, self.mlm_head.bias)
+
+    @property
+    def word_embedding(self) -> Tensor:
+        return self.embeddings.word.weight
 
     @property
     def mlm_bias(self) -> nn.Parameter:

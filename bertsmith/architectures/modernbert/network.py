@@ -334,9 +334,11 @@ class ModernBert(Encoder):
         return Tokens(layout, everywhere, None), Tokens(layout, near, windows)
 
     def mlm_projection(self, hidden: Tensor) -> MlmProjection:
-        return MlmProjection(
-            self.head(hidden), self.embeddings.tok_embeddings.weight, self.mlm_head.bias
-        )
+        return MlmProjection(self.head(hidden), self.word_embedding, self.mlm_head.bias)
+
+    @property
+    def word_embedding(self) -> Tensor:
+        return self.embeddings.tok_embeddings.weight
 
     @property
     def mlm_bias(self) -> nn.Parameter:
