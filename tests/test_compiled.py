@@ -433,7 +433,9 @@ def test_long_runs_repay_what_compiling_takes(
 ) -> None:
     training = TrainingConfig(batch_size=16, **budget)
     batches = make_batches(store, tokenizer)
-    assert _is_long(Budget.of(training, batches.num_examples), training, batches) is is_long
+    tokens_in_step = batches.batch(0).num_tokens
+    budget_of_run = Budget.of(training, batches.num_examples)
+    assert _is_long(budget_of_run, training, tokens_in_step) is is_long
 
 
 def test_a_cpu_does_not_compile(store: TokenStore, tokenizer: Tokenizer) -> None:

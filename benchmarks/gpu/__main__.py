@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
 import json
 import statistics
 import time
@@ -16,6 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import benchmarks.gpu
+import bertsmith
 from benchmarks.gpu import sides
 from benchmarks.gpu.kit import CORPORA, KIT
 from benchmarks.gpu.sides import CASES, OURS, SIDES, Case
@@ -68,11 +70,17 @@ def right(found: Found, device: torch.device, _: argparse.Namespace) -> None:
             found.add("right", case=name, way=way, error=error)
             if not error < _WORST:
                 raise SystemExit(f"Wrong: gradients of {name}, {way}, are off by {error:.1%}.")
-    found.add("all right", **_machine(device))
+    found.add("all right", code=_code(), **_machine(device))
 
 
 def _machine(device: torch.device) -> dict[str, str]:
     return {"device": torch.cuda.get_device_name(device), "versions": versions()}
+
+
+def _code() -> str:
+    """A digest of the package: what was found right of another is not known of this one."""
+    files = sorted(Path(bertsmith.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def ceilings(found: Found, device: torch.device, options: argparse.Namespace) -> None:
@@ -104,7 +112,7 @@ def ceilings(found: Found, device: torch.device, options: argparse.Namespace) ->
 def speed(found: Found, device: torch.device, options: argparse.Namespace) -> None:
     """All sides of the cases, in turns; not before it is known that the steps are right."""
     ends = time.monotonic() + 60 * options.minutes
-    if not found.has("all right", **_machine(device)):
+    if not found.has("all right", code=_code(), **_machine(device)):
         right(found, device, options)
     for name in options.cases:
         case = Case.load(name, CORPORA, device, options.steps)
@@ -155,7 +163,7 @@ def speed(found: Found, device: torch.device, options: argparse.Namespace) -> No
 
 
 def _first(found: Found, case: Case, side: str, device: torch.device) -> Callable[[int], Any]:
-    """A side's step, warm; its first one is compiled."""
+    """A side's step, warm; its first one is compiled. Seconds have what a peer tried in vain."""
     _forget()
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)

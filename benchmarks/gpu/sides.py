@@ -10,6 +10,7 @@ padded.
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -238,7 +239,9 @@ def transformers(case: Case) -> Step:
             if tokens < _LEAST_AT_ONCE:
                 raise
         del model
+        gc.collect()
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()  # what did not fit does not count
 
 
 def _padded(model: Any, case: Case, tokens: int, *, has_pairs: bool) -> Step:

@@ -47,6 +47,7 @@ _INDUCTOR: dict[str, Any] = {
     # This fusion leaves gradients out in PyTorch 2.10 to 2.13 (pytorch/pytorch#193061).
     "triton.mix_order_reduction": False
 }
+_ALIGNMENT = 4  # float32 numbers in 16 bytes, which fused kernels load at once
 _MOST_GRAPHS = 256  # of a function; PyTorch's own bound for all of them
 _WARM_UPS = 2  # before a capture: libraries make their handles and workspaces in the first passes
 
@@ -203,11 +204,10 @@ class CompiledEngine:
 def _in_one_buffer(model: Encoder) -> Tensor:
     """Gradients of all parameters as parts of one tensor of zeros, which is given."""
     parameters = list(model.parameters())
-    buffer = torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
-    for parameter, part in zip(
-        parameters, buffer.split([p.numel() for p in parameters]), strict=True
-    ):
-        parameter.grad = part.view_as(parameter)
+    sizes = [p.numel() + -p.numel() % _ALIGNMENT for p in parameters]
+    buffer = torch.zeros(sum(sizes), device=parameters[0].device)
+    for parameter, part in zip(parameters, buffer.split(sizes), strict=True):
+        parameter.grad = part[: parameter.numel()].view_as(parameter)
     return buffer
 
 

@@ -82,7 +82,9 @@ def compiles(
     """
     can = not parallel.is_sharded and _can_compile(config, device)
     is_worth_it = can and _is_long(
-        Budget.of(config.training, batches.num_examples), config.training, batches
+        Budget.of(config.training, batches.num_examples),
+        config.training,
+        batches.batch(0).num_tokens * parallel.ranks.size,
     )
     return not parallel.ranks.any(not is_worth_it)
 
@@ -105,10 +107,10 @@ def _can_compile(config: PretrainConfig, device: torch.device) -> bool:
     )
 
 
-def _is_long(budget: Budget, training: TrainingConfig, batches: Batches) -> bool:
+def _is_long(budget: Budget, training: TrainingConfig, tokens_in_step: int) -> bool:
     if budget.unit == "seconds":
         return budget.amount >= _SECONDS_THAT_PAY
     steps = budget.amount
     if budget.unit == "tokens":
-        steps /= batches.batch(0).num_tokens
+        steps /= tokens_in_step
     return steps >= _STEPS_THAT_PAY

@@ -196,8 +196,9 @@ class _Trial:
         )
         parts = parallel.ranks.size if parallel.requires_lockstep else 1
         reserve = bytes_of_optimizer(model, training) // parts
-        if device.type == "cpu" or parts > 1:
-            # Gradients; FSDP has them whole where a step has several micro-batches.
+        if device.type == "cpu" or parallel.ranks.size > 1:
+            # Gradients; FSDP has them whole where a step has several micro-batches, and DDP has
+            # room to send them in.
             reserve += bytes_of_parameters(model)
         if device.type == "cpu":
             architecture = architecture_of(config.model.architecture)
@@ -237,8 +238,7 @@ class _Trial:
         before = torch.cuda.memory_allocated(self._device)
         torch.cuda.reset_peak_memory_stats(self._device)
         try:
-            with self._parallel.accumulate(is_last=self._parallel.requires_lockstep):
-                self._forward(batch).backward()
+            self._forward(batch).backward()
         except torch.OutOfMemoryError as error:
             if not self._parallel.requires_lockstep:
                 raise
@@ -253,7 +253,7 @@ class _Trial:
 
     def _forward(self, batch: Batch) -> Tensor:
         with self._autocast():
-            found = [part.sum() for part in self._parallel.forward(batch, 0)]
+            found = [part.sum() for part in self._parallel.forward_here(batch, 0)]
         return 0.0 * torch.stack(found).sum()
 
 

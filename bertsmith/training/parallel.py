@@ -1,4 +1,4 @@
-"""One model on several ranks: how it is spread, and how gradients come together.
+"""One model on several ranks: how it is spread, and how gradients come together in eager steps.
 
 DDP keeps all of it on every rank; FSDP2 (`fully_shard`) a part of each weight, gradient and moment.
 Both take the mean of the ranks' gradients, and what is wanted is their sum, since a rank's loss is
@@ -59,9 +59,13 @@ class Parallel:
     def forward(self, batch: Batch, dropout_key: int) -> tuple[Tensor, ...]:
         """What the objective makes of a micro-batch; see `Objective.of_part`."""
         if self._ddp is None:
-            found: tuple[Tensor, ...] = self.model.call(self.objective.of_part, batch, dropout_key)
-            return found
+            return self.forward_here(batch, dropout_key)
         return tuple(self._ddp(batch, dropout_key))
+
+    def forward_here(self, batch: Batch, dropout_key: int) -> tuple[Tensor, ...]:
+        """The same without DDP: the gradients of its backward pass are this rank's alone."""
+        found: tuple[Tensor, ...] = self.model.call(self.objective.of_part, batch, dropout_key)
+        return found
 
     @property
     def can_halve(self) -> bool:

@@ -160,7 +160,7 @@ class Job:
     def begin(self) -> dict[str, Any]:
         """A run from its beginning; the closing figures."""
         prepared = prepare_on_ranks(self.config, None, self.ranks, self.display)
-        with self.ranks.raising_on_all():
+        with self.ranks.raising_on_all(is_long=True):
             model, first = self.model(prepared, None)
         with self.ending_well(), deterministic(self.device):
             return self.train(model, first, prepared, None)

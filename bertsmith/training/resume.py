@@ -68,13 +68,15 @@ def resume(job: Job, *, as_before: bool) -> dict[str, Any]:
             progress = Progress.read(newest / STATE_FILE)
             earlier.refuse_differences(job.config, progress)
     prepared = prepare_on_ranks(job.config, newest, job.ranks, job.display)
-    with job.ranks.raising_on_all():
+    with job.ranks.raising_on_all(is_long=True):
         refuse_other_text(earlier.report, prepared.report)
         if progress is not None and not same_budget:
             _refuse_spent(job, progress, prepared)
         model, first = job.model(prepared, newest)
         if progress is not None and progress.owes_validation:
             first = _beginning(job, model, prepared)
+    if job.ranks.any(first is None):  # going back to the beginning is done together
+        first = None
     if not same_budget:
         job.display.say("The budget is another now: the learning rate is laid out over it.")
     with job.ending_well(), deterministic(job.device):
