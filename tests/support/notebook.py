@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bertsmith.corpus.cache import cache_folder
+
 FOLDER = Path(__file__).parents[2] / "docs"
 TUTORIAL, NOTEBOOK = FOLDER / "tutorial.md", FOLDER / "chapter.ipynb"
 _BLOCK = re.compile(r"^```(python(?: notebook)?)\n(.*?)^```\n", re.M | re.S)
@@ -78,6 +80,7 @@ def executed(corpus: str | None) -> Any:
         corpus: a folder that stands for the name wikitext-2; None: it is downloaded.
     """
     import nbclient
+    import nbformat
 
     made = notebook()
     if corpus is not None:  # for this execution alone
@@ -91,7 +94,10 @@ def executed(corpus: str | None) -> Any:
     for cell, plain in zip(made.cells, notebook().cells, strict=True):
         cell.source = plain.source
         cell.metadata = plain.metadata
-    return made
+    # Where this machine keeps prepared texts is nobody's concern.
+    return nbformat.reads(
+        nbformat.writes(made).replace(str(cache_folder()), "~/.cache/bertsmith"), as_version=4
+    )
 
 
 if __name__ == "__main__":
