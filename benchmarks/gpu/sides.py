@@ -240,8 +240,9 @@ def transformers(case: Case) -> Step:
                 raise
         del model
         gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()  # what did not fit does not count
+        if case.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()  # what did not fit does not count
 
 
 def _padded(model: Any, case: Case, tokens: int, *, has_pairs: bool) -> Step:
