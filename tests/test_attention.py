@@ -164,7 +164,7 @@ def test_the_way_to_flash_attention(every: int, is_compiled: bool, flash_on_cpu:
 def test_dropped_probabilities_are_dropped_in_both_directions(
     lengths: list[int], every: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention_module, "_heads_at_once", lambda *_: at_once)
+    monkeypatch.setattr(attention_module, "heads_at_once", lambda *_: at_once)
     keys, choice = Layout.of(lengths, CPU), choose(lengths, every)
     noise = DropoutKey(5, torch.arange(sum(lengths)) + 30)
     factors = []
@@ -191,7 +191,7 @@ def test_heads_at_once_drop_what_each_alone_drops(monkeypatch: pytest.MonkeyPatc
     key_value[:, HEADS * SIZE :] = torch.eye(SIZE, dtype=torch.float64)[places].repeat(1, HEADS)
     found = []
     for at_once in (1, HEADS):
-        monkeypatch.setattr(attention_module, "_heads_at_once", lambda *_, n=at_once: n)
+        monkeypatch.setattr(attention_module, "heads_at_once", lambda *_, n=at_once: n)
         found.append(attend(query, *halves(key_value), layout, layout, HEADS, 0.4, noise, site=3))
     assert torch.equal(found[0] == 0, found[1] == 0)
     first, other, _ = found[0][:SIZE].split(SIZE, 1)

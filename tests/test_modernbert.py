@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import (
@@ -30,6 +30,7 @@ from bertsmith.config import PRESETS, ModernBertConfig, TrainingConfig, resolve
 from bertsmith.data.store import TokenStore
 from bertsmith.errors import ModelError
 from bertsmith.hardware import device as device_module
+from bertsmith.nn import local_attention
 from bertsmith.nn import loss as loss_module
 from bertsmith.nn.dropout import DropoutKey
 from bertsmith.nn.layout import Layout, PackedInput
@@ -183,8 +184,16 @@ def test_parameters_are_counted_alike() -> None:
     window=st.sampled_from([1, 3, 8, 40, 64]),
     filler=st.integers(0, 5),
 )
-@settings(max_examples=40)
-def test_windows_are_masked_attention(lengths: list[int], window: int, filler: int) -> None:
+@pytest.mark.parametrize("at_once", [1, 3], ids=["head by head", "all heads at once"])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_windows_are_masked_attention(
+    at_once: int,
+    lengths: list[int],
+    window: int,
+    filler: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(local_attention, "heads_at_once", lambda *_: at_once)
     generator = torch.Generator().manual_seed(sum(lengths))
     count = sum(lengths)
     rows = torch.randn(3, count + filler, 12, generator=generator, dtype=torch.float64)
@@ -201,6 +210,19 @@ def test_windows_are_masked_attention(lengths: list[int], window: int, filler: i
     grad = torch.randn(mine.shape, generator=generator, dtype=torch.float64)
     (my_grad,), (their_grad,) = (torch.autograd.grad(out, rows, grad) for out in (mine, other))
     torch.testing.assert_close(my_grad, their_grad, rtol=1e-11, atol=1e-12)
+
+
+def test_heads_at_once_drop_what_each_alone_drops(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths, found = [150, 90], []
+    for at_once in (1, 4):
+        monkeypatch.setattr(local_attention, "heads_at_once", lambda *_, n=at_once: n)
+        rows = torch.randn(3, sum(lengths), 16, generator=torch.Generator().manual_seed(0)).double()
+        rows.requires_grad_()
+        windows = Windows(Layout.of(lengths, CPU), sum(lengths), 16)
+        key = DropoutKey(7, torch.arange(sum(lengths)))
+        out = attend_locally(rows[0], rows[1], rows[2], windows, 4, 0.3, key, site=2)
+        found.append((out, *torch.autograd.grad((out**2).sum(), rows)))
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
 
 
 def test_dropout_goes_by_the_token_wherever_blocks_begin() -> None:

@@ -155,19 +155,20 @@ class _AttendKeepingScores(torch.autograd.Function):
         query, key, value = queries.pad(query), keys.pad(key), keys.pad(value)
         context = torch.empty_like(query, memory_format=torch.contiguous_format)
         kept = []
-        at_once = _heads_at_once(query.device, num_heads)
+        at_once = heads_at_once(query.device, num_heads)
         for first, columns in columns_of_heads(query.shape[2], num_heads, at_once):
             query_heads, key_heads, value_heads = (
-                _apart(grid[..., columns], at_once) for grid in (query, key, value)
+                apart(grid[..., columns], at_once) for grid in (query, key, value)
             )
             scores = _scaled_scores(query_heads, key_heads, keys.score_bias)  # [B * at_once, Q, L]
             probs = torch.softmax(scores, 2, out=scores)
             keeps = None
             if dropout_prob and dropout_key is not None:
                 tokens = queries.pad(dropout_key.tokens[:, None]).squeeze(2)
-                keeps = _keeps(dropout_key, site + first, at_once, tokens, keys, dropout_prob)
+                sites = range(site + first, site + first + at_once)
+                keeps = keeps_of_heads(dropout_key, sites, tokens, keys.max_length, dropout_prob)
             found = torch.bmm(drop(probs, keeps, dropout_prob), value_heads)
-            context[..., columns] = _together(found, at_once)
+            context[..., columns] = together(found, at_once)
             kept += [probs, keeps]
         ctx.save_for_backward(query, key, value, *kept)
         ctx.queries, ctx.keys = queries, keys
@@ -188,18 +189,18 @@ class _AttendKeepingScores(torch.autograd.Function):
         groups = columns_of_heads(query.shape[2], ctx.num_heads, at_once)
         for (_, columns), probs, keeps in zip(groups, kept[::2], kept[1::2], strict=True):
             grad, query_heads, key_heads, value_heads = (
-                _apart(grid[..., columns], at_once) for grid in (grad_context, query, key, value)
+                apart(grid[..., columns], at_once) for grid in (grad_context, query, key, value)
             )
             dropped = drop(probs, keeps, ctx.dropout_prob)
-            grad_value[..., columns] = _together(torch.bmm(dropped.transpose(1, 2), grad), at_once)
+            grad_value[..., columns] = together(torch.bmm(dropped.transpose(1, 2), grad), at_once)
             grad_probs = torch.bmm(grad, value_heads.transpose(1, 2))
             grad_probs = drop(grad_probs, keeps, ctx.dropout_prob)
             # The gradient of a softmax: p * (dp - sum of p * dp over the row).
             along = torch.linalg.vecdot(grad_probs, probs).unsqueeze(2)
             grad_scores = grad_probs.sub_(along).mul_(probs)
             grad_scores *= grad.shape[2] ** -0.5
-            grad_query[..., columns] = _together(torch.bmm(grad_scores, key_heads), at_once)
-            grad_key[..., columns] = _together(
+            grad_query[..., columns] = together(torch.bmm(grad_scores, key_heads), at_once)
+            grad_key[..., columns] = together(
                 torch.bmm(grad_scores.transpose(1, 2), query_heads), at_once
             )
         num_queries, num_keys = ctx.num_rows
@@ -211,14 +212,20 @@ class _AttendKeepingScores(torch.autograd.Function):
         return *inputs, *(None,) * 6
 
 
-def _keeps(
-    dropout_key: DropoutKey, site: int, heads: int, tokens: Tensor, keys: Layout, probability: float
+def keeps_of_heads(
+    dropout_key: DropoutKey, sites: range, tokens: Tensor, width: int, probability: float
 ) -> Tensor:
-    """What stays of the probabilities of so many heads: bool [B * heads, Q, L]."""
-    if heads == 1:
-        return dropout_key.keeps(site, tokens, keys.max_length, probability)
-    sites = range(site, site + heads)
-    return dropout_key.keeps_at_sites(sites, tokens, keys.max_length, probability).flatten(0, 1)
+    """What stays of the probabilities of the heads that have these sites: bool [B * N, Q, width].
+
+    Args:
+        dropout_key: of the tokens.
+        sites: N of them.
+        tokens: int64 [B, Q].
+        width, probability: as in `DropoutKey.keeps`.
+    """
+    if len(sites) == 1:
+        return dropout_key.keeps(sites.start, tokens, width, probability)
+    return dropout_key.keeps_at_sites(sites, tokens, width, probability).flatten(0, 1)
 
 
 def drop(probs: Tensor, keeps: Tensor | None, probability: float) -> Tensor:
@@ -226,7 +233,8 @@ def drop(probs: Tensor, keeps: Tensor | None, probability: float) -> Tensor:
     return probs if keeps is None else (probs * keeps).mul_(scale_of_kept(probability))
 
 
-def _heads_at_once(device: torch.device, num_heads: int) -> int:
+def heads_at_once(device: torch.device, num_heads: int) -> int:
+    """One on a CPU, whose caches hold no more; all of them elsewhere, where a call costs more."""
     return 1 if device.type == "cpu" else num_heads
 
 
@@ -237,7 +245,7 @@ def columns_of_heads(hidden: int, num_heads: int, at_once: int = 1) -> list[tupl
     return [(first, slice(first * size, (first + at_once) * size)) for first in firsts]
 
 
-def _apart(columns: Tensor, heads: int) -> Tensor:
+def apart(columns: Tensor, heads: int) -> Tensor:
     """Each head by itself: [B, L, heads * D] → [B * heads, L, D]; of one head the same view."""
     columns = in_float32(columns)
     if heads == 1:
@@ -251,7 +259,7 @@ def in_float32(columns: Tensor) -> Tensor:
     return columns.float() if is_half_on_cpu else columns
 
 
-def _together(apart: Tensor, heads: int) -> Tensor:
+def together(apart: Tensor, heads: int) -> Tensor:
     """The way back: [B * heads, L, D] → [B, L, heads * D]."""
     return apart if heads == 1 else apart.unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)
 

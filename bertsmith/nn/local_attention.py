@@ -21,7 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bertsmith.hardware.device import whole_on_cpu
-from bertsmith.nn.attention import columns_of_heads, drop, has_varlen_kernel, in_float32
+from bertsmith.nn.attention import (
+    apart,
+    columns_of_heads,
+    drop,
+    has_varlen_kernel,
+    heads_at_once,
+    in_float32,
+    keeps_of_heads,
+    together,
+)
 from bertsmith.nn.dropout import DropoutKey
 from bertsmith.nn.layout import Layout
 
@@ -100,17 +109,22 @@ class Windows:
         padded = F.pad(packed, (0, 0, self.window, filler))
         return padded.view(self.num_blocks + 1, self.block, -1)
 
-    def seen(self, keys: Tensor) -> Tensor:
-        """What each block sees, as a view: [K + 1, S, D] → [K, C, D]."""
-        size = (self.num_blocks, self.block + 2 * self.window, keys.shape[2])
-        return keys.as_strided(size, keys.stride())
+    def seen(self, keys: Tensor, heads: int) -> Tensor:
+        """What each block sees: [K + 1, S, heads * D] → [K * heads, C, D]; of one head a view."""
+        head_size = keys.shape[2] // heads
+        size = (self.num_blocks, heads, self.block + 2 * self.window, head_size)
+        of_block, of_row, of_column = keys.stride()
+        strides = (of_block, head_size * of_column, of_row, of_column)
+        return keys.as_strided(size, strides).flatten(0, 1)
 
-    def add_up(self, grads: Tensor, out: Tensor) -> None:
-        """The way back of a gradient: [K, C, D] added up in `out` [K + 1, S, D]."""
+    def add_up(self, grads: Tensor, out: Tensor, heads: int) -> None:
+        """The way back of a gradient: [K * heads, C, D] added up in `out` [K + 1, S, heads * D]."""
         around = 2 * self.window
-        out[:-1] = grads[:, : self.block]
-        out[-1] = 0
-        out[1:, :around] += grads[:, self.block :]
+        grads = grads.unflatten(0, (-1, heads))
+        by_head = out.unflatten(2, (heads, -1)).transpose(1, 2)  # [K + 1, heads, S, D]
+        by_head[:-1] = grads[:, :, : self.block]
+        by_head[-1] = 0
+        by_head[1:, :, :around] += grads[:, :, self.block :]
 
     def rows_of_queries(self, blocks: Tensor) -> Tensor:
         """The way back: [K, S, H] → [T, H]."""
@@ -120,16 +134,16 @@ class Windows:
         """The way back: [K + 1, S, H] → [T, H]."""
         return blocks.flatten(0, 1)[self.window : self.window + self.num_rows]
 
-    def keeps(self, dropout_key: DropoutKey, site: int, probability: float) -> Tensor:
-        """What stays of the probabilities of a head: bool [K, S, C].
+    def keeps(self, dropout_key: DropoutKey, sites: range, probability: float) -> Tensor:
+        """What stays of the probabilities of some heads: bool [K * heads, S, C].
 
         A token's random numbers go by how far the other token is, so that they are the same
         wherever blocks begin.
         """
         tokens = self.queries(dropout_key.tokens[:, None]).squeeze(2)  # [K, S]
-        kept = dropout_key.keeps(site, tokens, 2 * self.window + 1, probability)
+        kept = keeps_of_heads(dropout_key, sites, tokens, 2 * self.window + 1, probability)
         columns = (self._offsets + self.window).clamp(0, 2 * self.window)
-        return kept.gather(2, columns.expand(self.num_blocks, -1, -1))
+        return kept.gather(2, columns.expand(len(kept), -1, -1))
 
 
 def attend_locally(
@@ -182,7 +196,7 @@ def _attend_unpadded(
 
 
 class _AttendInBlocks(torch.autograd.Function):
-    """Batched products, a block each, head by head; probabilities are kept for the backward pass.
+    """Batched products, a block of a head each; probabilities are kept for the backward pass.
 
     In bfloat16 on a CPU the products are made in float32, as in `_AttendKeepingScores`.
     """
@@ -201,49 +215,53 @@ class _AttendInBlocks(torch.autograd.Function):
     ) -> Tensor:
         query, key, value = windows.queries(query), windows.keys(key), windows.keys(value)
         context = torch.empty_like(query)
+        at_once = heads_at_once(query.device, num_heads)
         kept = []
-        for number, columns in columns_of_heads(query.shape[2], num_heads):
-            query_head, key_head, value_head = (
-                in_float32(grid[..., columns]) for grid in (query, key, value)
-            )
+        for number, columns in columns_of_heads(query.shape[2], num_heads, at_once):
+            queries = apart(query[..., columns], at_once)
+            keys, values = (in_float32(grid[..., columns]) for grid in (key, value))
+            bias = windows.bias.to(queries.dtype)
             scores = torch.baddbmm(
-                windows.bias.to(query_head.dtype),
-                query_head,
-                windows.seen(key_head).transpose(1, 2),
-                alpha=query_head.shape[2] ** -0.5,
+                bias if at_once == 1 else bias.repeat_interleave(at_once, 0),
+                queries,
+                windows.seen(keys, at_once).transpose(1, 2),
+                alpha=queries.shape[2] ** -0.5,
             )
             probs = torch.softmax(scores, 2, out=scores)
             keeps = None
             if dropout_prob and dropout_key is not None:
-                keeps = windows.keeps(dropout_key, site + number, dropout_prob)
-            found = torch.bmm(drop(probs, keeps, dropout_prob), windows.seen(value_head))
-            context[..., columns] = found
+                sites = range(site + number, site + number + at_once)
+                keeps = windows.keeps(dropout_key, sites, dropout_prob)
+            found = torch.bmm(drop(probs, keeps, dropout_prob), windows.seen(values, at_once))
+            context[..., columns] = together(found, at_once)
             kept += [probs, keeps]
         ctx.save_for_backward(query, key, value, *kept)
         ctx.windows, ctx.num_heads, ctx.dropout_prob = windows, num_heads, dropout_prob
+        ctx.at_once = at_once
         return windows.rows_of_queries(context)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *kept = ctx.saved_tensors
         windows: Windows = ctx.windows
+        at_once: int = ctx.at_once
         grad_context = windows.queries(grads[0])
         grad_query, grad_key, grad_value = (torch.empty_like(grid) for grid in (query, key, value))
-        heads = columns_of_heads(query.shape[2], ctx.num_heads)
-        for (_, columns), probs, keeps in zip(heads, kept[::2], kept[1::2], strict=True):
-            grad, query_head, key_head, value_head = (
-                in_float32(grid[..., columns]) for grid in (grad_context, query, key, value)
-            )
+        groups = columns_of_heads(query.shape[2], ctx.num_heads, at_once)
+        for (_, columns), probs, keeps in zip(groups, kept[::2], kept[1::2], strict=True):
+            grad, queries = (apart(grid[..., columns], at_once) for grid in (grad_context, query))
+            keys, values = (in_float32(grid[..., columns]) for grid in (key, value))
             dropped = drop(probs, keeps, ctx.dropout_prob)
-            windows.add_up(torch.bmm(dropped.mT, grad), grad_value[..., columns])
-            grad_probs = torch.bmm(grad, windows.seen(value_head).mT)
+            windows.add_up(torch.bmm(dropped.mT, grad), grad_value[..., columns], at_once)
+            grad_probs = torch.bmm(grad, windows.seen(values, at_once).mT)
             grad_probs = drop(grad_probs, keeps, ctx.dropout_prob)
             # The gradient of a softmax: p * (dp - sum of p * dp over the row).
             along = torch.linalg.vecdot(grad_probs, probs).unsqueeze(2)
             grad_scores = grad_probs.sub_(along).mul_(probs)
             grad_scores *= grad.shape[2] ** -0.5
-            grad_query[..., columns] = torch.bmm(grad_scores, windows.seen(key_head))
-            windows.add_up(torch.bmm(grad_scores.mT, query_head), grad_key[..., columns])
+            of_queries = torch.bmm(grad_scores, windows.seen(keys, at_once))
+            grad_query[..., columns] = together(of_queries, at_once)
+            windows.add_up(torch.bmm(grad_scores.mT, queries), grad_key[..., columns], at_once)
         inputs = (
             windows.rows_of_queries(grad_query),
             windows.rows_of_keys(grad_key),
