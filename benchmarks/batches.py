@@ -2,12 +2,13 @@
 
     python -m benchmarks.batches --corpus wikitext-2
     python -m benchmarks.batches --workers 0 2 4 8 --processors 16
+    python -m benchmarks.batches --fixed        # laid out for compiled steps
 
 Rates are of what the training process has in its hands, one batch after the other, as fast as it
 can take them; 0 workers are the thread that makes batches where there are few processors. What the
 training process itself does for a batch is its CPU time, all threads counted: it could take no more
 than that allows, however many workers it had. Each figure is of a process of its own, started anew;
-the sides take turns. Writes benchmarks/results/batches.md.
+the sides take turns. Writes benchmarks/results/batches.md, or with --fixed batches-fixed.md.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from bertsmith.config import resolve
 from bertsmith.data.ahead import BatchesAhead, usual_num_workers
 from bertsmith.data.batches import Batches
 from bertsmith.display import Display
-from bertsmith.hardware.device import keep_freed_memory
+from bertsmith.hardware.device import TOKENS_AT_ONCE, keep_freed_memory
+from bertsmith.training.fixed import FixedBatches, FixedShape
 from bertsmith.training.prepare import prepare
 
 RESULTS = Path(__file__).parent / "results"
@@ -40,6 +42,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 WARM_UP = 30
 """Batches; more than are under way at once."""
+_SITES = 200
+"""Dropout keys of a step, about those of `base`."""
 Turns = dict[int, list[dict[str, float]]]
 
 
@@ -52,6 +56,7 @@ def main() -> None:
     parser.add_argument("--processors", type=int, default=16, help="to reckon for")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every side")
     parser.add_argument("--batches", type=int, default=300, help="timed batches a turn")
+    parser.add_argument("--fixed", action="store_true", help="in the shape of compiled steps")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -65,12 +70,14 @@ def main() -> None:
                 figures = figures_of(
                     *("benchmarks.batches", "--one", "--cases", case, "--workers", str(number)),
                     *("--corpus", options.corpus, "--batches", str(options.batches)),
+                    *(["--fixed"] if options.fixed else []),
                 )
                 turns[number].append(figures)
                 print(case, number, figures, flush=True)
     text = report(found, options)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "batches.md").write_text(text, encoding="utf-8")
+    name = "batches-fixed.md" if options.fixed else "batches.md"
+    (RESULTS / name).write_text(text, encoding="utf-8")
     print(text)
 
 
@@ -79,9 +86,10 @@ def measure(case: str, num_workers: int, options: argparse.Namespace) -> dict[st
     torch.set_num_threads(1)
     keep_freed_memory()  # as in a run
     batches = batches_of(case, options.corpus)
+    make = in_fixed_shape(case, batches).batch if options.fixed else batches.batch
     pin_memory = torch.cuda.is_available()
     started = time.perf_counter()
-    with BatchesAhead(batches.batch, pin_memory=pin_memory, num_workers=num_workers) as source:
+    with BatchesAhead(make, pin_memory=pin_memory, num_workers=num_workers) as source:
         source.batch(0)
         first = time.perf_counter() - started
         source.wait_for_workers()
@@ -128,13 +136,26 @@ def batches_of(case: str, corpus: str) -> Batches:
     return found
 
 
+def in_fixed_shape(case: str, batches: Batches) -> FixedBatches:
+    """The same as a compiled step takes them on a GPU."""
+    length = CASES[case].get("max_length", 64)
+    shape = FixedShape.for_batches(
+        [batches.batch(number) for number in range(16)],
+        most_tokens=TOKENS_AT_ONCE["cuda"],
+        max_length=length,
+        sites=_SITES,
+    )
+    return FixedBatches(batches, shape)
+
+
 def report(found: dict[str, Turns], options: argparse.Namespace) -> str:
     """The tables as Markdown."""
     count = usual_num_workers(options.processors)
     lines = [
         "# Making batches",
         "",
-        f"`python -m benchmarks.batches` — WikiText-2, {options.batches} batches a turn, "
+        f"`python -m benchmarks.batches{' --fixed' if options.fixed else ''}` — WikiText-2, "
+        f"{options.batches} batches a turn, "
         f"{options.rounds} turns: median (lowest to highest); the sides take turns. Data alone: "
         "nobody trains, the training process takes each batch as soon as it is there"
         f"{', in pinned memory' if torch.cuda.is_available() else ''}.",
