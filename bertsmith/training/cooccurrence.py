@@ -14,6 +14,7 @@ Legend: V = vocabulary; H = hidden size; K = pairs of tokens that were seen.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -30,7 +31,8 @@ _SMOOTHING = 0.75  # power of a context's frequency
 _SCALE = 4.0  # root mean square, in standard deviations of what is drawn
 _MOST_TOKENS = 20_000_000  # of a larger text the first part of each shard is counted
 _PAIRS_AT_ONCE = 2**23
-_OVERSAMPLING = 16  # dimensions more in the randomized SVD (Halko, Martinsson and Tropp 2011)
+_OVERSAMPLING = 2  # times the dimensions, in the randomized SVD (Halko, Martinsson and Tropp 2011)
+_ITERATIONS = 4  # of its power method: with 2 and few dimensions more a run learns 0.05 nats less
 
 
 class Counts(NamedTuple):
@@ -180,8 +182,11 @@ def truncated_svd(matrix: Tensor, size: int, *, seed: int) -> Tensor:
     found = min(size, len(matrix))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        rank = min(found + _OVERSAMPLING, len(matrix))
-        left, singular, _ = torch.svd_lowrank(matrix, q=rank)
+        rank = min(_OVERSAMPLING * found, len(matrix))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that this layout, the quicker one, is in beta
+            rows = matrix.to_sparse_csr()
+            left, singular, _ = torch.svd_lowrank(rows, q=rank, niter=_ITERATIONS)
     vectors = torch.zeros(len(matrix), size)
     vectors[:, :found] = left[:, :found] * singular[:found].sqrt()
     return vectors
