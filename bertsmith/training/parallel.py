@@ -51,6 +51,10 @@ class Parallel:
         module = _Module(self.model, self.objective)
         return nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
 
+    def prepare(self) -> None:
+        """Make what eager steps need; all ranks do it together, before one of them may fail."""
+        _ = self._ddp
+
     @property
     def requires_lockstep(self) -> bool:
         """Whether every rank must go through the network equally often."""

@@ -112,6 +112,7 @@ class _Agreed(NamedTuple):
 
 def _agree(parallel: Parallel, batch: Batch, micro_batch: int) -> _Agreed:
     """Gather what the ranks must know of each other."""
+    parallel.prepare()
     parts = batch.split(micro_batch)
     found = parallel.ranks.gather([*batch.sizes, len(parts), micro_batch])
     first = int(found[: parallel.ranks.rank, 0].sum())
