@@ -29,7 +29,7 @@ from bertsmith.training.cooccurrence import (
 )
 from bertsmith.training.prepare import prepare
 from bertsmith.training.run import Run
-from tests.support.runs import TINY_RUN
+from tests.support.runs import STILL, TINY_RUN
 
 VOCABULARY = 12
 WEIGHTS = {1: 2, 2: 1}  # by distance
@@ -198,15 +198,6 @@ def test_a_text_without_two_tokens_that_go_together_leaves_all_drawn(text: Parag
     vectors = word_embeddings(store_of(text), (VOCABULARY, 8), deviation=0.02, seed=0)
     assert torch.isfinite(vectors).all()
     assert (vectors != 0).all()
-
-
-STILL: Any = {
-    "steps": 1,
-    "learning_rate": 1e-9,
-    "muon_learning_rate": 1e-9,
-    "weight_decay": 0.0,
-    "quiet": True,
-}
 
 
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])

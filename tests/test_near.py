@@ -17,7 +17,7 @@ from bertsmith.config import PRESETS, BertConfig, resolve
 from bertsmith.saved.hugging_face import load_model
 from bertsmith.saved.locate import find_model
 from bertsmith.training.run import Run
-from tests.support.runs import TINY_RUN
+from tests.support.runs import STILL, TINY_RUN
 
 SHAPES = [("textbook", {}), ("mini", {}), ("base", {}), ("tiny", {"num_attention_heads": 1})]
 
@@ -120,15 +120,6 @@ def test_small_presets_begin_near_and_the_others_and_the_chapter_do_not() -> Non
         **dict.fromkeys(["medium", "base", "large"], "normal"),
     }
     assert resolve(recipe="chapter").training.attention_init == "normal"
-
-
-STILL: Any = {
-    "steps": 1,
-    "learning_rate": 1e-9,
-    "muon_learning_rate": 1e-9,
-    "weight_decay": 0.0,
-    "quiet": True,
-}
 
 
 @pytest.mark.parametrize("wish", ["near", "normal"])

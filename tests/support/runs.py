@@ -31,6 +31,16 @@ TINY_RUN: dict[str, Any] = {
 }
 
 
+STILL: dict[str, Any] = {
+    "steps": 1,
+    "learning_rate": 1e-9,
+    "muon_learning_rate": 1e-9,
+    "weight_decay": 0.0,
+    "quiet": True,
+}
+"""A run that ends where it begins."""
+
+
 _TIMES = ("seconds", "_per_second", "share_of_peak", "_memory_bytes")
 
 
