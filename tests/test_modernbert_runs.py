@@ -27,7 +27,6 @@ from tests.support.ranks import assert_alike
 from tests.support.runs import TINY_RUN, result_of, stopped_and_resumed
 
 SETTINGS: dict[str, Any] = {
-    "embedding_init": "normal",  # from the larger ones a few rows do not fine-tune in few steps
     **TINY_RUN,
     "architecture": "modernbert",
     "num_hidden_layers": 4,
@@ -102,8 +101,10 @@ def test_it_is_fine_tuned_and_probed(
         settings = {**SETTINGS, "classifier_pooling": "mean"}
         path = bertsmith.pretrain(text_file, output=tmp_path / "p", quiet=True, **settings).output
     table = write(tmp_path / "t.tsv", rows_of(80))
+    # Word embeddings are larger than drawn ones: eight epochs at 0.01 leave some seeds at 0.5.
+    fast = {**FAST, "learning_rate": 0.03}
     tuned = bertsmith.finetune(
-        path, train=table, validation=table, output=tmp_path / "d", quiet=True, **FAST
+        path, train=table, validation=table, output=tmp_path / "d", quiet=True, **fast
     )
     assert tuned.results["pretrained"]["accuracy"]["mean"] > 0.9
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "d")
