@@ -239,7 +239,7 @@ class Training(ABC):
             first_weights=FirstWeights(
                 seed=seed,
                 looks_near=False,
-                words=None,
+                word_embedding=None,
                 state={name: value for name, value in state.items() if name in names},
                 mlm_bias=None,
             ),

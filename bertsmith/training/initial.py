@@ -121,8 +121,8 @@ class FirstWeights:
     Args:
         seed: of what is drawn.
         looks_near: whether heads of the first layer begin with the places around a token.
-        words: float32 [V, H], where word embeddings begin, on the first rank, and room for it on
-            the others; None: they are drawn.
+        word_embedding: float32 [V, H], where word embeddings begin, on the first rank, and room for
+            it on the others; None: they are drawn.
         state: weights of the model that is gone on from; empty without one.
         mlm_bias: float32 [V], log shares of the words, where the MLM head begins; None: at 0, or
             where `state` says.
@@ -130,7 +130,7 @@ class FirstWeights:
 
     seed: int
     looks_near: bool
-    words: Tensor | None
+    word_embedding: Tensor | None
     state: dict[str, Tensor]
     mlm_bias: npt.NDArray[np.float32] | None
 
@@ -184,12 +184,13 @@ class FirstWeights:
             # The head then starts as good as word counts alone can be, and has context to learn.
             bias = log_shares(word_counts(prepared.batches.store, prepared.tokenizer))
         looks_near = config.training.attention_init == "near" and begins_from is None
-        words = None
+        word_embedding = None
         if config.training.embedding_init == "cooccurrence" and begins_from is None:
-            words = torch.empty(model.word_embedding.shape)
+            word_embedding = torch.empty(model.word_embedding.shape)
             if ranks.is_first:
-                words = _cooccurrence_embeddings(words.shape, config, prepared, display)
-        return cls(config.training.seed, looks_near, words, state, bias)
+                shape = word_embedding.shape
+                word_embedding = _cooccurrence_embeddings(shape, config, prepared, display)
+        return cls(config.training.seed, looks_near, word_embedding, state, bias)
 
     def into(self, model: Encoder, ranks: Ranks) -> None:
         """Set all weights of `model`; what the model gone on from lacks is drawn.
@@ -197,9 +198,9 @@ class FirstWeights:
         All ranks must do it together.
         """
         model.initialize(self.seed, looks_near=self.looks_near)
-        if self.words is not None:
-            ranks.broadcast(self.words)
-            put(model.word_embedding, self.words)
+        if self.word_embedding is not None:
+            ranks.broadcast(self.word_embedding)
+            put(model.word_embedding, self.word_embedding)
         put_weights(model, self.state)
         if self.mlm_bias is not None:
             # The rest is of rows that only pad the matrix.
