@@ -155,6 +155,7 @@ def vectors(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> A
     return source, bertsmith.export(source, output=folder / "out", quantize="int8", quiet=True)
 
 
+@pytest.mark.slow
 def test_8_bits_are_near_and_the_largest_matrix_is_among_them(
     vectors: Any, tokenizer: Tokenizer
 ) -> None:
@@ -256,6 +257,7 @@ def test_the_program_in_the_card_runs_without_torch(
     assert re.search(said, done.stdout)
 
 
+@pytest.mark.slow
 def test_tags_are_judged_by_the_table_of_their_fine_tuning(
     finished_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

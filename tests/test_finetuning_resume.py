@@ -31,6 +31,7 @@ def tables(tmp_path: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_one_that_is_stopped_anywhere_goes_on_to_the_same_bytes(
     folder: Path, tables: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +169,7 @@ def test_one_that_diverges_says_so_and_leaves_nothing(
     assert list(output.parent.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_micro_batches_change_rounding_alone_and_bfloat16_little(
     folder: Path, tables: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -30,6 +30,15 @@ from bertsmith.training.validation_time import ValidationTime
 from tests.support.objective import Losses, losses_of
 from tests.support.runs import TINY_RUN, result_of
 
+
+def slow(*values: Any) -> list[Any]:
+    """Parameters of `make test-slow`."""
+    return [
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow)
+        for value in values
+    ]
+
+
 OFTEN: dict[str, Any] = {
     "checkpoint_every": 3,
     "validate_every": 2,
@@ -76,7 +85,7 @@ def ask_to_stop() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("number", [2, *slow(1, 3)])
 def test_a_validation_is_left_and_made_by_who_goes_on(
     number: int,
     undisturbed: Path,
@@ -114,7 +123,7 @@ def test_a_validation_is_left_and_made_by_who_goes_on(
     assert result_of(run) == result_of(undisturbed)
 
 
-@pytest.mark.parametrize("step", [1, 4, 5])
+@pytest.mark.parametrize("step", [4, *slow(1, 5)])
 def test_a_step_is_left_between_micro_batches(
     step: int,
     undisturbed: Path,
@@ -193,8 +202,9 @@ def weights_validated(
     return seen
 
 
-@pytest.mark.parametrize("keep", [1, 3])
-@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("number", "keep"), [(2, 1), (3, 3), *slow((1, 1), (1, 3), (2, 3), (3, 1))]
+)
 def test_weights_that_their_validation_condemns_are_not_gone_back_to(
     number: int,
     keep: int,
@@ -245,7 +255,7 @@ def test_the_last_good_checkpoint_is_none_that_was_condemned(
         assert steps_saved(run) == [2]
 
 
-@pytest.mark.parametrize("keep", [1, 3])
+@pytest.mark.parametrize("keep", [3, *slow(1)])
 def test_a_rollback_behind_a_validation_that_was_left_is_the_same(
     keep: int, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,11 @@ def test_it_is_reported_as_what_it_is(trained: bertsmith.Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"attention_dropout": 0.1, "mlp_dropout": 0.1, "precision": "bfloat16"}]
+    "more",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"attention_dropout": 0.1, "mlp_dropout": 0.1, "precision": "bfloat16"},
+    ],
 )
 def test_a_run_goes_on_byte_for_byte(
     more: dict[str, Any], text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -92,7 +96,8 @@ def test_it_is_evaluated_and_encodes(trained: bertsmith.Run, text_file: Path) ->
         model.next_sentence("a crane", "a bird")
 
 
-@pytest.mark.parametrize("pooling", [pytest.param("cls", marks=pytest.mark.slow), "mean"])
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_it_is_fine_tuned_and_probed(
     pooling: str, trained: bertsmith.Run, text_file: Path, tmp_path: Path
 ) -> None:

@@ -239,7 +239,7 @@ print(sum(1 for _ in text.read("train")))
         "one of 60 MB in a dictionary",
         pytest.param("one of 200 MB among others", marks=pytest.mark.slow),
         pytest.param("300 that repeat the one before", marks=pytest.mark.slow),
-        "1,501 of a dictionary's two",
+        pytest.param("1,501 of a dictionary's two", marks=pytest.mark.slow),
         "a row of 1,500 strings",
     ],
 )

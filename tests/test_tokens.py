@@ -283,6 +283,7 @@ def test_a_long_text_is_tagged_to_its_end(tuned: Any) -> None:
     assert bertsmith.tag(tuned.output, ["", "bird"], **ENCODER)[1][0].kind == "animal"
 
 
+@pytest.mark.slow
 def test_a_modernbert_learns_them_too(
     text_file: Path, files: dict[str, Any], tmp_path: Path
 ) -> None:

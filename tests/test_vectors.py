@@ -130,6 +130,7 @@ def test_vectors_are_learnt_from_pairs(tuned: Any, finished_run: Run) -> None:
     torch.testing.assert_close(theirs.pooler.dense.weight, pooler)
 
 
+@pytest.mark.slow
 def test_a_modernbert_learns_them_too(
     text_file: Path, tables: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -217,6 +218,7 @@ def test_neighbours_are_the_sentences_of_the_text(finished_run: Run, text_file: 
     assert starts == sorted(batch.starts)
 
 
+@pytest.mark.slow
 def test_one_that_is_stopped_goes_on_to_the_same_bytes(
     folder: Path, tables: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
