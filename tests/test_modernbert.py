@@ -366,7 +366,7 @@ def test_muon_has_the_matrices_between_hidden_states() -> None:
         for group in muon.param_groups
         for parameter in group["params"]
     }
-    expected = {"Wqkv": 3, "Wi": 2, "Wo": 1}
+    expected = {"Wqkv": 3, "Wi": 2, "Wo": 1, "dense": 1}
     for name, parameter in model.named_parameters():
         kind = name.split(".")[-2]
         assert blocks.get(id(parameter)) == (expected.get(kind) if parameter.ndim > 1 else None)

@@ -101,7 +101,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def hidden_matrices(self) -> dict[str, int]:
-        """Names of the weights that map hidden states to hidden states in a layer.
+        """Names of the weights that map hidden states to hidden states, of layers and the MLM head.
 
         Muon updates them. Each with the number of matrices that are stacked in it along its rows:
         query, key and value are 3 in one.

@@ -203,8 +203,8 @@ class TrainingConfig:
     parallel: Literal["ddp", "fsdp"] = setting("ddp", may_change=True)
     """On several ranks: each has the whole model, or a part of all weights and moments."""
     optimizer: Literal["muon", "adamw", "adam"] = setting("adamw", choices=OPTIMIZERS)
-    """muon: for the matrices inside the layers, and AdamW for the rest; adamw; adam: the
-    chapter's."""
+    """muon: for the matrices of the layers and of the MLM head, AdamW for the rest; adamw; adam:
+    the chapter's."""
     learning_rate: float = setting(2e-3, gt=0)
     """Peak learning rate; beside Muon, of the rest."""
     embedding_learning_rate: float | None = setting(None, gt=0, needs=_OWN_OPTIMIZERS)

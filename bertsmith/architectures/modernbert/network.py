@@ -254,11 +254,12 @@ class ModernBert(Encoder):
             self.add_module(name, nn.Linear(config.hidden_size, num_labels))
 
     def hidden_matrices(self) -> dict[str, int]:
-        return {
+        found = {
             f"layers.{number}.{name}.weight": count
             for number in range(len(self.layers))
             for name, count in _MATRICES_OF_A_LAYER.items()
         }
+        return found | ({"head.dense.weight": 1} if MLM_HEAD in self.heads else {})
 
     @property
     def dropout_sites(self) -> int:
