@@ -9,7 +9,9 @@ and in bfloat16, a usual one (AdamW, 1,600 steps of 128), the textbook's own (Ad
 0.01, 400 steps of 512), and a plain `transformers` loop, these in float32. Beside it, how long the
 default and the usual recipe take to a validation loss of 5.5 nats, the default with a sixth of
 those pairs, the usual one with half as many again, 307,200, since with 204,800 it does not come
-there. With --sst2, fine-tuning and probing from a model and from random weights.
+there; and in how many pairs and seconds the default in bfloat16 ends where float32 ended with the
+first weights and epsilon of before. With --sst2, fine-tuning and probing from a model and from
+random weights.
 
 Trainings that are finished are not done again. Writes benchmarks/results/quality.md from all that
 is there.
@@ -42,6 +44,7 @@ USUAL: dict[str, Any] = {
     "mlm_probability": 0.15,
     "attention_init": "normal",
     "embedding_init": "normal",
+    "adam_epsilon": 1e-6,
     "pairs": PAIRS,
 }
 SIDES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -58,6 +61,17 @@ RACERS: dict[str, tuple[str, dict[str, Any]]] = {
     "usual-race": ("usual", {**USUAL, "pairs": 3 * PAIRS // 2, "validate_every": 50}),
 }
 """Each with a schedule as short as brings it there, the usual one with the shortest that might."""
+WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
+    "former-whole": (
+        "float32, drawn word embeddings, epsilon 1e-6",
+        {"embedding_init": "normal", "adam_epsilon": 1e-6, "pairs": PAIRS},
+    ),
+    "default-whole": (
+        "default recipe in bfloat16",
+        {"precision": "bfloat16", "pairs": 9 * PAIRS // 16},
+    ),
+}
+"""Whole trainings, by what they end with; the default's pairs are as few as end there."""
 SST2_ROWS = 10_000
 
 
@@ -69,7 +83,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/quality"), help="where they lie")
     parser.add_argument("--at-once", type=int, default=1, help="trainings side by side")
     parser.add_argument("--sides", nargs="*", choices=list(SIDES), default=list(SIDES))
-    parser.add_argument("--race", action="store_true", help="time to 5.5 nats, one at a time")
+    parser.add_argument(
+        "--race",
+        nargs="*",
+        choices=["early", "whole"],
+        help="one at a time: time to 5.5 nats; time of trainings that end alike",
+    )
     parser.add_argument("--transformers", action="store_true", help="an hour and more")
     parser.add_argument("--sst2", type=Path, help="folder with train.tsv and dev.tsv")
     parser.add_argument("--model", type=Path, help="a run to fine-tune on it")
@@ -90,20 +109,21 @@ def main() -> None:
             for side, (_, settings) in sides.items()
         }
 
-    trials, racers = trials_of(SIDES), trials_of(RACERS)
+    trials, racers, whole = trials_of(SIDES), trials_of(RACERS), trials_of(WHOLE)
     chosen = [trials[side] for side in options.sides]
     run_trials(
         [trial for turn in zip(*chosen, strict=True) for trial in turn], at_once=options.at_once
     )
-    if options.race:  # alternating, each with the whole machine
-        run_trials([trial for turn in zip(*racers.values(), strict=True) for trial in turn])
+    races = {"early": racers, "whole": whole}
+    for name in options.race or []:  # alternating, each with the whole machine
+        run_trials([trial for turn in zip(*races[name].values(), strict=True) for trial in turn])
     if options.transformers:
         _transformers(options.corpus, options.seeds[0], options.runs / "transformers")
     if options.sst2 is not None and options.model is not None:
         _sst2(
             options.sst2, options.model, options.runs / f"sst2-{options.model.name}", options.seeds
         )
-    text = report(trials, racers, options.runs)
+    text = report(trials, racers, whole, options.runs)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "quality.md").write_text(text, encoding="utf-8")
     print(text)
@@ -145,7 +165,10 @@ def sst2_tables(data: Path, work: Path) -> dict[str, Any]:
 
 
 def report(
-    trials: Mapping[str, Sequence[Trial]], racers: Mapping[str, Sequence[Trial]], runs: Path
+    trials: Mapping[str, Sequence[Trial]],
+    racers: Mapping[str, Sequence[Trial]],
+    whole: Mapping[str, Sequence[Trial]],
+    runs: Path,
 ) -> str:
     """All that is there, as Markdown."""
     lines = [
@@ -170,6 +193,7 @@ def report(
         "Trainings that ran side by side share the cores: the times are no comparison of speed.",
         "",
         *_race(racers),
+        *_whole(whole),
     ]
     for path in sorted(runs.glob("sst2-*/figures.json")):
         lines += _of_sst2(path)
@@ -214,6 +238,31 @@ def _race(racers: Mapping[str, Sequence[Trial]]) -> list[str]:
         f"Seed by seed the usual recipe takes {least}{spread(ratios, '{:.1f}')} × as long.",
         "",
     ]
+
+
+def _whole(trials: Mapping[str, Sequence[Trial]]) -> list[str]:
+    """Seconds of trainings that end alike."""
+    turns = [
+        turn for turn in zip(*trials.values(), strict=True) if all(one.is_finished for one in turn)
+    ]
+    if not turns:
+        return []
+    lines = [
+        "Whole trainings, each with the whole machine, in turns; seconds of training:",
+        "",
+        "| side | pairs | MLM loss | NSP accuracy | seeds | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    sides = [[one.metrics() for one in found] for found in zip(*turns, strict=True)]
+    for (name, settings), found in zip(WHOLE.values(), sides, strict=True):
+        loss = mean_cell([one["validation_mlm_loss"] for one in found], "{:.3f}", 1.0)
+        accuracy = mean_cell([one["validation_nsp_accuracy"] for one in found], "{:.1f} %", 100.0)
+        seconds = spread([one["seconds"] for one in found], "{:.0f}")
+        lines.append(
+            f"| {name} | {settings['pairs']:,} | {loss} | {accuracy} | {len(found)} | {seconds} |"
+        )
+    ratios = [former["seconds"] / now["seconds"] for former, now in zip(*sides, strict=True)]
+    return [*lines, "", f"Seed by seed the first takes {spread(ratios, '{:.2f}')} × as long.", ""]
 
 
 def _reaches(target: float, trial: Trial) -> bool:
