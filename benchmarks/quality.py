@@ -63,12 +63,12 @@ RACERS: dict[str, tuple[str, dict[str, Any]]] = {
 """Each with a schedule as short as brings it there, the usual one with the shortest that might."""
 WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
     "former-whole": (
-        "float32, drawn word embeddings, epsilon 1e-6",
+        "float32, drawn word embeddings, epsilon 1e-6, Muon for the MLM head, too",
         {"embedding_init": "normal", "adam_epsilon": 1e-6, "pairs": PAIRS},
     ),
     "default-whole": (
         "default recipe in bfloat16",
-        {"precision": "bfloat16", "pairs": 9 * PAIRS // 16},
+        {"precision": "bfloat16", "pairs": 120_000},
     ),
 }
 """Whole trainings, by what they end with; the default's pairs are as few as end there."""
@@ -87,7 +87,7 @@ def main() -> None:
         "--race",
         nargs="*",
         choices=["early", "whole"],
-        help="one at a time: time to 5.5 nats; time of trainings that end alike",
+        help="one at a time, both races or one: to 5.5 nats; trainings that end alike",
     )
     parser.add_argument("--transformers", action="store_true", help="an hour and more")
     parser.add_argument("--sst2", type=Path, help="folder with train.tsv and dev.tsv")
@@ -115,8 +115,10 @@ def main() -> None:
         [trial for turn in zip(*chosen, strict=True) for trial in turn], at_once=options.at_once
     )
     races = {"early": racers, "whole": whole}
-    for name in options.race or []:  # alternating, each with the whole machine
-        run_trials([trial for turn in zip(*races[name].values(), strict=True) for trial in turn])
+    if options.race is not None:  # alternating, each with the whole machine
+        for name in options.race or races:
+            turns = zip(*races[name].values(), strict=True)
+            run_trials([trial for turn in turns for trial in turn])
     if options.transformers:
         _transformers(options.corpus, options.seeds[0], options.runs / "transformers")
     if options.sst2 is not None and options.model is not None:

@@ -284,6 +284,26 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
         resolve(file=tmp_path / "none.toml")
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 1e-4),
+        ({"preset": "mini"}, 1e-4),
+        ({"preset": "modern-mini"}, 1e-6),
+        ({"preset": "base"}, 1e-6),
+        ({"optimizer": "adamw"}, 1e-6),
+        ({"architecture": "modernbert"}, 1e-6),
+        ({"init_from": "run"}, 1e-6),
+        ({"optimizer": "adamw", "adam_epsilon": 1e-5}, 1e-5),
+        ({"recipe": "chapter"}, 1e-8),
+    ],
+)
+def test_epsilon_is_large_where_that_was_measured(settings: Any, expected: float) -> None:
+    named = {name: settings.get(name) for name in ("preset", "recipe")}
+    overrides = {name: value for name, value in settings.items() if name not in named}
+    assert resolve(**named, overrides=overrides).training.adam_epsilon == expected
+
+
 def test_the_chapter_recipe_is_the_chapters() -> None:
     config = resolve(recipe="chapter")
     training = config.training

@@ -31,7 +31,6 @@ def tables(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.slow
 def test_one_that_is_stopped_anywhere_goes_on_to_the_same_bytes(
     folder: Path, tables: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

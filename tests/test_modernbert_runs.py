@@ -96,8 +96,7 @@ def test_it_is_evaluated_and_encodes(trained: bertsmith.Run, text_file: Path) ->
         model.next_sentence("a crane", "a bird")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("pooling", [pytest.param("cls", marks=pytest.mark.slow), "mean"])
 def test_it_is_fine_tuned_and_probed(
     pooling: str, trained: bertsmith.Run, text_file: Path, tmp_path: Path
 ) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from bertsmith.architectures import CLASSIFIER, build
 from bertsmith.architectures.bert.network import Bert
-from bertsmith.config import TrainingConfig
+from bertsmith.config import BertConfig, ModernBertConfig, TrainingConfig
 from bertsmith.errors import ConfigError
 from bertsmith.training.muon import Muon, orthogonalized
 from bertsmith.training.optimizer import make_optimizers
@@ -100,6 +101,14 @@ def test_it_has_the_matrices_between_hidden_states_and_adamw_the_rest(tiny_model
     assert sorted(found[0] + found[1]) == sorted(names.values())
     assert [group["num_blocks"] for group in muon.param_groups] == [3, 1]
     assert all("qkv" in names[p] for p in muon.param_groups[0]["params"])
+
+
+@pytest.mark.parametrize("architecture", [BertConfig, ModernBertConfig])
+def test_without_an_mlm_head_it_has_the_matrices_of_the_layers(architecture: Any) -> None:
+    config = architecture(num_hidden_layers=1, hidden_size=16, num_attention_heads=2)
+    model = build(config, 20, frozenset({CLASSIFIER}), num_labels=2)
+    assert all(name.startswith("layers.0.") for name in model.hidden_matrices())
+    assert set(model.hidden_matrices()) <= dict(model.named_parameters()).keys()
 
 
 def test_every_rate_is_a_share_of_its_own_peak(tiny_model: Bert) -> None:

@@ -104,7 +104,7 @@ class Encoder(nn.Module, ABC):
         """Names of the weights that map hidden states to hidden states, of layers and the MLM head.
 
         Muon updates them. Each with the number of matrices that are stacked in it along its rows:
-        query, key and value are 3 in one.
+        query, key and value are 3 in one. The matrix of the vocabulary is none of them.
         """
 
     @property

@@ -9,6 +9,7 @@ of Ettin (Weller et al. 2025), and two for a few cores, as wide and deep as thei
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -83,7 +84,6 @@ _SMALL = {
     "optimizer": "muon",
     "learning_rate": 3e-3,
     "muon_learning_rate": 0.01,
-    "adam_epsilon": 1e-4,
     "warmup_ratio": 0.2,
     "batch_size": 32,
     "mlm_probability": 0.4,
@@ -94,10 +94,13 @@ _SMALL = {
     "embedding_init": "cooccurrence",
 }
 """What learnt most of a small text with the textbook preset, by docs/experiments.md; `tiny`
-and `mini` gain by it as well, the others are not tuned. Epsilon is the root mean square of the
-gradient of a word that stands some 30 times in two million, so that those which are rarer take
-smaller steps; with AdamW alone 1e-6 is better. The warm-up is long for the sake of short runs.
-Dropout is off: it only slowed these runs down."""
+and `mini` gain by it as well, the others are not tuned. The warm-up is long for the sake of short
+runs. Dropout is off: it only slowed these runs down."""
+
+_EPSILON_BESIDE_MUON = 1e-4
+"""Of AdamW, for small BERTs from the beginning: the root mean square of the gradient of a word that
+stands some 30 times in two million, so that those which are rarer take smaller steps. With AdamW
+alone and for small ModernBERTs 1e-6 is better, and for trained weights nothing was measured."""
 
 _SMALL_MODERN = {"lr_scheduler_type": "warmup_stable_decay", "decay_ratio": 0.2}
 """What learnt most with `modern-tiny`, by docs/experiments.md."""
@@ -116,8 +119,11 @@ optimizer clips updates), masks those of Wettig et al. (2022) and of most encode
 probabilities are not dropped: the flash attention of a GPU has no dropout."""
 
 
-def default_recipe(preset: str) -> dict[str, Any]:
-    """The best that is known for the preset: Muon in the small ones, AdamW in the others."""
+def default_recipe(preset: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The best that is known for the preset: Muon in the small ones, AdamW in the others.
+
+    `asked` are the settings that are laid over it.
+    """
     bert = {"medium": 5e-4, "base": 1e-4, "large": 1e-4}
     modern = {"ettin-68m": 1e-3, "modern-base": 8e-4, "modern-large": 5e-4}
     rates = bert | modern
@@ -126,12 +132,16 @@ def default_recipe(preset: str) -> dict[str, Any]:
         recipe = {**_LARGE, "learning_rate": rates[preset]}
     else:
         recipe = {**_SMALL, **(_SMALL_MODERN if is_modern else {})}
+        usual = {"architecture": "modernbert" if is_modern else "bert", "optimizer": "muon"}
+        found = usual | {name: asked[name] for name in usual if name in asked}
+        if found == {"architecture": "bert", "optimizer": "muon"} and not asked.get("init_from"):
+            recipe["adam_epsilon"] = _EPSILON_BESIDE_MUON
     if is_modern:
         recipe["attention_init"] = "normal"  # the other is of position vectors
     return recipe
 
 
-def chapter_recipe(preset: str) -> dict[str, Any]:
+def chapter_recipe(preset: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     """The chapter's own recipe (d2l.ai 15.10), to see what it does, not the best."""
     return {
         "batch_size": 512,

@@ -70,14 +70,15 @@ def resolve(
     preset = _choose("preset", preset, from_file.pop("preset", None), PRESETS, usual)
     recipe = _choose("recipe", recipe, from_file.pop("recipe", None), RECIPES, "default")
     settings: dict[str, Any] = {}
-    below = [PRESETS[preset], RECIPES[recipe](preset), *(one.defaults for one in given)]
     held = [one.settings for one in given]
+    asked = [*held, from_file, overrides or {}]
+    over = {name: value for layer in asked for name, value in layer.items()}
+    below = [PRESETS[preset], RECIPES[recipe](preset, over), *(one.defaults for one in given)]
     for layer in (*below, *held, from_file, overrides or {}):
         if any(layer.get(budget) is not None for budget in BUDGETS):
             settings = {name: value for name, value in settings.items() if name not in BUDGETS}
         settings |= layer
     refuse_contradiction(given, settings)
-    asked = [*held, from_file, overrides or {}]
     by_section: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for name, value in settings.items():
         by_section[section_of(name)][name] = value

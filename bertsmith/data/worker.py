@@ -40,7 +40,7 @@ _SETTINGS = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     # Freed memory stays with the process: glibc would give it back and ask anew for every batch,
-    # 2,900 page faults of each (docs/experiments.md).
+    # 2,900 page faults of each (docs/speed.md).
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
     "MALLOC_MMAP_THRESHOLD_": str(2**25),  # the most that older ones take
 }

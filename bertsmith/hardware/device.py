@@ -155,7 +155,7 @@ def deterministic(device: torch.device) -> Iterator[None]:
     """Inside, CUDA's kernels add in a fixed order, so that a run repeats itself byte for byte.
 
     On a CPU they do so in any case. Past 128 tokens flash attention's backward pass needs it; it
-    costs next to nothing (docs/experiments.md).
+    costs next to nothing (docs/speed.md).
     """
     if device.type != "cuda":
         yield
@@ -182,7 +182,7 @@ def keep_freed_memory() -> None:
     A step on a CPU frees and takes the same hundreds of megabytes again and again. glibc hands
     large blocks back to the system each time, and the next use of every 4 kB page of them is a
     fault, which on a virtual machine takes microseconds: up to a fifth of a step (see
-    docs/experiments.md). The process then stays as large as it once was. Elsewhere than on Linux
+    docs/speed.md). The process then stays as large as it once was. Elsewhere than on Linux
     with glibc nothing is changed.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

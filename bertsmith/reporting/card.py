@@ -18,7 +18,8 @@ _HUB = "hf:"
 _SETTINGS = (
     "objective max_length first_max_length pairing mlm_probability mlm_probability_end masking "
     "batch_size batch_size_end optimizer learning_rate muon_learning_rate embedding_learning_rate "
-    "scalar_learning_rate weight_decay lr_scheduler_type warmup_ratio averaging precision seed"
+    "scalar_learning_rate adam_epsilon weight_decay lr_scheduler_type warmup_ratio averaging "
+    "precision seed"
 ).split()
 
 

@@ -14,7 +14,7 @@ from bertsmith.saved.hugging_face import read_json
 from bertsmith.training.budget import Spent
 from bertsmith.training.sums import Sums
 
-_FORMAT = 3
+_FORMAT = 4
 _MAY_BE_NEGATIVE = ("losses", "mean_loss", "figures")
 _MOST = 2**53  # beyond it a JSON number is not exact everywhere
 

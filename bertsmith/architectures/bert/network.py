@@ -107,7 +107,7 @@ class Attention(nn.Module):
         """Attention of `query_hidden` [R, H] to the tokens of `hidden` [T, H]: [R, H].
 
         On a CPU in float32, also where other products are in bfloat16: with rounded queries and
-        keys next sentences are learnt later (docs/experiments.md).
+        keys next sentences are learnt later (docs/speed.md).
         """
         size = query_hidden.shape[1]
         with whole_on_cpu(hidden.device):
