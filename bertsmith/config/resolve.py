@@ -74,7 +74,7 @@ def resolve(
     asked = [*held, from_file, overrides or {}]
     over = {name: value for layer in asked for name, value in layer.items()}
     below = [PRESETS[preset], RECIPES[recipe](preset, over), *(one.defaults for one in given)]
-    for layer in (*below, *held, from_file, overrides or {}):
+    for layer in (*below, *asked):
         if any(layer.get(budget) is not None for budget in BUDGETS):
             settings = {name: value for name, value in settings.items() if name not in BUDGETS}
         settings |= layer
@@ -82,7 +82,7 @@ def resolve(
     by_section: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for name, value in settings.items():
         by_section[section_of(name)][name] = value
-    model = _shape(by_section["model"], {name for layer in asked for name in layer})
+    model = _shape(by_section["model"], over.keys())
     if model.num_segments == 0:
         by_section["data"].setdefault("objective", "mlm")
     config = PretrainConfig(
