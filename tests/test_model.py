@@ -312,8 +312,26 @@ def test_the_chunked_loss_is_cross_entropy(
         torch.testing.assert_close(mine.grad, other.grad, atol=tolerance, rtol=tolerance)
     logits = F.linear(hidden, weight, bias)
     losses, is_first = score_labels(hidden, weight, bias, labels)
-    one_by_one = F.cross_entropy(logits.float(), labels, reduction="none")
+    one_by_one = F.cross_entropy(logits, labels, reduction="none").float()
     torch.testing.assert_close(losses, one_by_one, atol=tolerance, rtol=tolerance)
+    assert torch.equal(is_first, logits.argmax(1) == labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_of_equal_logits_the_first_is_the_guess(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss_module, "_LOGITS_IN_CACHE", 2 * 31)
+    torch.manual_seed(0)
+    hidden = torch.randint(-1, 2, (200, 4)).to(dtype)
+    weight, bias = torch.randint(-1, 2, (31, 4)).to(dtype), torch.zeros(31, dtype=dtype)
+    labels = torch.randint(31, (200,))
+    logits = hidden @ weight.T
+    tied = (logits == logits.amax(1, keepdim=True)).sum(1) > 1
+    assert tied.any()
+    labels[:100] = logits[:100].float().argmax(1)
+    labels[100] = -100  # filler
+    _, is_first = score_labels(hidden, weight, bias, labels)
     assert torch.equal(is_first, logits.argmax(1) == labels)
 
 
