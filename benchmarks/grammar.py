@@ -2,11 +2,12 @@
 
     python -m benchmarks.grammar --novels DIR --blimp DIR --minutes 10 60
 
-Each training lands on its minutes and has the whole machine, or with `--at-once` its share of it. A
-run that was stopped goes on where it was, so that a night's may take several sittings; what is
-finished isn't done again. Every model is judged by `bertsmith evaluate --minimal-pairs` on all
-paradigms in the folder: a tie is wrong, and beside the mean stand what word frequencies reach and
-what the network reaches from random weights. Writes benchmarks/results/grammar.md.
+Each training lands on its minutes and has the whole machine, or with `--at-once` its share of it;
+all have one kind of vocabulary, WordPiece, so that their losses can be compared. A run that was
+stopped goes on where it was, so that a night's may take several sittings; what is finished is not
+done again, and stands in the table. Every model is judged by `bertsmith evaluate --minimal-pairs`
+on all paradigms in the folder: a tie is wrong, and beside the mean stand what word frequencies
+reach and what the network reaches from random weights. Writes benchmarks/results/grammar.md.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from benchmarks.ablations import mean_cell
 from benchmarks.report import processor, versions
-from benchmarks.trials import Trial, run_trials
+from benchmarks.trials import Trial, run_trials, setting_of, share_of, trials_by_minutes
 from bertsmith.durable import write_text
 
 RESULTS = Path(__file__).parent / "results"
@@ -45,28 +46,21 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=1, help="trainings side by side")
     options = parser.parse_args()
     more = dict(setting_of(text) for text in options.set)
-    trials = {
-        (minutes, preset): [
-            Trial(
-                options.runs / f"{minutes:g}-minutes-{preset}-{seed}",
-                {
-                    "corpus": str(options.novels),
-                    "preset": preset,
-                    "objective": "mlm",
-                    "vocab_size": options.vocab_size,
-                    "minutes": minutes,
-                    "seed": seed,
-                    "device": "cpu",
-                    **more,
-                },
-            )
-            for seed in options.seeds
-        ]
-        for minutes in options.minutes
-        for preset in options.presets
-    }
-    every = [trial for found in trials.values() for trial in found]
-    run_trials(every, at_once=options.at_once)
+    trials = trials_by_minutes(
+        options.runs,
+        minutes=options.minutes,
+        presets=options.presets,
+        seeds=options.seeds,
+        settings_of=lambda preset: {
+            "corpus": str(options.novels),
+            "objective": "mlm",
+            "tokenizer": "wordpiece",
+            "lowercase": True,
+            "vocab_size": options.vocab_size,
+            **more,
+        },
+    )
+    run_trials([trial for found in trials.values() for trial in found], at_once=options.at_once)
     judged = {
         key: [(trial, judge(trial, options.blimp)) for trial in found]
         for key, found in trials.items()
@@ -75,15 +69,6 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "grammar.md").write_text(text, encoding="utf-8")
     print(text)
-
-
-def setting_of(text: str) -> tuple[str, Any]:
-    """A setting and its value, JSON or a word."""
-    name, _, value = text.partition("=")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
 
 
 def judge(trial: Trial, pairs: Path) -> dict[str, Any]:
@@ -106,12 +91,11 @@ def report(judged: Judged, more: Mapping[str, Any], at_once: int) -> str:
     """The tables as Markdown."""
     one = next(iter(judged.values()))[0][1]
     shown = "".join(f"; `{name}` {value}" for name, value in more.items())
-    share = "the whole machine" if at_once == 1 else f"{at_once} side by side on its cores"
     lines = [
         "# Grammar from ten million words",
         "",
         "`python -m benchmarks.grammar` — `bertsmith pretrain --corpus NOVELS --preset … "
-        f"--objective mlm --minutes …`, {share}{shown}. Then `bertsmith evaluate "
+        f"--objective mlm --minutes …`, {share_of(at_once)}{shown}. Then `bertsmith evaluate "
         f"--minimal-pairs`: {one['overall']['num_pairs']:,} pairs of {len(one['by_paradigm'])} "
         f"paradigms, {one['pll_metric']} scores; the mean over paradigms, ties wrong. "
         "Mean ± standard deviation over seeds.",
@@ -147,7 +131,7 @@ def _row(minutes: float, preset: str, found: Sequence[tuple[Trial, dict[str, Any
         f"{len(found)}",
         f"{mean(m['tokens'] for m in metrics) / 1e6:.1f} M",
         f"{mean(epochs_of(trial) for trial, _ in found):.1f}",
-        precision_of(found[0][0]),
+        found[0][0].precision(),
         mean_cell([m["validation_mlm_loss"] for m in metrics], "{:.3f}", 1),
         mean_cell([one["accuracy"] for one in overall], "{:.1f} %", 100),
         f"{sum(one['num_ties'] for one in overall)}",
@@ -168,14 +152,6 @@ def epochs_of(trial: Trial) -> float:
     """Passes over the training examples."""
     report = json.loads((trial.folder / "corpus.json").read_text(encoding="utf-8"))
     return float(trial.metrics()["pairs"] / report["splits"]["train"]["segments"])
-
-
-def precision_of(trial: Trial) -> str:
-    """Of the matrix products, as the run settled it."""
-    from bertsmith.config import resolve, settings_of_run
-
-    file = settings_of_run(trial.folder)
-    return resolve(file=file).training.precision
 
 
 if __name__ == "__main__":

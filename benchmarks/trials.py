@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 from bertsmith.config import (
     BUDGETS,
+    PRESETS,
     differences,
     reproducibility_settings,
     resolve,
@@ -58,6 +59,10 @@ class Trial:
                 found.append((seconds, line["validation_mlm_loss"]))
         return found
 
+    def precision(self) -> str:
+        """Of the matrix products, as the run settled it."""
+        return resolve(file=settings_of_run(self.folder)).training.precision
+
     def refuse_others(self) -> None:
         """Raise `SystemExit` if what lies there was begun with other settings, or other defaults.
 
@@ -82,6 +87,54 @@ class Trial:
                 f"{self.folder} was trained with other settings: {'; '.join(changes)}. "
                 "Remove it first."
             )
+
+
+def setting_of(text: str) -> tuple[str, Any]:
+    """A setting and its value, JSON or a word."""
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def trials_by_minutes(
+    folder: Path,
+    *,
+    minutes: Sequence[float],
+    presets: Sequence[str],
+    seeds: Sequence[int],
+    settings_of: Callable[[str], Mapping[str, Any]],
+) -> dict[tuple[float, str], list[Trial]]:
+    """Trials by minutes and preset, one for each seed; those that `folder` has finished, too.
+
+    Args:
+        folder: where they lie, each in a folder named by its minutes, preset and seed.
+        minutes, presets, seeds: of those that are wanted.
+        settings_of: the other settings of a preset's trials.
+    """
+    wanted = {(m, preset, seed) for m in minutes for preset in presets for seed in seeds}
+    wanted |= {
+        (float(name[1]), name[2], int(name[3]))
+        for found in folder.glob("*-minutes-*-*")
+        if (name := re.fullmatch(r"([0-9.]+)-minutes-(.+)-([0-9]+)", found.name))
+        if Trial(found, {}).is_finished
+    }
+    trials: dict[tuple[float, str], list[Trial]] = {}
+    for number, preset, seed in sorted(
+        wanted, key=lambda one: (one[0], list(PRESETS).index(one[1]), one[2])
+    ):
+        settings = {"preset": preset, "minutes": number, "seed": seed, "device": "cpu"}
+        trial = Trial(
+            folder / f"{number:g}-minutes-{preset}-{seed}", {**settings, **settings_of(preset)}
+        )
+        trials.setdefault((number, preset), []).append(trial)
+    return trials
+
+
+def share_of(at_once: int) -> str:
+    """What of the machine a trial has, for a report."""
+    return "the whole machine" if at_once == 1 else f"{at_once} side by side on its cores"
 
 
 def folder_name(name: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.ablations import mean_cell, report, trials_of
-from benchmarks.trials import Trial, folder_name, run_trials
+from benchmarks.trials import Trial, folder_name, run_trials, trials_by_minutes
 from bertsmith.config import presets
 from bertsmith.training.run import Run
 from tests.support.runs import TINY_RUN
@@ -62,6 +63,30 @@ def test_names_that_are_too_much_alike_are_refused(tmp_path: Path) -> None:
     twice = [Trial(tmp_path / folder_name(name), {}) for name in ("a +", "a -")]
     with pytest.raises(SystemExit, match="too much alike"):
         run_trials(twice)
+
+
+def test_what_a_folder_has_finished_stands_beside_what_is_wanted(
+    finished_run: Run, tmp_path: Path
+) -> None:
+    shutil.copytree(finished_run.output, tmp_path / "2.5-minutes-mini-1")
+    (tmp_path / "9-minutes-tiny-0").mkdir()  # begun, and nothing more
+    found = trials_by_minutes(
+        tmp_path,
+        minutes=[10, 1],
+        presets=["mini", "tiny"],
+        seeds=[0],
+        settings_of=lambda preset: {"corpus": preset},
+    )
+    keys = [(1, "tiny"), (1, "mini"), (2.5, "mini"), (10, "tiny"), (10, "mini")]
+    assert list(found) == keys
+    assert {len(trials) for trials in found.values()} == {1}
+    (old,) = found[2.5, "mini"]
+    assert old.is_finished
+    assert (old.settings["seed"], old.settings["minutes"], old.settings["corpus"]) == (
+        1,
+        2.5,
+        "mini",
+    )
 
 
 def test_cells() -> None:
