@@ -26,6 +26,7 @@ from bertsmith.config import (
     resolve,
     settings_of_run,
 )
+from bertsmith.processes import num_processors
 from bertsmith.reporting.metrics_file import read_metrics
 
 
@@ -148,7 +149,7 @@ def run_trials(trials: Sequence[Trial], *, at_once: int = 1) -> None:
     Raises:
         SystemExit: one failed; what it said is shown.
     """
-    threads = max(1, (os.cpu_count() or 1) // at_once)
+    threads = max(1, num_processors() // at_once)
     if len({trial.folder for trial in trials}) < len(trials):
         raise SystemExit("Trials must have different folders: two names are too much alike.")
     for trial in trials:
