@@ -48,9 +48,9 @@ def _tables(folder: Path) -> None:
     (folder / "bc5cdr").mkdir()
     for name in ("train.tsv", "devel.tsv"):
         (folder / "bc5cdr" / name).write_text(tagged)
-    (folder / "blimp").mkdir()
+    (folder / "blimp/data").mkdir(parents=True)
     pair = {"sentence_good": "A crane is flying.", "sentence_bad": "A crane are flying."}
-    (folder / "blimp" / "agreement.jsonl").write_text(json.dumps(pair) + "\n")
+    (folder / "blimp/data/agreement.jsonl").write_text(json.dumps(pair) + "\n")
     answered = "".join(
         json.dumps({"id": str(n), "question": f"What of number {n}?", "answer": text}) + "\n"
         for n, text in enumerate(texts * 4)
