@@ -62,12 +62,13 @@ def run(command: Pretrain, layers: Layers, asked: Mapping[str, Any]) -> None:
 
 
 def _recommend(minutes: float, config: PretrainConfig, display: Display) -> None:
-    """Say which preset learns most in the time, if another one is the default."""
+    """Say which preset has the lowest loss after that time, if another one is the default."""
     from bertsmith.hardware.device import choose_device
 
     named = recommended_preset(minutes)
     if named not in (None, config.preset) and choose_device(config.training.device).type == "cpu":
         display.say(
-            f"No --preset was named: it is {config.preset}. In {minutes:g} minutes on a few cores "
-            f"--preset {named} learns more (docs/how-to.md)."
+            f"No --preset was named: it is {config.preset}. Of BERT's presets with WordPiece "
+            f"{named} has the lowest MLM loss after {minutes:g} minutes of a core: "
+            f"--preset {named} (docs/how-to.md)."
         )

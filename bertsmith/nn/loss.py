@@ -160,7 +160,7 @@ def rows_of_chunk(num_rows: int, vocab_size: int) -> int:
 
 
 def _blocks_in_cache(logits: Tensor, *of_rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Rows of `logits` and what belongs to them, a few at a time on a CPU, all at once elsewhere."""
+    """Rows of `logits` and what belongs to them: on a CPU a few at a time, else all at once."""
     rows = len(logits)
     if logits.device.type == "cpu":
         rows = max(1, _LOGITS_IN_CACHE // logits.shape[1])
